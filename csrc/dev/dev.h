@@ -1,0 +1,75 @@
+/* The burst-level interface that every device implements, and the struct that it extends.
+ *
+ * A device belongs to one thread at a time. Its pool cache is that thread's. Frames:
+ *   rx    descriptors come out with owner RX; the device refills its own fill ring from dev->cache.
+ *   tx    takes the first k descriptors of d[0..n) (owner moves from `from` to TX) and returns k, or -errno if the
+ *         device is gone. With PB_DESC_MORE a packet is taken whole or not at all.
+ *   reap  gives back the frame address of up to n completed transmissions (owner still TX; the caller moves it on to
+ *         FREE or ENGINE). Order need not be that of transmission.
+ *   close takes back everything: after it each frame that the device had is FREE. The caller unrefs the pool.
+ * now_ns is CLOCK_MONOTONIC on real devices and virtual time in a simulation; only `mem` and `fault` use it. */
+#ifndef PB_DEV_DEV_H
+#define PB_DEV_DEV_H
+#include "base/drops.h"
+#include "base/types.h"
+#include "mem/desc.h"
+#include "mem/pool.h"
+
+#define PB_DEV_ABI 1
+
+struct pb_dev;
+
+struct pb_dev_stats {
+	uint64_t rx_pkts, rx_bytes, tx_pkts, tx_bytes;
+	uint64_t rx_wakeups, tx_wakeups; /* system calls made to wake the driver */
+	uint64_t rx_fill_empty;          /* times the driver found no frame to fill */
+	struct pb_drops drops;
+};
+
+struct pb_dev_ops {
+	uint32_t abi; /* PB_DEV_ABI */
+	const char *name;
+	int (*rx)(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns);
+	int (*tx)(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner from, uint64_t now_ns);
+	int (*reap)(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns);
+	/* Time of the next thing that happens by itself (a delayed packet), or UINT64_MAX. NULL: never. */
+	uint64_t (*next_ns)(struct pb_dev *dev);
+	/* A file descriptor that polls readable when rx would return something, or -1 (then the caller spins). */
+	int (*fd)(struct pb_dev *dev);
+	/* Brings dev->stats up to date with what the kernel or the NIC counted. */
+	void (*stats)(struct pb_dev *dev);
+	void (*close)(struct pb_dev *dev);
+};
+
+struct pb_dev {
+	const struct pb_dev_ops *ops;
+	struct pb_pool *pool;
+	struct pb_pool_cache *cache; /* of the thread that drives the device */
+	uint16_t queue;
+	uint16_t mtu; /* largest L3 packet */
+	uint8_t mac[6];
+	bool tx_pending; /* frames were submitted and the driver was not yet woken for all of them */
+	bool link_up;
+	struct pb_dev_stats stats;
+};
+
+static inline int pb_dev_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns)
+{
+	return dev->ops->rx(dev, d, n, now_ns);
+}
+
+static inline int pb_dev_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner from, uint64_t now_ns)
+{
+	return dev->ops->tx(dev, d, n, from, now_ns);
+}
+
+static inline int pb_dev_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns)
+{
+	return dev->ops->reap(dev, addrs, n, now_ns);
+}
+
+static inline uint64_t pb_dev_next_ns(struct pb_dev *dev)
+{
+	return dev->ops->next_ns ? dev->ops->next_ns(dev) : UINT64_MAX;
+}
+#endif

@@ -1,0 +1,49 @@
+/* The descriptor: how every layer names a frame (DESIGN.md, idea 1). */
+#ifndef PB_MEM_DESC_H
+#define PB_MEM_DESC_H
+#include "base/types.h"
+
+enum pb_desc_flag {
+	PB_DESC_CSUM_GOOD = 1u << 0,    /* the device verified the transport checksum */
+	PB_DESC_CSUM_PARTIAL = 1u << 1, /* the transport checksum holds only the pseudo header */
+	PB_DESC_VLAN = 1u << 2,         /* vlan holds a tag that was stripped */
+	PB_DESC_MORE = 1u << 3,         /* the packet goes on in the next descriptor */
+	PB_DESC_MARK = 1u << 4,         /* marked by a steering rule */
+};
+
+enum pb_ts_source {
+	PB_TS_NONE = 0,
+	PB_TS_HW = 1,   /* the NIC's clock */
+	PB_TS_XDP = 2,  /* bpf_ktime_get_tai_ns() in the XDP program */
+	PB_TS_USER = 3, /* CLOCK_MONOTONIC, read once per burst in user space */
+};
+
+/* Which fields went into the hash, as `enum xdp_rss_hash_type` groups them. */
+enum pb_hash_type {
+	PB_HASH_NONE = 0,
+	PB_HASH_L2 = 1,
+	PB_HASH_L3_V4 = 2,
+	PB_HASH_L3_V6 = 3,
+	PB_HASH_L4_V4 = 4,
+	PB_HASH_L4_V6 = 5,
+	PB_HASH_OTHER = 6, /* the device gave a hash and did not say of what */
+};
+
+struct pb_desc {
+	uint64_t addr;  /* frame: offset of its first byte in the pool's region */
+	uint64_t ts_ns; /* receive time; its clock is ts_source */
+	uint32_t hash;
+	uint16_t len; /* bytes of data */
+	uint16_t off; /* data starts at addr + off */
+	uint16_t vlan;
+	uint16_t flags;
+	uint8_t ts_source;
+	uint8_t hash_type;
+	uint16_t queue;
+};
+_Static_assert(sizeof(struct pb_desc) == 32, "two descriptors to a cache line");
+_Static_assert(offsetof(struct pb_desc, len) == 20 && offsetof(struct pb_desc, queue) == 30, "ABI with NumPy");
+
+/* The largest number of descriptors that one pass handles. */
+#define PB_BURST_MAX 64
+#endif
