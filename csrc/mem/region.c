@@ -95,8 +95,9 @@ struct pb_region *pb_region_create(size_t bytes, enum pb_page_want want, int *er
 		free(r);
 		return NULL;
 	}
-	/* A fork()ed child must not share pages that a device writes. */
-	madvise(r->base, r->bytes, MADV_DONTFORK);
+	/* A fork()ed child must not share pages that a device writes: it sees zeros (hugetlb: nothing at all). */
+	if (madvise(r->base, r->bytes, MADV_WIPEONFORK))
+		madvise(r->base, r->bytes, MADV_DONTFORK);
 	atomic_init(&r->refs, 1);
 	pb_handle_opened(PB_HANDLE_REGION);
 	*err = 0;

@@ -1,0 +1,99 @@
+/* What must hold at any quiet moment. Tests and the fuzzer call it after every step. */
+#include "tcp/tcb.h"
+
+#define MUST(cond)                                                                                                     \
+	do {                                                                                                           \
+		if (!(cond))                                                                                           \
+			return __LINE__;                                                                               \
+	} while (0)
+
+static int check_send(struct pb_tcp *e, const struct tcb *c)
+{
+	uint32_t sacked = 0, lost = 0, seq = 0, tail = NONE;
+	bool first = true, unsent = false;
+	for (uint32_t f = c->sq_head; f != NONE; f = e->segs[f].next) {
+		const struct seg *s = &e->segs[f];
+		MUST(s->len);
+		MUST(first || s->seq == seq);
+		MUST(!first || seq_leq(s->seq, c->snd_una));
+		unsent |= f == c->sq_next;
+		MUST(unsent == !(s->flags & SEG_SENT));
+		MUST((s->flags & (SEG_SACKED | SEG_LOST)) != (SEG_SACKED | SEG_LOST));
+		sacked += s->flags & SEG_SACKED ? s->len : 0;
+		lost += s->flags & SEG_LOST ? s->len : 0;
+		seq = s->seq + s->len;
+		tail = f;
+		first = false;
+	}
+	MUST(tail == c->sq_tail);
+	MUST(first || seq == c->snd_end);
+	MUST(unsent == (c->sq_next != NONE));
+	MUST(lost == c->lost_bytes);
+	MUST(!(c->flags & TCB_SACK) || sacked == c->sacked_bytes);
+	MUST(seq_leq(c->snd_una, c->snd_nxt));
+	MUST(seq_leq(c->snd_nxt, c->snd_end + 1));
+	return 0;
+}
+
+static int check_receive(struct pb_tcp *e, const struct tcb *c)
+{
+	uint32_t bytes = 0, frames = 0, tail = NONE, count = 0;
+	for (uint32_t f = c->rq_head; f != NONE; f = e->segs[f].next, frames++) {
+		bytes += e->segs[f].len;
+		tail = f;
+	}
+	MUST(tail == c->rq_tail && bytes == c->rq_bytes);
+	uint32_t end = c->rcv_nxt;
+	for (uint32_t f = c->oq_head; f != NONE; f = e->segs[f].next, count++) {
+		/* Ahead of what is in order, sorted, disjoint, inside the window. */
+		MUST(count ? seq_leq(end, e->segs[f].seq) : seq_lt(end, e->segs[f].seq));
+		MUST(e->segs[f].len);
+		end = e->segs[f].seq + e->segs[f].len;
+		MUST(seq_leq(end, c->rcv_adv));
+	}
+	MUST(count == c->oq_count && count <= e->cfg.ooo_segs);
+	MUST(frames + count <= c->rcv_frames);
+	MUST(seq_leq(c->rcv_nxt, c->rcv_adv) || c->state < PB_TCP_SYN_RCVD);
+	return 0;
+}
+
+/* A timer is armed while anything is in flight or waits behind a closed window. */
+static int check_timers(const struct pb_tcp *e, const struct tcb *c)
+{
+	bool ready = c->flags & TCB_READY;
+	if (c->state == PB_TCP_SYN_SENT || c->state == PB_TCP_SYN_RCVD)
+		MUST(c->t_rtx != NEVER);
+	if (c->state >= PB_TCP_ESTABLISHED && c->state != PB_TCP_TIME_WAIT && in_flight(c))
+		MUST(c->t_rtx != NEVER);
+	if (c->state >= PB_TCP_ESTABLISHED && c->sq_next != NONE && !ready)
+		MUST(c->t_rtx != NEVER);
+	if (c->state == PB_TCP_TIME_WAIT)
+		MUST(c->t_misc != NEVER);
+	uint64_t t = c->t_rtx < c->t_delack ? c->t_rtx : c->t_delack;
+	t = t < c->t_misc ? t : c->t_misc;
+	MUST(t == NEVER || (c->heap_pos < e->heap_n && e->heap[c->heap_pos] == c->idx && c->heap_key <= t));
+	return 0;
+}
+
+int pb_tcp_check(struct pb_tcp *e)
+{
+	uint64_t live = 0;
+	for (uint32_t i = 0; i < e->ntcbs; i++) {
+		const struct tcb *c = &e->tcbs[i];
+		if (!c->rcvbuf)
+			continue; /* free */
+		live++;
+		int rc = check_send(e, c);
+		if (!rc)
+			rc = check_receive(e, c);
+		if (!rc)
+			rc = check_timers(e, c);
+		if (rc)
+			return rc;
+		MUST(!!(c->flags & TCB_HASHED) == (c->state >= PB_TCP_SYN_SENT));
+	}
+	MUST(live == e->stats.conns);
+	for (uint32_t i = 1; i < e->heap_n; i++)
+		MUST(e->tcbs[e->heap[(i - 1) / 4]].heap_key <= e->tcbs[e->heap[i]].heap_key);
+	return 0;
+}

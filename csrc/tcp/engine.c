@@ -1,0 +1,293 @@
+/* Creation, slots, lists, frames and the end of a connection. */
+#include "tcp/tcb.h"
+
+#include "base/handles.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+void pb_tcp_config_default(struct pb_tcp_config *cfg)
+{
+	*cfg = (struct pb_tcp_config){
+		.max_conns = 1024,
+		.max_listeners = 64,
+		.rcvbuf_bytes = 1u << 20,
+		.sndbuf_bytes = 1u << 20,
+		.ooo_segs = 512,
+		.reserve_frames = 256,
+		.mtu = 1500,
+		.ttl = 64,
+		.timestamps = true,
+		.sack = true,
+		.wscale = true,
+		.rto_initial_ns = 1000ull * NS_PER_MS,
+		.rto_min_ns = 200ull * NS_PER_MS,
+		.rto_max_ns = 120000ull * NS_PER_MS,
+		.delack_ns = 40ull * NS_PER_MS,
+		.time_wait_ns = 60000ull * NS_PER_MS,
+		.fin_wait2_ns = 60000ull * NS_PER_MS,
+		.syn_retries = 6,
+		.synack_retries = 5,
+		.data_retries = 15,
+		.keepalive_interval_ns = 75000ull * NS_PER_MS,
+		.keepalive_probes = 9,
+		.cc = &pb_cc_newreno,
+	};
+}
+
+static bool config_ok(const struct pb_tcp_config *c)
+{
+	return c->max_conns && c->max_conns <= 1u << 22 && c->max_listeners && c->max_listeners <= 1u << 16 &&
+	       c->mtu >= 576 && c->rcvbuf_bytes >= 4096 && c->rcvbuf_bytes <= 1u << 30 && c->sndbuf_bytes >= 4096 &&
+	       c->sndbuf_bytes <= 1u << 30 && c->rto_min_ns && c->rto_min_ns <= c->rto_max_ns && c->rto_initial_ns &&
+	       c->ttl && c->cc && c->cc->abi == PB_CC_ABI;
+}
+
+static uint32_t pow2_at_least(uint32_t n)
+{
+	uint32_t p = 1;
+	while (p < n)
+		p <<= 1;
+	return p;
+}
+
+struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cache *cache, int *err)
+{
+	*err = -EINVAL;
+	if (!config_ok(cfg) || cfg->mtu + (uint32_t)PB_TCP_HEADROOM > cache->pool->frame_bytes)
+		return NULL;
+	*err = -ENOMEM;
+	struct pb_tcp *e = calloc(1, sizeof(*e));
+	if (!e)
+		return NULL;
+	e->cfg = *cfg;
+	e->cache = cache;
+	e->pool = cache->pool;
+	e->ntcbs = cfg->max_conns + cfg->max_listeners;
+	uint32_t slots = pow2_at_least(2 * cfg->max_conns);
+	e->table_mask = slots - 1;
+	e->segs = calloc(e->pool->nframes, sizeof(*e->segs));
+	e->tcbs = aligned_alloc(PB_CACHE_LINE, e->ntcbs * sizeof(*e->tcbs));
+	e->table = calloc(slots, sizeof(*e->table));
+	e->heap = calloc(e->ntcbs, sizeof(*e->heap));
+	e->listeners = calloc(cfg->max_listeners, sizeof(*e->listeners));
+	if (!e->segs || !e->tcbs || !e->table || !e->heap || !e->listeners) {
+		free(e->segs);
+		free(e->tcbs);
+		free(e->table);
+		free(e->heap);
+		free(e->listeners);
+		free(e);
+		return NULL;
+	}
+	memset(e->tcbs, 0, e->ntcbs * sizeof(*e->tcbs));
+	for (uint32_t i = 0; i < e->ntcbs; i++) {
+		e->tcbs[i].idx = i;
+		e->tcbs[i].gen = 1;
+		e->tcbs[i].ready_next = i + 1 < e->ntcbs ? i + 1 : NONE;
+	}
+	e->free_head = 0;
+	e->ready_head = e->ready_tail = e->event_head = e->event_tail = NONE;
+	pb_handle_opened(PB_HANDLE_ENGINE);
+	*err = 0;
+	return e;
+}
+
+void pb_tcp_destroy(struct pb_tcp *e)
+{
+	if (!e)
+		return;
+	for (uint32_t i = 0; i < e->ntcbs; i++) {
+		struct tcb *c = &e->tcbs[i];
+		if (c->state == PB_TCP_CLOSED && !c->rcvbuf)
+			continue;
+		sq_free_all(e, c);
+		rcv_free_all(e, c);
+	}
+	free(e->segs);
+	free(e->tcbs);
+	free(e->table);
+	free(e->heap);
+	free(e->listeners);
+	free(e);
+	pb_handle_closed(PB_HANDLE_ENGINE);
+}
+
+uint32_t frame_alloc(struct pb_tcp *e, bool data)
+{
+	uint64_t addr;
+	if (!pb_pool_get(e->cache, &addr, 1, data ? e->cfg.reserve_frames : 0, PB_OWN_ENGINE))
+		return NONE;
+	uint32_t frame = pb_pool_index(e->pool, addr);
+	e->segs[frame] = (struct seg){.next = NONE, .off = PB_TCP_HEADROOM};
+	return frame;
+}
+
+/* Back to the pool, now or when the device gives it back. */
+void frame_free(struct pb_tcp *e, uint32_t frame)
+{
+	struct seg *s = &e->segs[frame];
+	if (s->flags & SEG_INDEV)
+		s->flags |= SEG_ORPHAN;
+	else
+		pb_pool_put(e->cache, frame_addr(e, frame), PB_OWN_ENGINE);
+}
+
+void pb_tcp_tx_done(struct pb_tcp *e, const uint64_t *addrs, int n)
+{
+	for (int i = 0; i < n; i++) {
+		struct seg *s = &e->segs[pb_pool_index(e->pool, addrs[i])];
+		bool keep = (s->flags & (SEG_INDEV | SEG_ORPHAN)) == SEG_INDEV;
+		s->flags &= (uint8_t) ~(SEG_INDEV | SEG_ORPHAN);
+		if (keep)
+			pb_pool_move(e->cache, addrs[i], PB_OWN_TX, PB_OWN_ENGINE);
+		else
+			pb_pool_put(e->cache, addrs[i], PB_OWN_TX);
+	}
+}
+
+struct tcb *tcb_alloc(struct pb_tcp *e)
+{
+	if (e->free_head == NONE)
+		return NULL;
+	struct tcb *c = &e->tcbs[e->free_head];
+	uint32_t idx = c->idx, gen = c->gen;
+	e->free_head = c->ready_next;
+	memset(c, 0, sizeof(*c));
+	c->idx = idx;
+	c->gen = gen;
+	c->rq_head = c->rq_tail = c->oq_head = NONE;
+	c->sq_head = c->sq_tail = c->sq_next = c->rtx_hint = NONE;
+	c->aq_head = c->aq_tail = c->aq_next = c->listener = NONE;
+	c->heap_pos = c->ready_next = c->event_next = NONE;
+	c->t_rtx = c->t_delack = c->t_misc = NEVER;
+	c->rcvbuf = e->cfg.rcvbuf_bytes;
+	c->ka_idle_ns = e->cfg.keepalive_idle_ns;
+	c->ka_interval_ns = e->cfg.keepalive_interval_ns;
+	c->ka_probes = e->cfg.keepalive_probes;
+	c->rto_us = (uint32_t)(e->cfg.rto_initial_ns / NS_PER_US);
+	c->min_rtt_us = UINT32_MAX;
+	if (e->cfg.nagle)
+		c->flags |= TCB_NAGLE;
+	e->stats.conns++;
+	return c;
+}
+
+void tcb_recycle(struct pb_tcp *e, struct tcb *c)
+{
+	c->flags = 0;
+	c->ready_next = e->free_head;
+	e->free_head = c->idx;
+}
+
+static void tcb_free(struct pb_tcp *e, struct tcb *c)
+{
+	c->gen++;
+	if (!c->gen)
+		c->gen = 1;
+	c->state = PB_TCP_CLOSED;
+	c->rcvbuf = 0;
+	e->stats.conns--;
+	if (c->flags & TCB_READY)
+		c->flags = TCB_READY | TCB_DEAD; /* the output list links it still: output gives it back */
+	else
+		tcb_recycle(e, c);
+}
+
+void tcb_ready(struct pb_tcp *e, struct tcb *c)
+{
+	if (c->flags & TCB_READY)
+		return;
+	c->flags |= TCB_READY;
+	c->ready_next = NONE;
+	if (e->ready_tail == NONE)
+		e->ready_head = c->idx;
+	else
+		e->tcbs[e->ready_tail].ready_next = c->idx;
+	e->ready_tail = c->idx;
+}
+
+void tcb_event(struct pb_tcp *e, struct tcb *c, uint32_t mask)
+{
+	c->events |= mask;
+	if (c->listener != NONE) /* nobody has its handle yet: accept tells */
+		return;
+	if (c->flags & TCB_EVENT)
+		return;
+	c->flags |= TCB_EVENT;
+	c->event_next = NONE;
+	if (e->event_tail == NONE)
+		e->event_head = c->idx;
+	else
+		e->tcbs[e->event_tail].event_next = c->idx;
+	e->event_tail = c->idx;
+}
+
+/* A child that was never accepted leaves its listener. */
+static void leave_listener(struct pb_tcp *e, struct tcb *c)
+{
+	if (c->listener == NONE)
+		return;
+	struct tcb *l = &e->tcbs[c->listener];
+	if (c->flags & (TCB_EMBRYO | TCB_QUEUED))
+		l->waiting--;
+	if (c->flags & TCB_QUEUED) {
+		uint32_t prev = NONE, i = l->aq_head;
+		while (i != c->idx) {
+			prev = i;
+			i = e->tcbs[i].aq_next;
+		}
+		if (prev == NONE)
+			l->aq_head = c->aq_next;
+		else
+			e->tcbs[prev].aq_next = c->aq_next;
+		if (l->aq_tail == c->idx)
+			l->aq_tail = prev;
+	}
+	c->flags &= ~(uint32_t)(TCB_EMBRYO | TCB_QUEUED);
+	c->listener = NONE;
+}
+
+void tcb_closed(struct pb_tcp *e, struct tcb *c, int err)
+{
+	if (c->listener != NONE) {
+		/* Nobody has a handle of it. */
+		leave_listener(e, c);
+		c->flags |= TCB_DETACHED;
+	}
+	if (err && !c->error)
+		c->error = err;
+	c->state = PB_TCP_CLOSED;
+	c->t_rtx = c->t_delack = c->t_misc = NEVER;
+	c->flags &= ~(uint32_t)(TCB_ACK_NOW | TCB_SYN_OUT | TCB_FIN_OUT | TCB_PROBE | TCB_PERSIST);
+	timer_remove(e, c);
+	flow_remove(e, c);
+	sq_free_all(e, c);
+	if (c->flags & TCB_DETACHED)
+		rcv_free_all(e, c);
+	tcb_event(e, c, PB_TCP_EV_CLOSED | (c->flags & TCB_DETACHED ? PB_TCP_EV_GONE : 0));
+}
+
+bool pb_tcp_has_output(const struct pb_tcp *e)
+{
+	return e->ready_head != NONE || e->reply_n;
+}
+
+int pb_tcp_events(struct pb_tcp *e, struct pb_tcp_event *ev, int n)
+{
+	int k = 0;
+	while (k < n && e->event_head != NONE) {
+		struct tcb *c = &e->tcbs[e->event_head];
+		e->event_head = c->event_next;
+		if (e->event_head == NONE)
+			e->event_tail = NONE;
+		c->flags &= ~(uint32_t)TCB_EVENT;
+		ev[k++] = (struct pb_tcp_event){tcb_handle(c), c->events, c->error, c->acked_event, c->cookie};
+		bool gone = c->events & PB_TCP_EV_GONE;
+		c->events = 0;
+		c->acked_event = 0;
+		if (gone)
+			tcb_free(e, c);
+	}
+	return k;
+}

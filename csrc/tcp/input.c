@@ -1,0 +1,277 @@
+/* Segment arrives (RFC 9293 3.10.7): parsing in one pass over the burst, then each segment through its state. */
+#include "tcp/tcb.h"
+
+#include <errno.h>
+
+/* RFC 5961 7: challenge ACKs are limited, here per connection as Linux does (500 ms). */
+#define CHALLENGE_NS (500ull * NS_PER_MS)
+
+static enum pb_drop parse(const struct pb_tcp *e, const struct pb_desc *d, struct pkt *p)
+{
+	const uint8_t *ip = pb_pool_data(e->pool, d);
+	struct pb_ip_view v;
+	enum pb_drop why = pb_ip_parse(ip, d->len, &v);
+	if (why)
+		return why;
+	if (v.proto != PB_IPPROTO_TCP)
+		return PB_DROP_IP_PROTO;
+	if (pb_ip_is_multicast(&v.dst))
+		return PB_DROP_IP_DST;
+	uint32_t tcp_len = v.total_len - v.hdr_len;
+	const uint8_t *tcp = ip + v.hdr_len;
+	why = pb_tcp_parse(tcp, tcp_len, &p->tcp);
+	if (why)
+		return why;
+	if (!(d->flags & PB_DESC_CSUM_GOOD) && !pb_tcp_csum_ok(tcp, tcp_len, &v.src, &v.dst))
+		return PB_DROP_TCP_CSUM;
+	why = pb_tcp_opts_parse(p->tcp.opts, p->tcp.opts_len, &p->opts);
+	if (why)
+		return why;
+	p->d = d;
+	p->src = v.src;
+	p->dst = v.dst;
+	p->seq = p->tcp.seq;
+	p->flags = p->tcp.flags;
+	p->data_off = (uint16_t)(d->off + v.hdr_len + p->tcp.hdr_len);
+	p->data_len = (uint16_t)(tcp_len - p->tcp.hdr_len);
+	p->taken = false;
+	p->hash = flow_hash(e, &v.dst, p->tcp.dport, &v.src, p->tcp.sport);
+	return PB_DROP_NONE;
+}
+
+/* CLOSED: anything but a RST is answered with one (3.10.7.1). */
+void reply_rst(struct pb_tcp *e, const struct pkt *p)
+{
+	if ((p->tcp.flags & PB_TCP_RST) || e->reply_n == REPLY_MAX)
+		return;
+	struct reply *r = &e->replies[e->reply_n++];
+	*r = (struct reply){.src = p->dst, .dst = p->src, .sport = p->tcp.dport, .dport = p->tcp.sport};
+	if (p->tcp.flags & PB_TCP_ACK) {
+		r->seq = p->tcp.ack;
+		r->flags = PB_TCP_RST;
+	} else {
+		r->ack = p->tcp.seq + p->data_len + !!(p->tcp.flags & PB_TCP_SYN) + !!(p->tcp.flags & PB_TCP_FIN);
+		r->flags = PB_TCP_RST | PB_TCP_ACK;
+	}
+}
+
+void challenge_ack(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+{
+	if (c->last_challenge_ns && now_ns - c->last_challenge_ns < CHALLENGE_NS)
+		return;
+	c->last_challenge_ns = now_ns;
+	e->stats.challenge_acks++;
+	c->flags |= TCB_ACK_NOW;
+	tcb_ready(e, c);
+}
+
+/* RFC 7323 5.3. The clause about connections idle for 24 days is R3 there. */
+static bool paws_reject(const struct tcb *c, const struct pkt *p, uint64_t now_ns)
+{
+	const uint64_t days24 = 24ull * 86400 * 1000 * NS_PER_MS;
+	if (!(c->flags & TCB_TS) || (p->flags & PB_TCP_RST))
+		return false;
+	if (!p->opts.has_ts)
+		return true; /* 3.2: SHOULD silently drop */
+	return seq_lt(p->opts.ts_val, c->ts_recent) && now_ns - c->ts_recent_ns < days24;
+}
+
+/* The four cases of 3.10.7.4, first check. */
+static bool acceptable(const struct tcb *c, const struct pkt *p, uint32_t len)
+{
+	uint32_t wnd = c->rcv_adv - c->rcv_nxt, last = p->seq + len - 1;
+	if (!len)
+		return wnd ? p->seq - c->rcv_nxt < wnd || p->seq == c->rcv_nxt : p->seq == c->rcv_nxt;
+	if (!wnd)
+		return false;
+	return p->seq - c->rcv_nxt < wnd || last - c->rcv_nxt < wnd;
+}
+
+/* Not acceptable: the ACK and window of a segment at a closed window still count (3.10.7.4 "special allowance"). */
+static enum pb_drop unacceptable(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint32_t len, uint64_t now_ns)
+{
+	if (p->flags & PB_TCP_RST)
+		return PB_DROP_TCP_RST;
+	bool dup = len && seq_leq(p->seq + len, c->rcv_nxt);
+	if (c->state == PB_TCP_SYN_RCVD && (p->flags & PB_TCP_SYN)) {
+		/* The peer did not get our SYN-ACK. */
+		c->flags |= TCB_SYN_OUT;
+		tcb_ready(e, c);
+		return PB_DROP_TCP_DUP;
+	}
+	c->flags |= TCB_ACK_NOW;
+	tcb_ready(e, c);
+	if (c->state == PB_TCP_TIME_WAIT && dup)
+		c->t_misc = now_ns + e->cfg.time_wait_ns;
+	if (p->seq == c->rcv_nxt && c->rcv_adv == c->rcv_nxt && (p->flags & PB_TCP_ACK) && !(p->flags & PB_TCP_SYN) &&
+	    c->state != PB_TCP_SYN_RCVD)
+		in_ack(e, c, p, now_ns);
+	return dup ? PB_DROP_TCP_DUP : PB_DROP_TCP_WINDOW;
+}
+
+static enum pb_drop in_rst(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
+{
+	/* RFC 5961 3.2: only an exact hit resets. RFC 1337: nothing does in TIME-WAIT. */
+	if (c->state == PB_TCP_TIME_WAIT)
+		return PB_DROP_TCP_RST;
+	if (p->seq != c->rcv_nxt) {
+		challenge_ack(e, c, now_ns);
+		return PB_DROP_TCP_RST;
+	}
+	e->stats.resets_in++;
+	if (c->state == PB_TCP_SYN_RCVD)
+		e->stats.attempt_fails++;
+	else
+		e->stats.estab_resets++;
+	bool orderly = c->state == PB_TCP_CLOSING || c->state == PB_TCP_LAST_ACK;
+	tcb_closed(e, c,
+		   orderly                                                    ? 0
+		   : c->state == PB_TCP_SYN_RCVD && !(c->flags & TCB_PASSIVE) ? ECONNREFUSED
+									      : ECONNRESET);
+	return PB_DROP_NONE;
+}
+
+/* RFC 7323 4.3, with the last ACK sent of (2). */
+static void update_ts_recent(struct tcb *c, const struct pkt *p, uint64_t now_ns)
+{
+	if ((c->flags & TCB_TS) && p->opts.has_ts && seq_leq(p->seq, c->last_ack_sent) &&
+	    !seq_lt(p->opts.ts_val, c->ts_recent)) {
+		c->ts_recent = p->opts.ts_val;
+		c->ts_recent_ns = now_ns;
+	}
+}
+
+/* Cuts off what is left and right of the window. */
+static void trim(struct tcb *c, struct pkt *p)
+{
+	if (seq_lt(p->seq, c->rcv_nxt)) {
+		uint32_t cut = min_u32(c->rcv_nxt - p->seq, p->data_len);
+		p->data_off = (uint16_t)(p->data_off + cut);
+		p->data_len = (uint16_t)(p->data_len - cut);
+		p->seq += cut;
+	}
+	uint32_t room = c->rcv_adv - p->seq;
+	if (p->data_len > room) {
+		p->data_len = (uint16_t)room;
+		p->flags &= (uint8_t)~PB_TCP_FIN;
+	}
+}
+
+static enum pb_drop established_checks(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns)
+{
+	uint32_t len = (uint32_t)p->data_len + !!(p->flags & PB_TCP_SYN) + !!(p->flags & PB_TCP_FIN);
+	if (paws_reject(c, p, now_ns)) {
+		if (p->opts.has_ts) {
+			c->flags |= TCB_ACK_NOW;
+			tcb_ready(e, c);
+		}
+		return PB_DROP_TCP_PAWS;
+	}
+	/* Simultaneous open: the SYN-ACK repeats a SYN that we have (3.5, figure 8). */
+	if (c->state == PB_TCP_SYN_RCVD && (p->flags & (PB_TCP_SYN | PB_TCP_ACK)) == (PB_TCP_SYN | PB_TCP_ACK) &&
+	    p->seq + 1 == c->rcv_nxt && p->tcp.ack == c->snd_nxt) {
+		p->flags &= (uint8_t)~PB_TCP_SYN;
+		p->seq++;
+		len--;
+	}
+	if (!acceptable(c, p, len))
+		return unacceptable(e, c, p, len, now_ns);
+	if (p->flags & PB_TCP_RST)
+		return in_rst(e, c, p, now_ns);
+	if (p->flags & PB_TCP_SYN) {
+		challenge_ack(e, c, now_ns); /* RFC 5961 4.2 */
+		return PB_DROP_TCP_SYN;
+	}
+	return p->flags & PB_TCP_ACK ? PB_DROP_NONE : PB_DROP_TCP_FLAGS;
+}
+
+/* SYN-RECEIVED and later. */
+static enum pb_drop in_synchronised(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns)
+{
+	enum pb_drop why = established_checks(e, c, p, now_ns);
+	if (why || c->state == PB_TCP_CLOSED)
+		return why;
+	if (c->state == PB_TCP_SYN_RCVD) {
+		if (p->tcp.ack != c->snd_nxt) {
+			reply_rst(e, p);
+			return PB_DROP_TCP_ACK;
+		}
+		establish(e, c, now_ns);
+		c->snd_wnd = (uint32_t)p->tcp.wnd << c->snd_wscale;
+		c->max_snd_wnd = max_u32(c->max_snd_wnd, c->snd_wnd);
+		c->snd_wl1 = p->seq;
+		c->snd_wl2 = p->tcp.ack;
+	}
+	update_ts_recent(c, p, now_ns);
+	c->last_rx_ns = now_ns;
+	c->ka_sent = 0;
+	why = in_ack(e, c, p, now_ns);
+	if (why || c->state == PB_TCP_CLOSED)
+		return why;
+	trim(c, p);
+	if (p->data_len) {
+		why = in_data(e, c, p, now_ns);
+		if (c->state == PB_TCP_CLOSED)
+			return why;
+		if (why && why != PB_DROP_TCP_DUP)
+			return why; /* the data was not kept: a FIN behind it must not count */
+	}
+	if ((p->flags & PB_TCP_FIN) && !(c->flags & TCB_RFIN)) {
+		c->flags |= TCB_RFIN;
+		c->rfin_seq = p->seq + p->data_len;
+	}
+	if ((c->flags & (TCB_RFIN | TCB_RFIN_DONE)) == TCB_RFIN && c->rcv_nxt == c->rfin_seq)
+		in_fin(e, c, now_ns);
+	return why;
+}
+
+/* A new connection of the same pair while the old one waits (RFC 9293 3.6.1, RFC 6191). */
+static bool time_wait_reuse(const struct tcb *c, const struct pkt *p)
+{
+	if (c->state != PB_TCP_TIME_WAIT || (p->flags & (PB_TCP_SYN | PB_TCP_ACK | PB_TCP_RST)) != PB_TCP_SYN)
+		return false;
+	if ((c->flags & TCB_TS) && p->opts.has_ts)
+		return seq_lt(c->ts_recent, p->opts.ts_val) ||
+		       (c->ts_recent == p->opts.ts_val && seq_lt(c->rcv_nxt, p->seq));
+	return seq_lt(c->rcv_nxt, p->seq);
+}
+
+static enum pb_drop arrives(struct pb_tcp *e, struct pkt *p, uint64_t now_ns)
+{
+	struct tcb *c = flow_find(e, p->hash, &p->dst, p->tcp.dport, &p->src, p->tcp.sport);
+	if (c && time_wait_reuse(c, p) && listener_find(e, &p->dst, p->tcp.dport)) {
+		tcb_closed(e, c, 0);
+		c = NULL;
+	}
+	if (c) {
+		c->segs_in++;
+		return c->state == PB_TCP_SYN_SENT ? in_syn_sent(e, c, p, now_ns) : in_synchronised(e, c, p, now_ns);
+	}
+	struct tcb *l = listener_find(e, &p->dst, p->tcp.dport);
+	if (l)
+		return in_listen(e, l, p, now_ns);
+	reply_rst(e, p);
+	return PB_DROP_TCP_NO_FLOW;
+}
+
+void pb_tcp_input(struct pb_tcp *e, const struct pb_desc *d, int n, uint64_t now_ns, struct pb_tcp_verdict *v)
+{
+	struct pkt pkts[PB_BURST_MAX];
+	for (int i = 0; i < n; i++) {
+		pkts[i].reason = (uint8_t)parse(e, &d[i], &pkts[i]);
+		if (!pkts[i].reason)
+			__builtin_prefetch(&e->table[pkts[i].hash & e->table_mask]);
+	}
+	e->stats.segs_in += (uint64_t)n;
+	for (int i = 0; i < n; i++) {
+		enum pb_drop why = pkts[i].reason;
+		bool taken = false;
+		if (!why) {
+			why = arrives(e, &pkts[i], now_ns);
+			taken = pkts[i].taken;
+		}
+		if (why)
+			drop(e, why);
+		v[i] = (struct pb_tcp_verdict){taken ? PB_VERDICT_TAKEN : PB_VERDICT_DONE, (uint8_t)why};
+	}
+}

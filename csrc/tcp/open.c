@@ -1,0 +1,246 @@
+/* The handshake: LISTEN, SYN-SENT, and the step to ESTABLISHED (RFC 9293 3.10.7.2, 3.10.7.3; options RFC 7323, 2018).
+ */
+#include "tcp/tcb.h"
+
+#include <errno.h>
+
+/* RFC 9293 3.7.1: without the option 536, or 1220 for IPv6. */
+static uint16_t default_mss(const struct tcb *c)
+{
+	return c->ip_hdr_len == PB_IP4_HLEN ? 536 : 1220;
+}
+
+/* What the peer's SYN says of the connection; ours is what the configuration offers. */
+static void negotiate(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
+{
+	const struct pb_tcp_opts *o = &p->opts;
+	uint32_t ours = (uint32_t)e->cfg.mtu - c->ip_hdr_len - PB_TCP_HLEN;
+	uint32_t mss = o->has_mss ? max_u32(o->mss, 64) : default_mss(c);
+	mss = min_u32(mss, ours);
+	if (e->cfg.timestamps && o->has_ts) {
+		c->flags |= TCB_TS;
+		c->ts_recent = o->ts_val;
+		c->ts_recent_ns = now_ns;
+		mss -= 12; /* RFC 6691: the option is taken from the payload of each segment */
+	}
+	if (e->cfg.sack && o->sack_ok)
+		c->flags |= TCB_SACK;
+	if (e->cfg.wscale && o->has_wscale) {
+		c->flags |= TCB_WSCALE;
+		c->snd_wscale = o->wscale;
+	} else {
+		c->rcv_wscale = 0;
+	}
+	c->mss = (uint16_t)mss;
+	c->cc.mss = mss;
+	e->cfg.cc->init(&c->cc);
+	c->irs = p->tcp.seq;
+	c->rcv_nxt = c->irs + 1;
+	c->last_ack_sent = c->rcv_nxt;
+	c->rcv_adv = c->rcv_nxt + min_u32(rcv_window(e, c), 65535);
+	/* A window in a SYN is never scaled (RFC 7323 2.2). */
+	c->snd_wnd = p->tcp.wnd;
+	c->max_snd_wnd = c->snd_wnd;
+	c->snd_wl1 = p->tcp.seq;
+	c->quickacks = 16;
+}
+
+static uint8_t pick_wscale(const struct pb_tcp *e)
+{
+	uint8_t s = 0;
+	while (s < PB_TCP_WSCALE_MAX && e->cfg.rcvbuf_bytes >> s > 65535)
+		s++;
+	return e->cfg.wscale ? s : 0;
+}
+
+/* Identity, ISN, first timer; shared by both ways of opening. */
+static void start(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+{
+	c->hash = flow_hash(e, &c->laddr, c->lport, &c->raddr, c->rport);
+	c->ip_hdr_len = pb_ip_is4(&c->raddr) ? PB_IP4_HLEN : PB_IP6_HLEN;
+	c->rcv_wscale = pick_wscale(e);
+	c->iss = isn_make(e, c, now_ns);
+	c->ts_offset = ts_offset_make(e, c);
+	c->snd_una = c->iss;
+	c->snd_nxt = c->iss + 1;
+	c->snd_end = c->iss + 1;
+	c->recover_seq = c->iss;
+	c->last_rx_ns = now_ns;
+	c->mss = 536;
+	c->cc.mss = c->mss;
+	e->cfg.cc->init(&c->cc);
+	c->flags |= TCB_SYN_OUT;
+	c->t_rtx = now_ns + e->cfg.rto_initial_ns;
+	flow_insert(e, c);
+	timer_update(e, c);
+	tcb_ready(e, c);
+}
+
+enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t now_ns)
+{
+	if (p->flags & PB_TCP_RST)
+		return PB_DROP_TCP_RST;
+	if ((p->flags & PB_TCP_ACK) || !(p->flags & PB_TCP_SYN)) {
+		reply_rst(e, p);
+		return PB_DROP_TCP_NO_FLOW;
+	}
+	if (l->waiting >= l->backlog)
+		return PB_DROP_TCP_BACKLOG;
+	if (e->stats.conns >= e->ntcbs - e->cfg.max_listeners + e->nlisten)
+		return PB_DROP_TCP_NO_CONN;
+	struct tcb *c = tcb_alloc(e);
+	if (!c)
+		return PB_DROP_TCP_NO_CONN;
+	c->laddr = p->dst;
+	c->lport = p->tcp.dport;
+	c->raddr = p->src;
+	c->rport = p->tcp.sport;
+	c->listener = l->idx;
+	c->flags |= TCB_PASSIVE | TCB_EMBRYO;
+	c->state = PB_TCP_SYN_RCVD;
+	l->waiting++;
+	e->stats.passive_opens++;
+	start(e, c, now_ns);
+	negotiate(e, c, p, now_ns);
+	return PB_DROP_NONE;
+}
+
+enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns)
+{
+	bool acked = p->flags & PB_TCP_ACK;
+	if (acked && p->tcp.ack != c->snd_nxt) {
+		reply_rst(e, p);
+		return PB_DROP_TCP_ACK;
+	}
+	if (p->flags & PB_TCP_RST) {
+		if (!acked)
+			return PB_DROP_TCP_RST;
+		e->stats.resets_in++;
+		e->stats.attempt_fails++;
+		tcb_closed(e, c, ECONNREFUSED);
+		return PB_DROP_NONE;
+	}
+	if (!(p->flags & PB_TCP_SYN))
+		return PB_DROP_TCP_FLAGS;
+	negotiate(e, c, p, now_ns);
+	if (!acked) {
+		/* Simultaneous open: answer with SYN-ACK, the same ISS. */
+		c->state = PB_TCP_SYN_RCVD;
+		c->flags |= TCB_SYN_OUT;
+		c->backoff = 0;
+		c->t_rtx = now_ns + e->cfg.rto_initial_ns;
+		timer_update(e, c);
+		tcb_ready(e, c);
+		return PB_DROP_NONE;
+	}
+	c->flags |= TCB_ACK_NOW;
+	establish(e, c, now_ns);
+	/* Data or FIN in a SYN-ACK (legal, rare) is left to the retransmission: nothing of it was acknowledged. */
+	return PB_DROP_NONE;
+}
+
+void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+{
+	/* A close in SYN-RECEIVED waited for this (3.10.4). */
+	c->state = c->flags & TCB_FIN_QUEUED ? PB_TCP_FIN_WAIT_1 : PB_TCP_ESTABLISHED;
+	c->snd_una = c->iss + 1;
+	c->flags &= ~(uint32_t)TCB_SYN_OUT;
+	if (c->syn_ns) /* sent once only (Karn) */
+		rtt_sample(e, c, (uint32_t)((now_ns - c->syn_ns) / NS_PER_US));
+	/* RFC 6298 5.7: the SYN was lost, so start again with 3 s until there is a sample. */
+	if (c->backoff && !c->srtt8_us)
+		c->rto_us = max_u32(3000000, (uint32_t)(e->cfg.rto_min_ns / NS_PER_US));
+	c->backoff = 0;
+	c->t_rtx = NEVER;
+	c->last_rx_ns = now_ns;
+	if (c->ka_idle_ns)
+		c->t_misc = now_ns + c->ka_idle_ns;
+	timer_update(e, c);
+	tcb_ready(e, c);
+	if (c->listener != NONE) {
+		struct tcb *l = &e->tcbs[c->listener];
+		c->flags = (c->flags & ~(uint32_t)TCB_EMBRYO) | TCB_QUEUED;
+		c->aq_next = NONE;
+		if (l->aq_tail == NONE)
+			l->aq_head = c->idx;
+		else
+			e->tcbs[l->aq_tail].aq_next = c->idx;
+		l->aq_tail = c->idx;
+		tcb_event(e, l, PB_TCP_EV_ACCEPT);
+		c->events |= PB_TCP_EV_CONNECTED;
+	} else {
+		tcb_event(e, c, PB_TCP_EV_CONNECTED);
+	}
+}
+
+int pb_tcp_connect(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const struct pb_tcp_endpoint *remote,
+		   uint64_t now_ns, pb_tcp_handle *h)
+{
+	if (!local->port || !remote->port || pb_ip_is_unspecified(&local->addr) ||
+	    pb_ip_is_unspecified(&remote->addr) || pb_ip_is_multicast(&remote->addr) ||
+	    pb_ip_is4(&local->addr) != pb_ip_is4(&remote->addr))
+		return -EINVAL;
+	uint32_t hash = flow_hash(e, &local->addr, local->port, &remote->addr, remote->port);
+	if (flow_find(e, hash, &local->addr, local->port, &remote->addr, remote->port))
+		return -EADDRINUSE;
+	if (e->stats.conns >= e->ntcbs - e->cfg.max_listeners + e->nlisten)
+		return -ENOBUFS;
+	struct tcb *c = tcb_alloc(e);
+	if (!c)
+		return -ENOBUFS;
+	c->laddr = local->addr;
+	c->lport = local->port;
+	c->raddr = remote->addr;
+	c->rport = remote->port;
+	c->state = PB_TCP_SYN_SENT;
+	e->stats.active_opens++;
+	start(e, c, now_ns);
+	*h = tcb_handle(c);
+	return 0;
+}
+
+int pb_tcp_listen(struct pb_tcp *e, const struct pb_tcp_endpoint *local, uint32_t backlog, pb_tcp_handle *h)
+{
+	if (!local->port || !backlog)
+		return -EINVAL;
+	for (uint32_t i = 0; i < e->nlisten; i++) {
+		struct tcb *l = &e->tcbs[e->listeners[i]];
+		if (l->lport == local->port && pb_ip_eq(&l->laddr, &local->addr))
+			return -EADDRINUSE;
+	}
+	if (e->nlisten == e->cfg.max_listeners)
+		return -ENOBUFS;
+	struct tcb *l = tcb_alloc(e);
+	if (!l)
+		return -ENOBUFS;
+	l->laddr = local->addr;
+	l->lport = local->port;
+	l->state = PB_TCP_LISTEN;
+	l->backlog = backlog;
+	e->listeners[e->nlisten++] = l->idx;
+	*h = tcb_handle(l);
+	return 0;
+}
+
+int pb_tcp_accept(struct pb_tcp *e, pb_tcp_handle listener, pb_tcp_handle *h)
+{
+	struct tcb *l = tcb_get(e, listener);
+	if (!l)
+		return -EBADF;
+	if (l->state != PB_TCP_LISTEN)
+		return -EINVAL;
+	if (l->aq_head == NONE)
+		return -EAGAIN;
+	struct tcb *c = &e->tcbs[l->aq_head];
+	l->aq_head = c->aq_next;
+	if (l->aq_head == NONE)
+		l->aq_tail = NONE;
+	l->waiting--;
+	c->flags &= ~(uint32_t)TCB_QUEUED;
+	c->listener = NONE;
+	*h = tcb_handle(c);
+	/* What happened before there was a handle is told now. */
+	if (c->events)
+		tcb_event(e, c, c->events);
+	return 0;
+}

@@ -1,0 +1,148 @@
+/* What is lost, and what to do about it: SACK (RFC 2018, 6675), NewReno without it (RFC 6582), and the timeout (RFC
+ * 5681, 6298). A retransmission is lost again when something sent clearly later has arrived (the rule of RFC 8985). */
+#include "tcp/tcb.h"
+
+#define DUP_THRESH 3u
+
+static void mark_lost(struct tcb *c, struct seg *s)
+{
+	if (s->flags & (SEG_LOST | SEG_SACKED))
+		return;
+	s->flags |= SEG_LOST;
+	c->lost_bytes += s->len;
+	c->rtx_hint = c->sq_head;
+}
+
+uint32_t sack_process(struct pb_tcp *e, struct tcb *c, const struct pb_tcp_opts *o)
+{
+	uint32_t newly = 0;
+	for (unsigned i = 0; i < o->n_sack; i++) {
+		uint32_t left = o->sack[i].left, right = o->sack[i].right;
+		/* Blocks below snd_una report duplicates (RFC 2883); above snd_nxt they are nonsense. */
+		if (!seq_lt(left, right) || seq_lt(left, c->snd_una) || seq_lt(c->snd_nxt, right))
+			continue;
+		for (uint32_t f = c->sq_head; f != NONE; f = e->segs[f].next) {
+			struct seg *s = &e->segs[f];
+			if (!(s->flags & SEG_SENT) || !seq_lt(s->seq, right))
+				break;
+			if ((s->flags & SEG_SACKED) || seq_lt(s->seq, left) || seq_lt(right, s->seq + s->len))
+				continue;
+			if (s->flags & SEG_LOST)
+				c->lost_bytes -= s->len;
+			s->flags = (uint8_t)((s->flags | SEG_SACKED) & ~SEG_LOST);
+			c->sacked_bytes += s->len;
+			newly += s->len;
+			if (s->sent_ns > c->newest_acked_ns)
+				c->newest_acked_ns = s->sent_ns;
+		}
+	}
+	return newly;
+}
+
+/* RFC 6675 IsLost(): more than (DupThresh - 1) * SMSS bytes above it were SACKed. */
+static void mark_by_sack(struct pb_tcp *e, struct tcb *c)
+{
+	uint32_t above = c->sacked_bytes, limit = (DUP_THRESH - 1) * c->mss;
+	uint64_t reorder_ns = (uint64_t)c->cc.min_rtt_us * NS_PER_US / 4;
+	for (uint32_t f = c->sq_head; f != NONE && above > limit; f = e->segs[f].next) {
+		struct seg *s = &e->segs[f];
+		if (s->flags & SEG_SACKED)
+			above -= s->len;
+		else if (!(s->flags & SEG_REXMIT) || s->sent_ns + reorder_ns < c->newest_acked_ns)
+			mark_lost(c, s);
+	}
+}
+
+static void mark_head(struct pb_tcp *e, struct tcb *c)
+{
+	if (c->sq_head != NONE && (e->segs[c->sq_head].flags & SEG_SENT))
+		mark_lost(c, &e->segs[c->sq_head]);
+}
+
+static void enter_recovery(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+{
+	c->flags |= TCB_RECOVERY;
+	c->recover_seq = c->snd_nxt;
+	c->fast_rexmits++;
+	e->stats.fast_retransmits++;
+	mark_head(e, c);
+	e->cfg.cc->on_loss(&c->cc, in_flight(c), now_ns);
+	tcb_ready(e, c);
+}
+
+static void leave_recovery(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+{
+	bool fast = c->flags & TCB_RECOVERY;
+	c->flags &= ~(uint32_t)(TCB_RECOVERY | TCB_LOSS);
+	c->dupacks = 0;
+	if (!(c->flags & TCB_SACK))
+		c->sacked_bytes = 0;
+	if (fast)
+		e->cfg.cc->on_recovered(&c->cc, in_flight(c), now_ns);
+}
+
+/* Without SACK each duplicate ACK says that one segment has left the network. */
+static void count_reno_dup(struct tcb *c)
+{
+	uint32_t cap = in_flight(c) > c->lost_bytes + c->mss ? in_flight(c) - c->lost_bytes - c->mss : 0;
+	c->sacked_bytes = min_u32(c->sacked_bytes + c->mss, cap);
+}
+
+void recovery_on_ack(struct pb_tcp *e, struct tcb *c, uint32_t acked, bool dup, uint64_t now_ns)
+{
+	bool sack = c->flags & TCB_SACK;
+	if ((c->flags & (TCB_RECOVERY | TCB_LOSS)) && acked && seq_leq(c->recover_seq, c->snd_una))
+		leave_recovery(e, c, now_ns);
+	if (!in_flight(c)) {
+		c->sacked_bytes = c->lost_bytes = c->dupacks = 0;
+		return;
+	}
+	if (sack) {
+		mark_by_sack(e, c);
+	} else if (dup) {
+		count_reno_dup(c);
+	} else if (acked) {
+		c->sacked_bytes = c->sacked_bytes > acked ? c->sacked_bytes - acked : 0;
+		if (c->flags & TCB_RECOVERY)
+			mark_head(e, c); /* RFC 6582: a partial ACK names the next hole */
+	}
+	if (acked)
+		c->dupacks = 0;
+	else if (dup)
+		c->dupacks++;
+	if (!(c->flags & (TCB_RECOVERY | TCB_LOSS))) {
+		/* RFC 6582 4.1: duplicates of what an earlier episode sent twice do not start another. */
+		bool enough = sack ? c->lost_bytes || (c->dupacks >= DUP_THRESH && c->sacked_bytes)
+				   : c->dupacks >= DUP_THRESH && seq_lt(c->recover_seq, c->snd_una);
+		if (enough)
+			enter_recovery(e, c, now_ns);
+	}
+	if (c->lost_bytes)
+		tcb_ready(e, c);
+}
+
+void recovery_on_rto(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+{
+	bool first = !c->backoff;
+	uint32_t inflight = in_flight(c);
+	c->timeouts++;
+	e->stats.timeouts++;
+	/* A SACKed head that is still unacknowledged: the receiver reneged (RFC 2018 8). */
+	bool reneged = c->sq_head != NONE && (e->segs[c->sq_head].flags & SEG_SACKED);
+	if (reneged || !(c->flags & TCB_SACK))
+		c->sacked_bytes = 0;
+	for (uint32_t f = c->sq_head; f != NONE && (e->segs[f].flags & SEG_SENT); f = e->segs[f].next) {
+		if (reneged)
+			e->segs[f].flags &= (uint8_t)~SEG_SACKED;
+		mark_lost(c, &e->segs[f]);
+	}
+	c->flags = (c->flags & ~(uint32_t)TCB_RECOVERY) | TCB_LOSS;
+	c->recover_seq = c->snd_nxt;
+	c->dupacks = 0;
+	if (c->flags & TCB_FIN_SENT)
+		c->flags |= TCB_FIN_OUT;
+	e->cfg.cc->on_rto(&c->cc, inflight, first, now_ns);
+	if (c->backoff < 32)
+		c->backoff++;
+	tcb_ready(e, c);
+}

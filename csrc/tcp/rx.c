@@ -1,0 +1,373 @@
+/* Data in: the in-order queue, the out-of-order store (bounded, sorted, disjoint), the window and when to acknowledge.
+ */
+#include "tcp/tcb.h"
+
+#include <errno.h>
+
+/* A payload of at most this part of a frame is copied to its neighbour when it fits behind it: one-byte segments must
+ * not eat the pool (DESIGN.md, idea 5). */
+#define SMALL_DIVISOR 4u
+
+/* What we could offer now. Memory is charged by frames, so bytes are scaled by how full a full segment makes one. */
+uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c)
+{
+	uint64_t charged = (uint64_t)c->rcv_frames * e->pool->frame_bytes;
+	if (charged >= c->rcvbuf)
+		return 0;
+	uint64_t wnd = (c->rcvbuf - charged) * c->mss / e->pool->frame_bytes;
+	uint64_t max = (uint64_t)65535 << c->rcv_wscale;
+	return (uint32_t)(wnd < max ? wnd : max);
+}
+
+/* The window field of the next segment. The right edge never moves left (RFC 9293 3.8.6), and it moves right only by
+ * what is worth it (3.8.6.2.2). */
+uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
+{
+	uint32_t wnd = rcv_window(e, c), old = c->rcv_adv - c->rcv_nxt;
+	if (syn) {
+		wnd = min_u32(wnd, 65535);
+		c->rcv_adv = c->rcv_nxt + wnd;
+		return wnd;
+	}
+	uint32_t step = min_u32(c->mss, (uint32_t)((uint64_t)c->rcvbuf * c->mss / e->pool->frame_bytes / 2));
+	if (wnd < old + step)
+		wnd = old;
+	uint32_t field = min_u32(wnd >> c->rcv_wscale, 65535);
+	uint32_t edge = c->rcv_nxt + (field << c->rcv_wscale);
+	if (seq_lt(edge, c->rcv_adv)) {
+		/* Rounding down would take back bytes that were offered: round up while the field can say it. */
+		if (field < 65535)
+			field++;
+		edge = c->rcv_nxt + (field << c->rcv_wscale);
+	}
+	c->rcv_adv = seq_max(c->rcv_adv, edge);
+	return field;
+}
+
+static bool is_small(const struct pb_tcp *e, uint32_t len)
+{
+	return len <= e->pool->frame_bytes / SMALL_DIVISOR;
+}
+
+/* Copies a small payload behind that of frame `to`. */
+static bool append_copy(struct pb_tcp *e, uint32_t to, const struct pkt *p)
+{
+	struct seg *s = &e->segs[to];
+	if (!is_small(e, p->data_len) || (uint32_t)s->off + s->len + p->data_len > e->pool->frame_bytes)
+		return false;
+	memcpy(frame_ptr(e, to) + s->off + s->len, e->pool->base + p->d->addr + p->data_off, p->data_len);
+	s->len = (uint16_t)(s->len + p->data_len);
+	e->stats.coalesced++;
+	return true;
+}
+
+/* Keeps the packet's own frame. */
+static uint32_t take_frame(struct pb_tcp *e, struct tcb *c, struct pkt *p)
+{
+	uint64_t addr = pb_pool_frame(e->pool, p->d->addr);
+	uint32_t frame = pb_pool_index(e->pool, addr);
+	e->segs[frame] = (struct seg){
+		.next = NONE, .seq = p->seq, .off = (uint16_t)(p->d->addr - addr + p->data_off), .len = p->data_len};
+	pb_pool_move(e->cache, addr, PB_OWN_RX, PB_OWN_ENGINE);
+	p->taken = true;
+	c->rcv_frames++;
+	return frame;
+}
+
+/* The window allowed it, but small segments may have cost more memory than bytes: refuse beyond twice the buffer. */
+static bool memory_left(const struct pb_tcp *e, const struct tcb *c)
+{
+	return (uint64_t)c->rcv_frames * e->pool->frame_bytes < 2ull * c->rcvbuf &&
+	       pb_pool_free_hint(e->cache) >= e->cfg.reserve_frames / 2;
+}
+
+static void rq_link(struct pb_tcp *e, struct tcb *c, uint32_t frame)
+{
+	if (c->rq_tail == NONE)
+		c->rq_head = frame;
+	else
+		e->segs[c->rq_tail].next = frame;
+	c->rq_tail = frame;
+}
+
+static void advance(struct pb_tcp *e, struct tcb *c, uint32_t len)
+{
+	(void)e;
+	c->rcv_nxt += len;
+	c->rq_bytes += len;
+	c->bytes_received += len;
+	if (seq_lt(c->rcv_adv, c->rcv_nxt))
+		c->rcv_adv = c->rcv_nxt;
+}
+
+static void rx_free(struct pb_tcp *e, struct tcb *c, uint32_t frame)
+{
+	pb_pool_put(e->cache, frame_addr(e, frame), PB_OWN_ENGINE);
+	c->rcv_frames--;
+}
+
+/* Moves what became in order from the out-of-order store. */
+static bool drain_ooo(struct pb_tcp *e, struct tcb *c)
+{
+	bool any = false;
+	while (c->oq_head != NONE) {
+		uint32_t frame = c->oq_head;
+		struct seg *s = &e->segs[frame];
+		if (seq_lt(c->rcv_nxt, s->seq))
+			break;
+		any = true;
+		c->oq_head = s->next;
+		c->oq_count--;
+		s->next = NONE;
+		uint32_t cut = c->rcv_nxt - s->seq;
+		if (cut >= s->len) {
+			rx_free(e, c, frame);
+			continue;
+		}
+		s->off = (uint16_t)(s->off + cut);
+		s->len = (uint16_t)(s->len - cut);
+		s->seq += cut;
+		rq_link(e, c, frame);
+		advance(e, c, s->len);
+	}
+	return any;
+}
+
+/* Puts a segment into the store; what it shares with those there is cut from it. */
+static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
+{
+	uint32_t prev = NONE, f = c->oq_head;
+	while (f != NONE && seq_leq(e->segs[f].seq, p->seq)) {
+		prev = f;
+		f = e->segs[f].next;
+	}
+	c->oq_last_seq = p->seq;
+	if (prev != NONE) {
+		uint32_t end = e->segs[prev].seq + e->segs[prev].len;
+		if (seq_leq(p->seq + p->data_len, end))
+			return PB_DROP_TCP_DUP;
+		if (seq_lt(p->seq, end)) {
+			uint32_t cut = end - p->seq;
+			p->data_off = (uint16_t)(p->data_off + cut);
+			p->data_len = (uint16_t)(p->data_len - cut);
+			p->seq = end;
+		}
+	}
+	/* Those that it covers whole go; the first that it covers in part bounds it. */
+	while (f != NONE && seq_leq(e->segs[f].seq + e->segs[f].len, p->seq + p->data_len)) {
+		uint32_t next = e->segs[f].next;
+		rx_free(e, c, f);
+		c->oq_count--;
+		f = next;
+	}
+	if (prev == NONE)
+		c->oq_head = f;
+	else
+		e->segs[prev].next = f;
+	if (f != NONE && seq_lt(e->segs[f].seq, p->seq + p->data_len))
+		p->data_len = (uint16_t)(e->segs[f].seq - p->seq);
+	if (!p->data_len)
+		return PB_DROP_TCP_DUP;
+	if (prev != NONE && e->segs[prev].seq + e->segs[prev].len == p->seq && append_copy(e, prev, p))
+		return PB_DROP_NONE;
+	if (c->oq_count >= e->cfg.ooo_segs || !memory_left(e, c))
+		return PB_DROP_TCP_OOO_LIMIT;
+	uint32_t frame = take_frame(e, c, p);
+	e->segs[frame].next = f;
+	if (prev == NONE)
+		c->oq_head = frame;
+	else
+		e->segs[prev].next = frame;
+	c->oq_count++;
+	return PB_DROP_NONE;
+}
+
+/* RFC 9293 3.8.6.3, RFC 5681 4.2: at least every second full-sized segment, else within the delay; at once at the start
+ * of a connection, after a gap was filled, and for anything out of order. */
+static void schedule_ack(struct pb_tcp *e, struct tcb *c, uint32_t len, bool now, uint64_t now_ns)
+{
+	if (len >= c->mss)
+		c->unacked_segs++;
+	if (c->quickacks) {
+		c->quickacks--;
+		now = true;
+	}
+	if (now || c->unacked_segs >= 2 || c->rcv_nxt - c->last_ack_sent >= 2u * c->mss) {
+		c->flags |= TCB_ACK_NOW;
+		tcb_ready(e, c);
+	} else if (c->t_delack == NEVER) {
+		c->t_delack = now_ns + e->cfg.delack_ns;
+		timer_update(e, c);
+	}
+}
+
+static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns)
+{
+	bool gap = c->oq_head != NONE;
+	uint32_t len = p->data_len;
+	if (c->flags & TCB_RCV_SHUT) {
+		c->rcv_nxt += len;
+		c->bytes_received += len;
+		c->rcv_adv = seq_max(c->rcv_adv, c->rcv_nxt);
+	} else {
+		/* The store may hold the tail of it already. */
+		if (c->rq_tail == NONE || !append_copy(e, c->rq_tail, p)) {
+			if (!memory_left(e, c))
+				return PB_DROP_TCP_RCVBUF;
+			rq_link(e, c, take_frame(e, c, p));
+		}
+		advance(e, c, len);
+		tcb_event(e, c, PB_TCP_EV_READABLE);
+	}
+	if (gap)
+		drain_ooo(e, c);
+	schedule_ack(e, c, len, gap, now_ns);
+	return PB_DROP_NONE;
+}
+
+enum pb_drop in_data(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns)
+{
+	if (c->state != PB_TCP_ESTABLISHED && c->state != PB_TCP_FIN_WAIT_1 && c->state != PB_TCP_FIN_WAIT_2)
+		return PB_DROP_TCP_CLOSED;
+	if (c->flags & TCB_DETACHED) {
+		/* Data for an application that has closed (RFC 1122 4.2.2.13). */
+		reply_rst(e, p);
+		tcb_closed(e, c, ECONNABORTED);
+		return PB_DROP_TCP_CLOSED;
+	}
+	if (p->seq == c->rcv_nxt)
+		return in_order(e, c, p, now_ns);
+	enum pb_drop why = store_ooo(e, c, p);
+	c->flags |= TCB_ACK_NOW;
+	tcb_ready(e, c);
+	return why;
+}
+
+/* Blocks of the store, the one with the most recent arrival first (RFC 2018 4). Returns how many. */
+int rcv_sack_blocks(const struct pb_tcp *e, const struct tcb *c, struct pb_tcp_opts *o, int max)
+{
+	int n = 0;
+	for (uint32_t f = c->oq_head; f != NONE;) {
+		uint32_t left = e->segs[f].seq, right = left;
+		for (; f != NONE && e->segs[f].seq == right; f = e->segs[f].next)
+			right += e->segs[f].len;
+		bool newest = c->oq_last_seq - left < right - left;
+		if (newest && n) {
+			int last = n < max ? n : max - 1;
+			for (int i = last; i > 0; i--)
+				o->sack[i] = o->sack[i - 1];
+			o->sack[0].left = left;
+			o->sack[0].right = right;
+			n = n < max ? n + 1 : max;
+		} else if (n < max) {
+			o->sack[n].left = left;
+			o->sack[n].right = right;
+			n++;
+		}
+	}
+	return n;
+}
+
+void rcv_free_all(struct pb_tcp *e, struct tcb *c)
+{
+	uint32_t heads[2] = {c->rq_head, c->oq_head};
+	for (int i = 0; i < 2; i++)
+		for (uint32_t f = heads[i], next; f != NONE; f = next) {
+			next = e->segs[f].next;
+			rx_free(e, c, f);
+		}
+	c->rq_head = c->rq_tail = c->oq_head = NONE;
+	c->rq_bytes = c->oq_count = 0;
+}
+
+/* The application made room: tell the peer if it was waiting for it. */
+static void review_window(struct pb_tcp *e, struct tcb *c)
+{
+	if (c->state != PB_TCP_ESTABLISHED && c->state != PB_TCP_FIN_WAIT_1 && c->state != PB_TCP_FIN_WAIT_2)
+		return;
+	uint32_t max = (uint32_t)((uint64_t)c->rcvbuf * c->mss / e->pool->frame_bytes);
+	uint32_t old = c->rcv_adv - c->rcv_nxt, wnd = rcv_window(e, c);
+	if (old < max / 2 && wnd >= old + min_u32(2u * c->mss, max / 2)) {
+		c->flags |= TCB_ACK_NOW;
+		tcb_ready(e, c);
+	}
+}
+
+/* 0: end of the stream; -EAGAIN; else bytes may be read. */
+static int readable(const struct tcb *c)
+{
+	if (c->rq_bytes)
+		return 1;
+	if (c->state == PB_TCP_LISTEN)
+		return -EINVAL;
+	if (c->error)
+		return -c->error;
+	if ((c->flags & (TCB_RFIN_DONE | TCB_RCV_SHUT)) || c->state == PB_TCP_CLOSED)
+		return 0;
+	return c->state < PB_TCP_ESTABLISHED ? -ENOTCONN : -EAGAIN;
+}
+
+int64_t pb_tcp_recv(struct pb_tcp *e, pb_tcp_handle h, void *buf, size_t len, uint64_t now_ns)
+{
+	(void)now_ns;
+	struct tcb *c = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
+	int rc = readable(c);
+	if (rc <= 0)
+		return rc;
+	size_t done = 0;
+	while (done < len && c->rq_head != NONE) {
+		uint32_t frame = c->rq_head;
+		struct seg *s = &e->segs[frame];
+		size_t n = len - done < s->len ? len - done : s->len;
+		memcpy((uint8_t *)buf + done, frame_ptr(e, frame) + s->off, n);
+		done += n;
+		s->off = (uint16_t)(s->off + n);
+		s->len = (uint16_t)(s->len - n);
+		s->seq += (uint32_t)n;
+		if (s->len)
+			break;
+		c->rq_head = s->next;
+		if (c->rq_head == NONE)
+			c->rq_tail = NONE;
+		rx_free(e, c, frame);
+	}
+	c->rq_bytes -= (uint32_t)done;
+	review_window(e, c);
+	return (int64_t)done;
+}
+
+int pb_tcp_recv_frames(struct pb_tcp *e, pb_tcp_handle h, struct pb_desc *d, int n)
+{
+	struct tcb *c = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
+	int k = 0;
+	for (; k < n && c->rq_head != NONE; k++) {
+		uint32_t frame = c->rq_head;
+		struct seg *s = &e->segs[frame];
+		d[k] = (struct pb_desc){.addr = frame_addr(e, frame), .off = s->off, .len = s->len};
+		c->rq_head = s->next;
+		if (c->rq_head == NONE)
+			c->rq_tail = NONE;
+		c->rq_bytes -= s->len;
+		pb_pool_move(e->cache, d[k].addr, PB_OWN_ENGINE, PB_OWN_APP);
+	}
+	if (k)
+		return k;
+	int rc = readable(c);
+	return rc == -EAGAIN || rc > 0 ? 0 : rc;
+}
+
+int pb_tcp_consumed(struct pb_tcp *e, pb_tcp_handle h, uint32_t frames)
+{
+	struct tcb *c = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
+	if (frames > c->rcv_frames)
+		return -EINVAL;
+	c->rcv_frames -= frames;
+	review_window(e, c);
+	return 0;
+}

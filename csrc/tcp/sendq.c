@@ -1,0 +1,211 @@
+/* The send queue: segments from snd_una to snd_end, each one frame, in order. */
+#include "tcp/tcb.h"
+
+#include <errno.h>
+
+void sq_append(struct pb_tcp *e, struct tcb *c, uint32_t frame)
+{
+	struct seg *s = &e->segs[frame];
+	s->next = NONE;
+	s->seq = c->snd_end;
+	c->snd_end += s->len;
+	if (c->sq_tail == NONE)
+		c->sq_head = frame;
+	else
+		e->segs[c->sq_tail].next = frame;
+	c->sq_tail = frame;
+	if (c->sq_next == NONE)
+		c->sq_next = frame;
+}
+
+static void forget(struct tcb *c, const struct seg *s, uint32_t len)
+{
+	if (s->flags & SEG_SACKED)
+		c->sacked_bytes -= len;
+	if (s->flags & SEG_LOST)
+		c->lost_bytes -= len;
+}
+
+/* The first n bytes of a segment are acknowledged: what is left is a shorter segment. */
+static void trim_front(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t n)
+{
+	struct seg *s = &e->segs[frame];
+	forget(c, s, n);
+	s->seq += n;
+	s->off = (uint16_t)(s->off + n);
+	s->len = (uint16_t)(s->len - n);
+	s->csum = pb_csum_partial(frame_ptr(e, frame) + s->off, s->len, 0);
+}
+
+uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack)
+{
+	uint64_t sample = 0;
+	bool clean = true; /* a retransmission among them makes the sample ambiguous */
+	while (c->sq_head != NONE) {
+		uint32_t frame = c->sq_head;
+		struct seg *s = &e->segs[frame];
+		if (!seq_lt(s->seq, ack))
+			break;
+		if (s->sent_ns > c->newest_acked_ns)
+			c->newest_acked_ns = s->sent_ns;
+		if (seq_lt(ack, s->seq + s->len)) {
+			trim_front(e, c, frame, ack - s->seq);
+			break;
+		}
+		if (s->flags & SEG_REXMIT)
+			clean = false;
+		else if (!sample && !(s->flags & SEG_SACKED))
+			sample = s->sent_ns;
+		forget(c, s, s->len);
+		c->sq_head = s->next;
+		if (c->sq_head == NONE)
+			c->sq_tail = NONE;
+		if (c->rtx_hint == frame)
+			c->rtx_hint = c->sq_head;
+		frame_free(e, frame);
+	}
+	return clean ? sample : 0;
+}
+
+void sq_free_all(struct pb_tcp *e, struct tcb *c)
+{
+	while (c->sq_head != NONE) {
+		uint32_t frame = c->sq_head;
+		c->sq_head = e->segs[frame].next;
+		frame_free(e, frame);
+	}
+	c->sq_tail = c->sq_next = c->rtx_hint = NONE;
+	c->sacked_bytes = c->lost_bytes = 0;
+}
+
+bool sq_split(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t len)
+{
+	uint32_t rest = frame_alloc(e, false);
+	if (rest == NONE)
+		return false;
+	struct seg *s = &e->segs[frame], *r = &e->segs[rest];
+	uint8_t *src = frame_ptr(e, frame) + s->off;
+	uint32_t n = s->len - len;
+	r->csum = pb_csum_copy(frame_ptr(e, rest) + r->off, src + len, n, 0);
+	r->len = (uint16_t)n;
+	r->seq = s->seq + len;
+	r->flags = s->flags & (SEG_SENT | SEG_SACKED | SEG_LOST | SEG_REXMIT | SEG_PUSH);
+	r->sent_ns = s->sent_ns;
+	r->next = s->next;
+	s->next = rest;
+	s->flags &= (uint8_t)~SEG_PUSH;
+	s->len = (uint16_t)len;
+	s->csum = pb_csum_partial(src, len, 0);
+	if (c->sq_tail == frame)
+		c->sq_tail = rest;
+	return true;
+}
+
+void sq_coalesce(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t max)
+{
+	struct seg *s = &e->segs[frame];
+	/* The device may read the frame, and a frame has an end. */
+	if (s->flags & (SEG_INDEV | SEG_SENT))
+		return;
+	max = min_u32(max, e->pool->frame_bytes - s->off);
+	while (s->next != NONE && s->len < max) {
+		uint32_t next = s->next;
+		struct seg *n = &e->segs[next];
+		if (n->len > max - s->len)
+			break;
+		uint32_t sum =
+			pb_csum_copy(frame_ptr(e, frame) + s->off + s->len, frame_ptr(e, next) + n->off, n->len, 0);
+		s->csum = pb_csum_block_add(s->csum, sum, s->len);
+		s->len = (uint16_t)(s->len + n->len);
+		s->flags |= n->flags & SEG_PUSH;
+		s->next = n->next;
+		if (c->sq_tail == next)
+			c->sq_tail = frame;
+		frame_free(e, next);
+		e->stats.coalesced++;
+	}
+}
+
+static int sendable(const struct tcb *c)
+{
+	if (c->flags & TCB_FIN_QUEUED)
+		return -EPIPE;
+	if (c->state == PB_TCP_ESTABLISHED || c->state == PB_TCP_CLOSE_WAIT)
+		return 0;
+	if (c->state == PB_TCP_CLOSED)
+		return -(c->error ? c->error : EPIPE);
+	return c->state == PB_TCP_SYN_SENT || c->state == PB_TCP_SYN_RCVD ? -EAGAIN : -ENOTCONN;
+}
+
+/* Appends to the last unsent segment when there is room: the bytes taken. */
+static uint32_t fill_tail(struct pb_tcp *e, struct tcb *c, const uint8_t *buf, uint32_t len)
+{
+	if (c->sq_tail == NONE || c->sq_next == NONE)
+		return 0;
+	struct seg *s = &e->segs[c->sq_tail];
+	if (s->len >= c->mss)
+		return 0;
+	uint32_t n = min_u32(len, min_u32(c->mss - s->len, e->pool->frame_bytes - s->off - s->len));
+	uint32_t sum = pb_csum_copy(frame_ptr(e, c->sq_tail) + s->off + s->len, buf, n, 0);
+	s->csum = pb_csum_block_add(s->csum, sum, s->len);
+	s->len = (uint16_t)(s->len + n);
+	c->snd_end += n;
+	return n;
+}
+
+int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t len)
+{
+	struct tcb *c = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
+	int rc = sendable(c);
+	if (rc)
+		return rc;
+	uint32_t queued = c->snd_end - c->snd_una;
+	if (!len)
+		return 0;
+	if (queued >= e->cfg.sndbuf_bytes)
+		return -EAGAIN;
+	uint32_t want = len < e->cfg.sndbuf_bytes - queued ? (uint32_t)len : e->cfg.sndbuf_bytes - queued;
+	uint32_t done = fill_tail(e, c, buf, want);
+	while (done < want) {
+		uint32_t frame = frame_alloc(e, true);
+		if (frame == NONE)
+			break;
+		struct seg *s = &e->segs[frame];
+		s->len = (uint16_t)min_u32(want - done, c->mss);
+		s->csum = pb_csum_copy(frame_ptr(e, frame) + s->off, (const uint8_t *)buf + done, s->len, 0);
+		sq_append(e, c, frame);
+		done += s->len;
+	}
+	if (!done)
+		return -EAGAIN;
+	e->segs[c->sq_tail].flags |= SEG_PUSH;
+	tcb_ready(e, c);
+	return done;
+}
+
+int pb_tcp_send_frames(struct pb_tcp *e, pb_tcp_handle h, const struct pb_desc *d, const uint32_t *sums, int n)
+{
+	struct tcb *c = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
+	int rc = sendable(c);
+	if (rc)
+		return rc;
+	int i = 0;
+	for (; i < n; i++) {
+		uint64_t addr = pb_pool_frame(e->pool, d[i].addr);
+		uint32_t off = (uint32_t)(d[i].addr - addr) + d[i].off;
+		if (off < PB_TCP_HEADROOM || off + d[i].len > e->pool->frame_bytes || !d[i].len)
+			break;
+		uint32_t frame = pb_pool_index(e->pool, addr);
+		e->segs[frame] =
+			(struct seg){.off = (uint16_t)off, .len = d[i].len, .csum = sums[i], .flags = SEG_PUSH};
+		pb_pool_move(e->cache, addr, PB_OWN_APP, PB_OWN_ENGINE);
+		sq_append(e, c, frame);
+	}
+	if (i)
+		tcb_ready(e, c);
+	return i || !n ? i : -EINVAL;
+}

@@ -1,0 +1,181 @@
+/* The TCP engine: IP packets in, IP packets out. No system call, no clock, no thread, no global: time is an argument
+ * (ns, never going backwards), randomness is the caller's secret, memory is taken at creation.
+ *
+ *   pb_tcp_input    packets that came in               pb_tcp_expire         fire the timers that are due
+ *   pb_tcp_output   packets that want to go out        pb_tcp_next_deadline  when to call it next
+ *   pb_tcp_tx_done  frames that the device gave back   pb_tcp_events         what the application should know
+ *
+ * Frames: input takes a descriptor whose frame has owner RX. Verdict TAKEN: the engine has it (owner ENGINE). DONE and
+ * EXC: it is still the caller's. output hands out frames with owner ENGINE; the caller moves them to the device (TX)
+ * and gives every one of them back by tx_done when the device is done with it.
+ *
+ * Errors are -errno: -EBADF stale handle, -ENOTCONN, -EPIPE sending side closed, -EAGAIN no room or no data now,
+ * -ENOBUFS table or pool full, -EADDRINUSE, -EINVAL. RFC 9293 unless another is named. */
+#ifndef PB_TCP_TCP_H
+#define PB_TCP_TCP_H
+#include "base/drops.h"
+#include "base/types.h"
+#include "mem/desc.h"
+#include "mem/pool.h"
+
+struct pb_tcp;
+struct pb_cc_ops;
+
+/* A connection or a listener: generation << 32 | index. 0 is never valid. */
+typedef uint64_t pb_tcp_handle;
+
+/* Payload that is to be sent starts at this offset of its frame or later: room for the headers before it. */
+#define PB_TCP_HEADROOM 128
+
+enum pb_tcp_state {
+	PB_TCP_CLOSED,
+	PB_TCP_LISTEN,
+	PB_TCP_SYN_SENT,
+	PB_TCP_SYN_RCVD,
+	PB_TCP_ESTABLISHED,
+	PB_TCP_FIN_WAIT_1,
+	PB_TCP_FIN_WAIT_2,
+	PB_TCP_CLOSE_WAIT,
+	PB_TCP_CLOSING,
+	PB_TCP_LAST_ACK,
+	PB_TCP_TIME_WAIT,
+	PB_TCP_STATE_COUNT
+};
+
+struct pb_tcp_config {
+	uint32_t max_conns; /* connections, half-open and TIME_WAIT included */
+	uint32_t max_listeners;
+	uint32_t rcvbuf_bytes;   /* memory that received data may hold, charged by whole frames */
+	uint32_t sndbuf_bytes;   /* payload queued and not yet acknowledged */
+	uint32_t ooo_segs;       /* out-of-order segments kept per connection */
+	uint32_t reserve_frames; /* frames that data may not take: kept for the fill ring and for control segments */
+	uint16_t mtu;            /* largest IP packet */
+	uint8_t ttl;
+	bool timestamps, sack, wscale; /* offered; used when both sides offer them */
+	bool nagle;
+	uint64_t rto_initial_ns, rto_min_ns, rto_max_ns;
+	uint64_t delack_ns;
+	uint64_t time_wait_ns;
+	uint64_t fin_wait2_ns; /* for connections that the application has closed */
+	uint32_t syn_retries, synack_retries, data_retries;
+	uint64_t keepalive_idle_ns; /* 0: off */
+	uint64_t keepalive_interval_ns;
+	uint32_t keepalive_probes;
+	uint8_t secret[16]; /* keys the ISN (RFC 6528), the timestamp offset and the flow table */
+	const struct pb_cc_ops *cc;
+};
+
+enum pb_verdict { PB_VERDICT_DONE = 0, PB_VERDICT_TAKEN = 1, PB_VERDICT_EXC = 2 };
+
+struct pb_tcp_verdict {
+	uint8_t what;   /* enum pb_verdict */
+	uint8_t reason; /* enum pb_drop; NONE when the packet did what it was sent for */
+};
+
+enum pb_tcp_event_bit {
+	PB_TCP_EV_CONNECTED = 1u << 0, /* handshake complete (both directions of opening) */
+	PB_TCP_EV_ACCEPT = 1u << 1,    /* listener: a connection waits for accept */
+	PB_TCP_EV_READABLE = 1u << 2,
+	PB_TCP_EV_WRITABLE = 1u << 3, /* acknowledged data left the send buffer */
+	PB_TCP_EV_FIN = 1u << 4,      /* the peer will send no more */
+	PB_TCP_EV_CLOSED = 1u << 5,   /* no more segments will be exchanged; error says why (0: in order) */
+	PB_TCP_EV_GONE = 1u << 6,     /* the handle is void now; the local port may be let go */
+};
+
+struct pb_tcp_event {
+	pb_tcp_handle conn;
+	uint32_t mask;
+	int32_t error;   /* positive errno with CLOSED */
+	uint32_t acked;  /* payload bytes that left the send buffer since the last event */
+	uint32_t cookie; /* the application's, see pb_tcp_set_cookie */
+};
+
+struct pb_tcp_endpoint {
+	struct pb_ip addr; /* all zero in listen: any address */
+	uint16_t port;
+};
+
+struct pb_tcp_info {
+	uint32_t state;
+	uint32_t mss;
+	uint32_t cwnd_bytes, ssthresh_bytes;
+	uint32_t srtt_us, rttvar_us, rto_us, min_rtt_us;
+	uint32_t snd_wnd, rcv_wnd;
+	uint32_t snd_wscale, rcv_wscale;
+	uint32_t inflight_bytes, unsent_bytes, unread_bytes, ooo_segs;
+	uint64_t bytes_sent, bytes_acked, bytes_received; /* payload; sent counts retransmissions too */
+	uint64_t bytes_retransmitted;
+	uint64_t segs_out, segs_in;
+	uint64_t retransmits, fast_retransmits, timeouts; /* segments; recovery episodes; RTO firings */
+	uint64_t dup_acks_in, zero_window_probes;
+	uint32_t flags; /* bit 0 timestamps, 1 SACK, 2 window scale */
+	int32_t error;
+	struct pb_tcp_endpoint local, remote;
+};
+
+struct pb_tcp_stats {
+	uint64_t segs_in, segs_out, retransmits, timeouts, fast_retransmits;
+	uint64_t resets_in, resets_out, challenge_acks, active_opens, passive_opens, attempt_fails, estab_resets;
+	uint64_t coalesced; /* small segments copied together */
+	uint64_t conns;     /* now */
+	struct pb_drops drops;
+};
+
+PB_API void pb_tcp_config_default(struct pb_tcp_config *cfg);
+/* The cache is the caller's and must outlive the engine. NULL and -errno in *err: -EINVAL, -ENOMEM. */
+PB_API struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cache *cache, int *err);
+/* Frees every frame that the engine owns. Frames still with the device must have come back by tx_done before. */
+PB_API void pb_tcp_destroy(struct pb_tcp *e);
+
+/* Packets start at the IP header (addr + off). n <= PB_BURST_MAX. */
+PB_API void pb_tcp_input(struct pb_tcp *e, const struct pb_desc *d, int n, uint64_t now_ns, struct pb_tcp_verdict *v);
+/* Fills up to room descriptors (checksums done, DESC_MORE never set); returns how many. */
+PB_API int pb_tcp_output(struct pb_tcp *e, struct pb_desc *d, int room, uint64_t now_ns);
+PB_API bool pb_tcp_has_output(const struct pb_tcp *e);
+/* Frames whose transmission is complete (owner TX); also those that are not the engine's: they become FREE. */
+PB_API void pb_tcp_tx_done(struct pb_tcp *e, const uint64_t *addrs, int n);
+PB_API void pb_tcp_expire(struct pb_tcp *e, uint64_t now_ns);
+/* UINT64_MAX: nothing is due. May be early, never late. */
+PB_API uint64_t pb_tcp_next_deadline(const struct pb_tcp *e);
+PB_API int pb_tcp_events(struct pb_tcp *e, struct pb_tcp_event *ev, int n);
+
+PB_API int pb_tcp_listen(struct pb_tcp *e, const struct pb_tcp_endpoint *local, uint32_t backlog, pb_tcp_handle *h);
+/* -EAGAIN when none waits. */
+PB_API int pb_tcp_accept(struct pb_tcp *e, pb_tcp_handle listener, pb_tcp_handle *h);
+PB_API int pb_tcp_connect(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const struct pb_tcp_endpoint *remote,
+			  uint64_t now_ns, pb_tcp_handle *h);
+/* An application's number that comes back in every event of this handle. */
+PB_API int pb_tcp_set_cookie(struct pb_tcp *e, pb_tcp_handle h, uint32_t cookie);
+/* Copies; returns bytes taken (0 < n <= len) or -errno. */
+PB_API int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t len);
+/* Without a copy: frames of owner APP with payload at off >= PB_TCP_HEADROOM; sums[i] is pb_csum_partial() of each
+ * payload. Returns how many were taken (0..n; the rest stay the caller's) or -errno. The send buffer is not checked. */
+PB_API int pb_tcp_send_frames(struct pb_tcp *e, pb_tcp_handle h, const struct pb_desc *d, const uint32_t *sums, int n);
+/* Copies up to len bytes out; 0 at the end of the stream; -EAGAIN. */
+PB_API int64_t pb_tcp_recv(struct pb_tcp *e, pb_tcp_handle h, void *buf, size_t len, uint64_t now_ns);
+/* Hands up to n in-order pieces up without a copy (owner ENGINE -> APP). They count against the window until
+ * pb_tcp_consumed(); the caller frees them. 0: none now. */
+PB_API int pb_tcp_recv_frames(struct pb_tcp *e, pb_tcp_handle h, struct pb_desc *d, int n);
+PB_API int pb_tcp_consumed(struct pb_tcp *e, pb_tcp_handle h, uint32_t frames);
+/* how: SHUT_RD, SHUT_WR, SHUT_RDWR of <sys/socket.h>. */
+PB_API int pb_tcp_shutdown(struct pb_tcp *e, pb_tcp_handle h, int how, uint64_t now_ns);
+/* The handle is given up; with unread data the peer gets a RST (RFC 2525 2.17), else the FIN goes after the data. A
+ * listener's waiting connections are reset. */
+PB_API int pb_tcp_close(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns);
+PB_API int pb_tcp_abort(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns);
+PB_API int pb_tcp_get_info(struct pb_tcp *e, pb_tcp_handle h, struct pb_tcp_info *info);
+PB_API int pb_tcp_set_nagle(struct pb_tcp *e, pb_tcp_handle h, bool on);
+PB_API int pb_tcp_set_keepalive(struct pb_tcp *e, pb_tcp_handle h, uint64_t idle_ns, uint64_t interval_ns,
+				uint32_t probes, uint64_t now_ns);
+PB_API const struct pb_tcp_stats *pb_tcp_get_stats(struct pb_tcp *e);
+PB_API const char *pb_tcp_state_name(unsigned state);
+
+/* An ICMP error that quotes a segment of ours: local and remote as we see them, seq as quoted. err: positive errno to
+ * report (only a connection being opened gives up, RFC 5461); mtu > 0: packet too big (RFC 1191, RFC 8201). The quoted
+ * seq must be in flight (RFC 5927), else -EINVAL; -ENOENT: no such connection. */
+PB_API int pb_tcp_icmp(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const struct pb_tcp_endpoint *remote,
+		       uint32_t seq, int err, uint32_t mtu, uint64_t now_ns);
+
+/* Walks everything and checks what must hold at any quiet moment. 0, or the line of the first check that failed. */
+PB_API int pb_tcp_check(struct pb_tcp *e);
+#endif

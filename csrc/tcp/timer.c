@@ -1,0 +1,90 @@
+/* One heap entry per connection, keyed by the earliest of its deadlines. A deadline that moves later does not touch the
+ * heap: the entry fires early and is put back. So restarting the retransmission timer on each ACK costs a store. */
+#include "tcp/tcb.h"
+
+#define ARITY 4u
+
+static uint64_t key(const struct pb_tcp *e, uint32_t pos)
+{
+	return e->tcbs[e->heap[pos]].heap_key;
+}
+
+static void place(struct pb_tcp *e, uint32_t pos, uint32_t idx)
+{
+	e->heap[pos] = idx;
+	e->tcbs[idx].heap_pos = pos;
+}
+
+static void sift_up(struct pb_tcp *e, uint32_t pos)
+{
+	uint32_t idx = e->heap[pos];
+	uint64_t k = e->tcbs[idx].heap_key;
+	while (pos) {
+		uint32_t parent = (pos - 1) / ARITY;
+		if (key(e, parent) <= k)
+			break;
+		place(e, pos, e->heap[parent]);
+		pos = parent;
+	}
+	place(e, pos, idx);
+}
+
+static void sift_down(struct pb_tcp *e, uint32_t pos)
+{
+	uint32_t idx = e->heap[pos];
+	uint64_t k = e->tcbs[idx].heap_key;
+	for (;;) {
+		uint32_t first = pos * ARITY + 1, best = first;
+		if (first >= e->heap_n)
+			break;
+		for (uint32_t i = first + 1; i < first + ARITY && i < e->heap_n; i++)
+			if (key(e, i) < key(e, best))
+				best = i;
+		if (key(e, best) >= k)
+			break;
+		place(e, pos, e->heap[best]);
+		pos = best;
+	}
+	place(e, pos, idx);
+}
+
+static uint64_t earliest(const struct tcb *c)
+{
+	uint64_t t = c->t_rtx < c->t_delack ? c->t_rtx : c->t_delack;
+	return t < c->t_misc ? t : c->t_misc;
+}
+
+void timer_update(struct pb_tcp *e, struct tcb *c)
+{
+	uint64_t t = earliest(c);
+	if (c->heap_pos == NONE) {
+		if (t == NEVER)
+			return;
+		c->heap_key = t;
+		place(e, e->heap_n, c->idx);
+		e->heap_n++;
+		sift_up(e, c->heap_pos);
+	} else if (t < c->heap_key) {
+		c->heap_key = t;
+		sift_up(e, c->heap_pos);
+	}
+}
+
+void timer_remove(struct pb_tcp *e, struct tcb *c)
+{
+	uint32_t pos = c->heap_pos;
+	if (pos == NONE)
+		return;
+	c->heap_pos = NONE;
+	uint32_t last = e->heap[--e->heap_n];
+	if (pos == e->heap_n)
+		return;
+	place(e, pos, last);
+	sift_up(e, pos);
+	sift_down(e, e->tcbs[last].heap_pos);
+}
+
+uint64_t pb_tcp_next_deadline(const struct pb_tcp *e)
+{
+	return e->heap_n ? key(e, 0) : NEVER;
+}

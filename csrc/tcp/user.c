@@ -1,0 +1,258 @@
+/* What the application asks for: shutdown, close, abort, options, ICMP that concerns it, and what it may know. */
+#include "tcp/tcb.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+
+static const char *const state_names[PB_TCP_STATE_COUNT] = {
+	"CLOSED",     "LISTEN",     "SYN_SENT", "SYN_RCVD", "ESTABLISHED", "FIN_WAIT_1",
+	"FIN_WAIT_2", "CLOSE_WAIT", "CLOSING",  "LAST_ACK", "TIME_WAIT",
+};
+
+const char *pb_tcp_state_name(unsigned state)
+{
+	return state < PB_TCP_STATE_COUNT ? state_names[state] : "?";
+}
+
+int pb_tcp_set_cookie(struct pb_tcp *e, pb_tcp_handle h, uint32_t cookie)
+{
+	struct tcb *c = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
+	c->cookie = cookie;
+	return 0;
+}
+
+/* No more data from us: FIN behind what is queued. The state changes at once (3.10.4). */
+static void queue_fin(struct pb_tcp *e, struct tcb *c)
+{
+	if (c->flags & TCB_FIN_QUEUED)
+		return;
+	c->flags |= TCB_FIN_QUEUED;
+	if (c->state == PB_TCP_ESTABLISHED)
+		c->state = PB_TCP_FIN_WAIT_1;
+	else if (c->state == PB_TCP_CLOSE_WAIT)
+		c->state = PB_TCP_LAST_ACK;
+	tcb_ready(e, c);
+}
+
+int pb_tcp_shutdown(struct pb_tcp *e, pb_tcp_handle h, int how, uint64_t now_ns)
+{
+	(void)now_ns;
+	struct tcb *c = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
+	if (how != SHUT_RD && how != SHUT_WR && how != SHUT_RDWR)
+		return -EINVAL;
+	if (c->state < PB_TCP_ESTABLISHED)
+		return -ENOTCONN;
+	if (how != SHUT_WR) {
+		c->flags |= TCB_RCV_SHUT;
+		rcv_free_all(e, c);
+	}
+	if (how != SHUT_RD)
+		queue_fin(e, c);
+	return 0;
+}
+
+static void send_rst(struct pb_tcp *e, const struct tcb *c)
+{
+	if (e->reply_n == REPLY_MAX)
+		return;
+	e->replies[e->reply_n++] = (struct reply){
+		.src = c->laddr,
+		.dst = c->raddr,
+		.sport = c->lport,
+		.dport = c->rport,
+		.seq = c->snd_nxt,
+		.ack = c->rcv_nxt,
+		.flags = PB_TCP_RST | PB_TCP_ACK,
+	};
+}
+
+static void abort_conn(struct pb_tcp *e, struct tcb *c)
+{
+	/* 3.10.5: nothing is sent from SYN-SENT, CLOSING, LAST-ACK and TIME-WAIT. */
+	if (c->state == PB_TCP_SYN_RCVD || (c->state >= PB_TCP_ESTABLISHED && c->state <= PB_TCP_CLOSE_WAIT))
+		send_rst(e, c);
+	tcb_closed(e, c, ECONNABORTED);
+}
+
+/* Children still in the handshake or waiting for accept. */
+static void close_listener(struct pb_tcp *e, struct tcb *l)
+{
+	for (uint32_t i = 0; l->waiting && i < e->ntcbs; i++) {
+		struct tcb *c = &e->tcbs[i];
+		if (c->state != PB_TCP_CLOSED && c->listener == l->idx)
+			abort_conn(e, c);
+	}
+	for (uint32_t i = 0; i < e->nlisten; i++)
+		if (e->listeners[i] == l->idx)
+			e->listeners[i] = e->listeners[--e->nlisten];
+	l->state = PB_TCP_CLOSED;
+	tcb_event(e, l, PB_TCP_EV_CLOSED | PB_TCP_EV_GONE);
+}
+
+int pb_tcp_close(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns)
+{
+	struct tcb *c = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
+	c->flags |= TCB_DETACHED;
+	switch (c->state) {
+	case PB_TCP_LISTEN:
+		close_listener(e, c);
+		return 0;
+	case PB_TCP_CLOSED:
+		rcv_free_all(e, c);
+		tcb_event(e, c, PB_TCP_EV_GONE);
+		return 0;
+	case PB_TCP_SYN_SENT:
+		tcb_closed(e, c, 0);
+		return 0;
+	default:
+		break;
+	}
+	bool unread = c->rq_bytes || c->oq_head != NONE;
+	rcv_free_all(e, c);
+	if (unread && c->state != PB_TCP_TIME_WAIT) {
+		/* RFC 2525 2.17: the peer must learn that data was thrown away. */
+		abort_conn(e, c);
+		return 0;
+	}
+	queue_fin(e, c);
+	if (c->state == PB_TCP_FIN_WAIT_2) {
+		c->t_misc = now_ns + e->cfg.fin_wait2_ns;
+		timer_update(e, c);
+	}
+	return 0;
+}
+
+int pb_tcp_abort(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns)
+{
+	struct tcb *c = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
+	if (c->state == PB_TCP_LISTEN || c->state == PB_TCP_CLOSED)
+		return pb_tcp_close(e, h, now_ns);
+	c->flags |= TCB_DETACHED;
+	abort_conn(e, c);
+	return 0;
+}
+
+int pb_tcp_set_nagle(struct pb_tcp *e, pb_tcp_handle h, bool on)
+{
+	struct tcb *c = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
+	c->flags = on ? c->flags | TCB_NAGLE : c->flags & ~(uint32_t)TCB_NAGLE;
+	if (!on && c->sq_next != NONE)
+		tcb_ready(e, c);
+	return 0;
+}
+
+int pb_tcp_set_keepalive(struct pb_tcp *e, pb_tcp_handle h, uint64_t idle_ns, uint64_t interval_ns, uint32_t probes,
+			 uint64_t now_ns)
+{
+	struct tcb *c = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
+	if (idle_ns && (!interval_ns || !probes))
+		return -EINVAL;
+	c->ka_idle_ns = idle_ns;
+	c->ka_interval_ns = interval_ns;
+	c->ka_probes = probes;
+	c->ka_sent = 0;
+	if (c->state == PB_TCP_ESTABLISHED || c->state == PB_TCP_CLOSE_WAIT) {
+		c->t_misc = idle_ns ? now_ns + idle_ns : NEVER;
+		timer_update(e, c);
+	}
+	return 0;
+}
+
+int pb_tcp_get_info(struct pb_tcp *e, pb_tcp_handle h, struct pb_tcp_info *info)
+{
+	struct tcb *c = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
+	*info = (struct pb_tcp_info){
+		.state = c->state,
+		.mss = c->mss,
+		.cwnd_bytes = c->cc.cwnd,
+		.ssthresh_bytes = c->cc.ssthresh,
+		.srtt_us = c->srtt8_us / 8,
+		.rttvar_us = c->rttvar4_us / 4,
+		.rto_us = (uint32_t)(rto_ns(e, c) / NS_PER_US),
+		.min_rtt_us = c->min_rtt_us == UINT32_MAX ? 0 : c->min_rtt_us,
+		.snd_wnd = c->snd_wnd,
+		.rcv_wnd = c->rcv_adv - c->rcv_nxt,
+		.snd_wscale = c->snd_wscale,
+		.rcv_wscale = c->rcv_wscale,
+		.inflight_bytes = in_flight(c),
+		.unsent_bytes = c->sq_next == NONE ? 0 : c->snd_end - c->snd_nxt,
+		.unread_bytes = c->rq_bytes,
+		.ooo_segs = c->oq_count,
+		.bytes_sent = c->bytes_sent,
+		.bytes_acked = c->bytes_acked,
+		.bytes_received = c->bytes_received,
+		.bytes_retransmitted = c->bytes_rexmit,
+		.segs_out = c->segs_out,
+		.segs_in = c->segs_in,
+		.retransmits = c->rexmits,
+		.fast_retransmits = c->fast_rexmits,
+		.timeouts = c->timeouts,
+		.dup_acks_in = c->dupacks_in,
+		.zero_window_probes = c->probes_out,
+		.flags = (c->flags & TCB_TS ? 1u : 0) | (c->flags & TCB_SACK ? 2u : 0) |
+			 (c->flags & TCB_WSCALE ? 4u : 0),
+		.error = c->error,
+		.local = {c->laddr, c->lport},
+		.remote = {c->raddr, c->rport},
+	};
+	return 0;
+}
+
+const struct pb_tcp_stats *pb_tcp_get_stats(struct pb_tcp *e)
+{
+	return &e->stats;
+}
+
+/* RFC 1191 6.3, RFC 8201: segments above the new size are lost for certain. */
+static void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
+{
+	uint32_t overhead = c->ip_hdr_len + PB_TCP_HLEN + (c->flags & TCB_TS ? 12u : 0);
+	uint32_t least = c->ip_hdr_len == PB_IP4_HLEN ? 576 : 1280;
+	uint32_t mss = max_u32(mtu, least) - overhead;
+	if (mss >= c->mss)
+		return;
+	for (uint32_t f = c->sq_head; f != NONE && (e->segs[f].flags & SEG_SENT); f = e->segs[f].next) {
+		struct seg *s = &e->segs[f];
+		if (s->len <= mss || (s->flags & (SEG_LOST | SEG_SACKED)))
+			continue;
+		s->flags |= SEG_LOST;
+		c->lost_bytes += s->len;
+	}
+	c->mss = (uint16_t)mss;
+	c->cc.mss = mss;
+	c->rtx_hint = c->sq_head;
+	tcb_ready(e, c);
+}
+
+int pb_tcp_icmp(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const struct pb_tcp_endpoint *remote,
+		uint32_t seq, int err, uint32_t mtu, uint64_t now_ns)
+{
+	(void)now_ns;
+	uint32_t hash = flow_hash(e, &local->addr, local->port, &remote->addr, remote->port);
+	struct tcb *c = flow_find(e, hash, &local->addr, local->port, &remote->addr, remote->port);
+	if (!c)
+		return -ENOENT;
+	if (seq_lt(seq, c->snd_una) || !seq_lt(seq, c->snd_nxt))
+		return -EINVAL; /* RFC 5927 4.1: what is not in flight cannot have met with an error */
+	if (mtu && c->state >= PB_TCP_ESTABLISHED)
+		reduce_mss(e, c, mtu);
+	else if (!mtu && c->state == PB_TCP_SYN_SENT && err) {
+		e->stats.attempt_fails++;
+		tcb_closed(e, c, err);
+	}
+	return 0;
+}
