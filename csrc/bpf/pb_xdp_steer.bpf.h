@@ -1,0 +1,261 @@
+/* Steering: which frames belong to user space. Both XDP programs are this file with another pb_meta_fill().
+ * Everything that was not asked for is XDP_PASS. The headers are checked as far as needed to find the tuple and no
+ * further: lengths and checksums are user space's business. */
+#ifndef PB_BPF_XDP_STEER_H
+#define PB_BPF_XDP_STEER_H
+#include "dev/xsk_meta.h"
+
+#include <linux/bpf.h>
+#include <linux/if_ether.h>
+#include <linux/in.h>
+#include <linux/ip.h>
+#include <linux/ipv6.h>
+
+#include <bpf/bpf_endian.h>
+#include <bpf/bpf_helpers.h>
+
+#define PB_IP_OFFSET 0x1fff
+#define PB_ETH_8021AD 0x88a8
+/* <linux/icmp.h> draws in libc headers, which the BPF target does not have. */
+#define PB_ICMP_BYTES 8
+#define PB_ICMP_UNREACH 3
+#define PB_ICMP_TIME_EXCEEDED 11
+#define PB_ICMP_PARAMETER 12
+#define PB_ICMP6_UNREACH 1
+#define PB_ICMP6_PARAMETER 4
+#define PB_IPPROTO_DCCP 33
+#define PB_IPPROTO_SCTP 132
+#define PB_IPPROTO_UDPLITE 136
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, PB_XSK_QUEUES);
+	__type(key, __u32);
+	__type(value, __u32);
+} pb_xsks SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, PB_STEER_KEYS);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct pb_steer_key);
+	__type(value, struct pb_steer_value);
+} pb_steer SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PB_STEER_RANGES);
+	__type(key, __u32);
+	__type(value, struct pb_steer_range);
+} pb_ranges SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pb_steer_conf);
+} pb_conf SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pb_steer_counters);
+} pb_counters SEC(".maps");
+
+/* The local end that a frame is for (or that a quoted packet came from). */
+struct pb_tuple {
+	struct pb_steer_key key;
+	__u8 version;    /* 4 or 6 as soon as that much is known, else 0 */
+	__u8 icmp_error; /* the tuple was quoted */
+};
+
+/* Fills the metadata; returns the valid bits. version: 4, 6 or 0 (not parsed). */
+static __always_inline __u16 pb_meta_fill(struct xdp_md *ctx, struct pb_xsk_meta *m, __u8 version);
+
+static __always_inline int has_ports(__u8 proto)
+{
+	return proto == IPPROTO_TCP || proto == IPPROTO_UDP || proto == PB_IPPROTO_SCTP || proto == PB_IPPROTO_DCCP ||
+	       proto == PB_IPPROTO_UDPLITE;
+}
+
+static __always_inline void set_addr4(struct pb_steer_key *k, __be32 addr)
+{
+	k->addr[0] = 0;
+	k->addr[1] = 0;
+	k->addr[2] = bpf_htonl(0xffff);
+	k->addr[3] = addr;
+}
+
+static __always_inline void set_addr6(struct pb_steer_key *k, const struct in6_addr *a)
+{
+	__builtin_memcpy(k->addr, a, 16);
+}
+
+/* l4 points at the ports; local: 0 the first (source), 1 the second (destination). Returns 0 or -1. */
+static __always_inline int take_port(struct pb_tuple *t, const __be16 *l4, const void *end, int local)
+{
+	if (!has_ports(t->key.proto))
+		return 0;
+	if ((const void *)(l4 + 2) > end)
+		return -1;
+	t->key.port = l4[local];
+	return 0;
+}
+
+/* The IPv4 packet quoted by an ICMP error: ours is its source. */
+static __always_inline int quoted4(struct pb_tuple *t, const struct iphdr *ip, const void *end)
+{
+	if ((const void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+		return -1;
+	if (ip->frag_off & bpf_htons(PB_IP_OFFSET))
+		return -1;
+	t->icmp_error = 1;
+	t->key.proto = ip->protocol;
+	set_addr4(&t->key, ip->saddr);
+	return take_port(t, (const void *)ip + ip->ihl * 4, end, 0);
+}
+
+static __always_inline int quoted6(struct pb_tuple *t, const struct ipv6hdr *ip, const void *end)
+{
+	if ((const void *)(ip + 1) > end || ip->version != 6)
+		return -1;
+	t->icmp_error = 1;
+	t->key.proto = ip->nexthdr;
+	set_addr6(&t->key, &ip->saddr);
+	return take_port(t, (const void *)(ip + 1), end, 0);
+}
+
+/* RFC 792 and RFC 1191: unreachable (with "fragmentation needed"), time exceeded, parameter problem. */
+static __always_inline int parse4(struct pb_tuple *t, const struct iphdr *ip, const void *end)
+{
+	if ((const void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+		return -1;
+	t->version = 4;
+	if (ip->frag_off & bpf_htons(PB_IP_OFFSET))
+		return -1;
+	t->key.proto = ip->protocol;
+	set_addr4(&t->key, ip->daddr);
+	const void *l4 = (const void *)ip + ip->ihl * 4;
+	if (ip->protocol != IPPROTO_ICMP)
+		return take_port(t, l4, end, 1);
+	if (l4 + PB_ICMP_BYTES > end)
+		return 0;
+	__u8 type = *(const __u8 *)l4;
+	if (type == PB_ICMP_UNREACH || type == PB_ICMP_TIME_EXCEEDED || type == PB_ICMP_PARAMETER)
+		return quoted4(t, l4 + PB_ICMP_BYTES, end);
+	return 0;
+}
+
+/* RFC 4443: errors are unreachable, packet too big, time exceeded and parameter problem (1 to 4). */
+static __always_inline int parse6(struct pb_tuple *t, const struct ipv6hdr *ip, const void *end)
+{
+	if ((const void *)(ip + 1) > end || ip->version != 6)
+		return -1;
+	t->version = 6;
+	t->key.proto = ip->nexthdr;
+	set_addr6(&t->key, &ip->daddr);
+	if (ip->nexthdr != IPPROTO_ICMPV6)
+		return take_port(t, (const void *)(ip + 1), end, 1);
+	const void *icmp = ip + 1;
+	if (icmp + PB_ICMP_BYTES > end)
+		return 0;
+	__u8 type = *(const __u8 *)icmp;
+	if (type >= PB_ICMP6_UNREACH && type <= PB_ICMP6_PARAMETER)
+		return quoted6(t, icmp + PB_ICMP_BYTES, end);
+	return 0;
+}
+
+static __always_inline int parse(struct pb_tuple *t, const void *data, const void *end)
+{
+	const struct ethhdr *eth = data;
+	if ((const void *)(eth + 1) > end)
+		return -1;
+	__be16 type = eth->h_proto;
+	const void *l3 = eth + 1;
+	if (type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(PB_ETH_8021AD)) {
+		const __be16 *tag = l3;
+		if ((const void *)(tag + 2) > end)
+			return -1;
+		type = tag[1];
+		l3 = tag + 2;
+	}
+	if (type == bpf_htons(ETH_P_IP))
+		return parse4(t, l3, end);
+	if (type == bpf_htons(ETH_P_IPV6))
+		return parse6(t, l3, end);
+	return -1;
+}
+
+static __always_inline int in_ranges(const struct pb_steer_key *k, __u32 n)
+{
+	__u16 port = bpf_ntohs(k->port);
+	for (__u32 i = 0; i < PB_STEER_RANGES; i++) {
+		if (i >= n)
+			break;
+		__u32 slot = i;
+		const struct pb_steer_range *r = bpf_map_lookup_elem(&pb_ranges, &slot);
+		if (!r)
+			break;
+		if (r->proto != k->proto || port < r->lo || port > r->hi)
+			continue;
+		if (r->any_addr || (r->addr[0] == k->addr[0] && r->addr[1] == k->addr[1] && r->addr[2] == k->addr[2] &&
+				    r->addr[3] == k->addr[3]))
+			return 1;
+	}
+	return 0;
+}
+
+static __always_inline int is_steered(const struct pb_tuple *t, const struct pb_steer_conf *conf)
+{
+	if (conf->nexact && bpf_map_lookup_elem(&pb_steer, &t->key))
+		return 1;
+	if (conf->nany) {
+		struct pb_steer_key any = {.port = t->key.port, .proto = t->key.proto};
+		if (bpf_map_lookup_elem(&pb_steer, &any))
+			return 1;
+	}
+	return in_ranges(&t->key, conf->nranges);
+}
+
+/* Writes the metadata before the packet. Returns -1 when the driver gives no room for it. */
+static __always_inline int put_meta(struct xdp_md *ctx, const struct pb_steer_conf *conf, __u8 version)
+{
+	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(struct pb_xsk_meta)))
+		return -1;
+	struct pb_xsk_meta *m = (void *)(long)ctx->data_meta;
+	if ((void *)(m + 1) > (void *)(long)ctx->data)
+		return -1;
+	struct pb_xsk_meta v = {.magic = conf->magic};
+	v.valid = pb_meta_fill(ctx, &v, version);
+	*m = v;
+	return 0;
+}
+
+static __always_inline int pb_xdp_steer(struct xdp_md *ctx)
+{
+	__u32 zero = 0;
+	const struct pb_steer_conf *conf = bpf_map_lookup_elem(&pb_conf, &zero);
+	struct pb_steer_counters *count = bpf_map_lookup_elem(&pb_counters, &zero);
+	if (!conf || !count)
+		return XDP_PASS;
+	struct pb_tuple t = {};
+	if (!conf->all) {
+		if (parse(&t, (void *)(long)ctx->data, (void *)(long)ctx->data_end) || !is_steered(&t, conf))
+			goto pass;
+	}
+	/* Asked before the metadata is made: a frame for the kernel must not carry any, or GRO sees no two alike. */
+	if (bpf_redirect_map(&pb_xsks, ctx->rx_queue_index, XDP_PASS) != XDP_REDIRECT)
+		goto pass;
+	if (put_meta(ctx, conf, t.version))
+		count->meta_failed++;
+	count->redirected++;
+	count->icmp_redirected += t.icmp_error;
+	return XDP_REDIRECT;
+pass:
+	count->passed++;
+	return XDP_PASS;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
+#endif

@@ -1,0 +1,176 @@
+/* AF_XDP: one socket on one queue of an interface, and the XDP program that steers frames to the sockets.
+ *
+ * Not part of libpbcore.so: it needs libbpf, so it is compiled into the extension _xsk.
+ *
+ * Everything here looks at the network namespace of the calling thread when it opens; what is open goes on working when
+ * that thread leaves. Opening needs CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF.
+ * One program is attached per interface and process; it is shared and counted. It is attached by a bpf_link, so it goes
+ * when the last reference goes, or with the process, however that ends. */
+#ifndef PB_DEV_XSK_H
+#define PB_DEV_XSK_H
+#include "base/types.h"
+#include "dev/dev.h"
+#include "dev/xsk_meta.h"
+
+enum pb_xsk_mode {
+	PB_XSK_AUTO = 0,
+	PB_XSK_NATIVE = 1,  /* in the driver, before there is an skb */
+	PB_XSK_GENERIC = 2, /* in the stack, after the skb was made: any driver, slow, and all of veth on queue 0 */
+};
+
+enum pb_xsk_copy {
+	PB_XSK_COPY_AUTO = 0,
+	PB_XSK_ZEROCOPY = 1,
+	PB_XSK_COPY = 2,
+};
+
+/* The step that failed, from which a caller makes a remedy. pb_xsk_stage_name() gives the stable name. */
+#define PB_XSK_STAGE_LIST(X)                                                                                           \
+	X(NONE, "none")               /* nothing failed */                                                             \
+	X(CONFIG, "config")           /* an argument is out of range (-EINVAL) */                                      \
+	X(IFACE, "iface")             /* no such interface (-ENODEV), or it is down (-ENETDOWN) */                     \
+	X(QUEUE, "queue")             /* no such queue (-EINVAL) */                                                    \
+	X(MTU, "mtu")                 /* a packet does not fit a frame (-EMSGSIZE) */                                  \
+	X(MEMORY, "memory")           /* no memory for the device itself, or no pool cache (-ENOSPC) */                \
+	X(PROG_BUSY, "prog_busy")     /* another XDP program is attached (-EBUSY) */                                   \
+	X(PROG_FILE, "prog_file")     /* object file missing or unreadable (-ENOENT, ...) */                           \
+	X(PROG_LOAD, "prog_load")     /* the kernel refuses the program or its maps (-EPERM: CAP_BPF) */               \
+	X(PROG_ATTACH, "prog_attach") /* the driver or the kernel refuses to attach it (-EPERM: CAP_NET_ADMIN) */      \
+	X(SOCKET, "socket")           /* socket(AF_XDP): -EPERM (CAP_NET_RAW), -EAFNOSUPPORT (kernel) */               \
+	X(UMEM, "umem")               /* registering the memory: -ENOBUFS (RLIMIT_MEMLOCK), -ENOMEM, -EINVAL */        \
+	X(RINGS, "rings")             /* sizing or mapping the rings */                                                \
+	X(FILL, "fill")               /* the pool had no frame for the fill ring (-ENOBUFS) */                         \
+	X(BIND, "bind")               /* -EBUSY: queue in use; -EOPNOTSUPP: no such mode in this driver */             \
+	X(OPTIONS, "options")         /* reading back what was granted */                                              \
+	X(MAP, "map")                 /* entering the socket in the XSKMAP */
+
+enum pb_xsk_stage {
+#define X(id, name) PB_XSK_STAGE_##id,
+	PB_XSK_STAGE_LIST(X)
+#undef X
+		PB_XSK_STAGE_COUNT
+};
+
+struct pb_xsk_fail {
+	int err; /* -errno, or 0 */
+	enum pb_xsk_stage stage;
+	char text[240];
+};
+
+/* One step of the ladder native zero-copy, native copy, generic copy; fail.err is 0 on the one that held. */
+struct pb_xsk_rung {
+	enum pb_xsk_mode mode;
+	enum pb_xsk_copy copy;
+	struct pb_xsk_fail fail;
+};
+
+#define PB_XSK_RUNGS 3
+
+struct pb_xsk_report {
+	struct pb_xsk_fail fail; /* of the whole; that of the last rung when every rung failed */
+	struct pb_xsk_rung rungs[PB_XSK_RUNGS];
+	uint32_t nrungs;
+	/* Granted, read back from the kernel. */
+	enum pb_xsk_mode mode;
+	bool zerocopy;
+	bool metadata;         /* the device-bound program: hash, VLAN and, where the NIC has them, times */
+	bool frags;            /* packets larger than a page may pass by the program */
+	char no_metadata[160]; /* why not */
+	uint32_t prog_id;
+	uint32_t ifindex;
+	uint32_t mtu;
+	uint32_t rx_queues; /* 0: the driver does not say */
+	uint32_t bind_retries;
+	uint32_t filled;    /* frames on the fill ring at bind */
+	uint32_t tx_budget; /* frames sent by one wakeup in copy mode */
+};
+
+PB_API const char *pb_xsk_stage_name(unsigned stage);
+PB_API const char *pb_xsk_mode_name(unsigned mode);
+
+/* ---- the program ---- */
+
+struct pb_xsk_prog;
+
+struct pb_xsk_prog_config {
+	uint32_t ifindex;
+	enum pb_xsk_mode mode; /* AUTO is NATIVE, and GENERIC where that fails */
+	const char *obj_dir;   /* holds pb_xdp_meta.bpf.o and pb_xdp_generic.bpf.o */
+};
+
+/* Attaches the program, or takes one more reference to the one this process attached in this mode. Returns NULL and
+ * -errno in *err and fail->err; stages PROG_*. In native mode the device-bound variant is tried first, then the plain
+ * one (drivers without RX metadata, kernels before 6.3). */
+PB_API struct pb_xsk_prog *pb_xsk_prog_open(const struct pb_xsk_prog_config *cfg, struct pb_xsk_fail *fail, int *err);
+PB_API void pb_xsk_prog_ref(struct pb_xsk_prog *p);
+/* Detaches at the last reference. */
+PB_API void pb_xsk_prog_unref(struct pb_xsk_prog *p);
+
+struct pb_xsk_prog_info {
+	uint32_t ifindex;
+	uint32_t prog_id;
+	enum pb_xsk_mode mode;
+	bool metadata;
+	bool frags;
+	char no_metadata[160]; /* why not */
+	bool attached;         /* false once the interface is gone or somebody forced the link off */
+};
+PB_API void pb_xsk_prog_info(struct pb_xsk_prog *p, struct pb_xsk_prog_info *info);
+
+/* A rule by local address and port. proto 0: every frame of every queue that has a socket (ip NULL, ports 0 to 0).
+ * ip NULL: any address. lo == hi: one port. lo 0 and hi 65535: the whole protocol, also one without ports; fragments
+ * after the first have no ports and always pass to the kernel. */
+struct pb_steer_rule {
+	struct pb_ip ip;
+	uint16_t lo, hi;
+	uint8_t proto;
+	uint8_t any_ip;
+	uint32_t refs; /* how often it was added; it goes when it was deleted as often */
+};
+
+/* 0, -EINVAL (malformed), -ENOSPC (16 port ranges exist), -E2BIG (65536 tuples exist); del: -ENOENT. Thread-safe. */
+PB_API int pb_xsk_steer_add(struct pb_xsk_prog *p, uint8_t proto, const struct pb_ip *ip, uint16_t lo, uint16_t hi);
+PB_API int pb_xsk_steer_del(struct pb_xsk_prog *p, uint8_t proto, const struct pb_ip *ip, uint16_t lo, uint16_t hi);
+/* Writes up to n rules in no order; returns how many there are, which may be more. */
+PB_API int pb_xsk_steer_list(struct pb_xsk_prog *p, struct pb_steer_rule *out, int n);
+/* Sums over the CPUs. */
+PB_API int pb_xsk_prog_counters(struct pb_xsk_prog *p, struct pb_steer_counters *out);
+
+/* ---- the device ---- */
+
+struct pb_xsk_config {
+	char ifname[16];
+	uint32_t ifindex; /* 0: by name */
+	uint16_t queue;
+	enum pb_xsk_mode mode;
+	enum pb_xsk_copy copy;
+	uint32_t rx_ring, tx_ring, fill_ring, comp_ring; /* powers of two, 64 to 32768; 0: 2048; comp >= tx */
+	uint32_t deadline_ms;                            /* how long a busy queue is tried again */
+	const char *obj_dir;
+};
+
+/* The defaults: 2048 each, 2000 ms. */
+PB_API void pb_xsk_config_init(struct pb_xsk_config *cfg);
+
+/* The UMEM is the pool's region, a chunk is a frame. The device takes its own reference to the pool and drops it at
+ * close; several devices may share one pool (each registers, so pins, the region for itself). Half of the pool at most
+ * goes on the fill ring. Sleeps while the queue is busy. Returns NULL with -errno in *err; report says all the rest
+ * and may not be NULL. */
+PB_API struct pb_dev *pb_dev_xsk_open(const struct pb_xsk_config *cfg, struct pb_pool *pool,
+				      struct pb_xsk_report *report, int *err);
+
+/* The program that steers to this device, with a reference of the caller's. */
+PB_API struct pb_xsk_prog *pb_dev_xsk_prog(struct pb_dev *dev);
+
+/* What only AF_XDP has; the caller must be the device's thread. */
+struct pb_xsk_info {
+	uint32_t fill_target;  /* frames that are kept with the kernel to receive into */
+	uint32_t fill_posted;  /* there now */
+	uint32_t fill_low;     /* the fewest there ever were after a refill */
+	uint64_t pool_empty;   /* refills cut short because the pool had no frame */
+	uint64_t tx_eagain;    /* wakeups that the kernel cut short (normal in copy mode) */
+	uint64_t meta_missing; /* frames without valid metadata */
+	uint32_t tx_outstanding;
+};
+PB_API void pb_dev_xsk_info(struct pb_dev *dev, struct pb_xsk_info *info);
+#endif

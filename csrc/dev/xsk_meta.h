@@ -1,0 +1,77 @@
+/* What the XDP programs (csrc/bpf) and user space share: the metadata before each packet and the layouts of the maps.
+ * Kernel types only, so that it compiles for the BPF target too. */
+#ifndef PB_DEV_XSK_META_H
+#define PB_DEV_XSK_META_H
+#include <linux/types.h>
+
+/* Which fields of struct pb_xsk_meta hold something. */
+enum pb_meta_valid {
+	PB_META_HASH = 1 << 0,
+	PB_META_TS_HW = 1 << 1,  /* rx_ts: the NIC's clock */
+	PB_META_TS_TAI = 1 << 2, /* tai_ns: bpf_ktime_get_tai_ns() */
+	PB_META_VLAN = 1 << 3,   /* the NIC stripped a tag */
+};
+
+/* Directly before the packet. 32 bytes: kernels before 6.9 allow no more. The area is not zeroed by the kernel, hence
+ * the magic: a random number of each program instance, so that no packet's old bytes can pass for it. */
+struct pb_xsk_meta {
+	__u32 magic;
+	__u16 valid;
+	__u16 vlan_tci;
+	__u64 rx_ts;
+	__u64 tai_ns;
+	__u32 hash;
+	__u16 hash_type;  /* bits of the kernel's enum xdp_rss_hash_type */
+	__u16 vlan_proto; /* big-endian */
+};
+_Static_assert(sizeof(struct pb_xsk_meta) == 32, "the metadata limit of older kernels");
+
+/* The kernel's enum xdp_rss_hash_type (include/net/xdp.h), which is not UAPI. */
+#define PB_RSS_L3_IPV4 (1 << 0)
+#define PB_RSS_L3_IPV6 (1 << 1)
+#define PB_RSS_L4 (1 << 3)
+
+/* Key of the map of exact tuples. The address is IPv6 or ::ffff:a.b.c.d; all zero: any. The port is big-endian. */
+struct pb_steer_key {
+	__u32 addr[4];
+	__u16 port;
+	__u8 proto;
+	__u8 zero;
+};
+_Static_assert(sizeof(struct pb_steer_key) == 20, "no padding: the map hashes every byte");
+
+struct pb_steer_value {
+	__u32 refs; /* how often it was added */
+};
+
+/* Ports lo to hi, host order, both included. */
+struct pb_steer_range {
+	__u32 addr[4];
+	__u16 lo;
+	__u16 hi;
+	__u8 proto;
+	__u8 any_addr;
+	__u16 zero;
+};
+
+#define PB_STEER_RANGES 16
+#define PB_STEER_KEYS 65536
+#define PB_XSK_QUEUES 256
+
+/* The only element of the map pb_conf. Counts let the program skip lookups that cannot hit. */
+struct pb_steer_conf {
+	__u32 magic;
+	__u32 all; /* not 0: every frame of every queue that has a socket */
+	__u32 nexact;
+	__u32 nany; /* entries of the map of exact tuples whose address is "any" */
+	__u32 nranges;
+};
+
+/* Per CPU. */
+struct pb_steer_counters {
+	__u64 redirected;      /* to a socket, ICMP included */
+	__u64 passed;          /* to the kernel: not steered, or no socket on this queue */
+	__u64 icmp_redirected; /* ICMP errors that quote a steered tuple */
+	__u64 meta_failed;     /* redirected without metadata */
+};
+#endif

@@ -1,0 +1,37 @@
+#define _GNU_SOURCE
+#include "dev/xsk_prog.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+static const char *const stages[PB_XSK_STAGE_COUNT] = {
+#define X(id, name) name,
+	PB_XSK_STAGE_LIST(X)
+#undef X
+};
+
+static const char *const modes[] = {"auto", "native", "generic"};
+
+const char *pb_xsk_stage_name(unsigned stage)
+{
+	return stage < PB_XSK_STAGE_COUNT ? stages[stage] : "?";
+}
+
+const char *pb_xsk_mode_name(unsigned mode)
+{
+	return mode < PB_ARRAY_LEN(modes) ? modes[mode] : "?";
+}
+
+int pb_xsk_fail_set(struct pb_xsk_fail *f, enum pb_xsk_stage stage, int err, const char *fmt, ...)
+{
+	f->err = err;
+	f->stage = stage;
+	va_list ap;
+	va_start(ap, fmt);
+	int n = vsnprintf(f->text, sizeof(f->text), fmt, ap);
+	va_end(ap);
+	const char *why = err ? strerrordesc_np(-err) : NULL;
+	if (why && n >= 0 && (size_t)n < sizeof(f->text))
+		snprintf(f->text + n, sizeof(f->text) - (size_t)n, ": %s", why);
+	return err;
+}
