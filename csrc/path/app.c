@@ -1,0 +1,357 @@
+#define _GNU_SOURCE
+/* The application's end: creation, events from the loop, waiting, and the slow path's rings. */
+#include "path/app.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <time.h>
+#include <unistd.h>
+
+struct pb_app *pb_app_create(struct pb_path *p, const struct pb_app_config *cfg, int *err)
+{
+	*err = -EINVAL;
+	if (!p->chan || !cfg->max_socks || cfg->max_socks > 1u << 22 || !cfg->sndbuf_bytes)
+		return NULL;
+	*err = -ENOMEM;
+	struct pb_app *a = calloc(1, sizeof(*a));
+	if (!a)
+		return NULL;
+	a->path = p;
+	a->chan = p->chan;
+	a->pool = p->dev->pool;
+	a->cfg = *cfg;
+	a->nsocks = cfg->max_socks;
+	a->inline_mode = true;
+	a->socks = calloc(a->nsocks, sizeof(*a->socks));
+	a->notes = calloc(a->pool->nframes, sizeof(*a->notes));
+	a->cache = a->socks && a->notes ? pb_pool_cache_create(a->pool, err) : NULL;
+	if (!a->cache) {
+		free(a->socks);
+		free(a->notes);
+		free(a);
+		return NULL;
+	}
+	pthread_mutex_init(&a->lock, NULL);
+	return a;
+}
+
+void pb_app_destroy(struct pb_app *a)
+{
+	if (!a)
+		return;
+	for (uint32_t i = 0; i < a->nsocks; i++)
+		for (uint32_t f = a->socks[i].used ? a->socks[i].rx_head : NO_FRAME; f != NO_FRAME;
+		     f = a->notes[f].next)
+			pb_pool_put(a->cache, (uint64_t)f << a->pool->frame_shift, PB_OWN_APP);
+	pb_pool_cache_destroy(a->cache);
+	pthread_mutex_destroy(&a->lock);
+	free(a->socks);
+	free(a->notes);
+	free(a);
+}
+
+void pb_app_set_inline(struct pb_app *a, bool on)
+{
+	a->inline_mode = on;
+}
+
+void app_lock(struct pb_app *a)
+{
+	if (!pthread_mutex_trylock(&a->lock))
+		return;
+	atomic_fetch_add_explicit(&a->waiters, 1, memory_order_relaxed);
+	pthread_mutex_lock(&a->lock);
+	atomic_fetch_sub_explicit(&a->waiters, 1, memory_order_relaxed);
+}
+
+void app_unlock(struct pb_app *a)
+{
+	pthread_mutex_unlock(&a->lock);
+}
+
+struct sock *app_sock(struct pb_app *a, int s)
+{
+	if (s < 0 || (uint32_t)s >= a->nsocks || !a->socks[s].used || a->socks[s].closed_by_app)
+		return NULL;
+	return &a->socks[s];
+}
+
+int app_cmd(struct pb_app *a, const struct pb_cmd *c)
+{
+	if (!pb_ring_put(&a->chan->cmd, c, 1))
+		return -EAGAIN;
+	if (!a->inline_mode)
+		pb_chan_wake_loop(a->chan);
+	return 0;
+}
+
+static void put_refs(struct pb_app *a, const struct pb_ev *ev)
+{
+	for (int i = 0; i < ev->n; i++)
+		pb_pool_put(a->cache, ev->refs[i].addr, PB_OWN_APP);
+}
+
+static void on_data(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
+{
+	if (!s->used || s->closed_by_app || s->h != ev->h) {
+		put_refs(a, ev);
+		return;
+	}
+	for (int i = 0; i < ev->n; i++) {
+		uint32_t f = pb_pool_index(a->pool, ev->refs[i].addr);
+		a->notes[f] = (struct frame_note){NO_FRAME, ev->refs[i].off, ev->refs[i].len};
+		if (s->rx_tail == NO_FRAME)
+			s->rx_head = f;
+		else
+			a->notes[s->rx_tail].next = f;
+		s->rx_tail = f;
+	}
+}
+
+static void on_opened(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
+{
+	s->opening = false;
+	if (ev->opened.rc) {
+		s->error = -ev->opened.rc;
+		s->ready |= PB_SOCK_ERROR | PB_SOCK_CLOSED;
+		if (s->closed_by_app)
+			s->used = false;
+		return;
+	}
+	if (s->listener >= 0) /* there may be more where this one came from */
+		a->socks[s->listener].ready |= PB_SOCK_ACCEPT;
+	s->h = ev->h;
+	s->mss = ev->opened.mss;
+	s->name.local = (struct pb_tcp_endpoint){ev->opened.laddr, ev->opened.lport};
+	s->name.remote = (struct pb_tcp_endpoint){ev->opened.raddr, ev->opened.rport};
+	if (s->closed_by_app) {
+		/* Closed while it was being opened. */
+		struct pb_cmd c = {.op = PB_CMD_CLOSE, .cookie = ev->cookie, .h = s->h};
+		app_cmd(a, &c);
+	}
+}
+
+static void on_state(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
+{
+	uint32_t m = ev->state.mask;
+	if (!s->used || s->h != ev->h)
+		return;
+	s->queued -= ev->state.acked < s->queued ? ev->state.acked : s->queued;
+	if (m & PB_TCP_EV_CONNECTED) {
+		s->ready |= PB_SOCK_CONNECTED;
+		s->mss = ev->state.mss ? ev->state.mss : s->mss;
+	}
+	if (m & PB_TCP_EV_ACCEPT)
+		s->ready |= PB_SOCK_ACCEPT;
+	if (m & PB_TCP_EV_FIN)
+		s->ready |= PB_SOCK_FIN;
+	if (m & PB_TCP_EV_CLOSED) {
+		s->ready |= PB_SOCK_CLOSED;
+		s->queued = 0;
+		if (ev->state.error) {
+			s->error = ev->state.error;
+			s->ready |= PB_SOCK_ERROR;
+		}
+	}
+	if (m & PB_TCP_EV_GONE) {
+		s->ready |= PB_SOCK_GONE;
+		s->h = 0;
+		if (s->closed_by_app) {
+			if (a->nfreed < PB_ARRAY_LEN(a->freed))
+				a->freed[a->nfreed++] = s->name.local.port;
+			s->used = false;
+		}
+	}
+}
+
+static void on_event(struct pb_app *a, const struct pb_ev *ev)
+{
+	if (ev->cookie == UINT32_MAX) {
+		a->call_done = true;
+		return;
+	}
+	if (ev->cookie >= a->nsocks)
+		return;
+	struct sock *s = &a->socks[ev->cookie];
+	switch (ev->op) {
+	case PB_EV_DATA:
+		on_data(a, s, ev);
+		break;
+	case PB_EV_OPENED:
+		on_opened(a, s, ev);
+		break;
+	case PB_EV_STATE:
+		on_state(a, s, ev);
+		break;
+	default:
+		if (s->used && s->h == ev->h) {
+			s->rc = ev->rc;
+			s->ready |= PB_SOCK_REPLY;
+		}
+		break;
+	}
+}
+
+int app_progress(struct pb_app *a)
+{
+	if (a->inline_mode) {
+		int rc = pb_path_step(a->path, pb_now_ns());
+		if (rc < 0)
+			return rc;
+	}
+	uint32_t n = pb_ring_avail(&a->chan->ev, 1);
+	for (uint32_t i = 0; i < n; i++) {
+		struct pb_ev ev = *(struct pb_ev *)pb_ring_cons_slot(&a->chan->ev, 0);
+		pb_ring_release(&a->chan->ev, 1);
+		on_event(a, &ev);
+	}
+	return (int)n;
+}
+
+int pb_app_progress(struct pb_app *a)
+{
+	app_lock(a);
+	int rc = app_progress(a);
+	app_unlock(a);
+	return rc;
+}
+
+unsigned app_poll(struct pb_app *a, struct sock *s)
+{
+	unsigned m = s->ready;
+	bool open = (m & PB_SOCK_CONNECTED) && !(m & (PB_SOCK_CLOSED | PB_SOCK_ERROR));
+	if (s->rx_head != NO_FRAME || (m & (PB_SOCK_FIN | PB_SOCK_CLOSED | PB_SOCK_ERROR)))
+		m |= PB_SOCK_READ;
+	if (open && s->queued < a->cfg.sndbuf_bytes && pb_ring_room(&a->chan->cmd, 1) &&
+	    pb_pool_free_hint(a->cache) > a->cfg.reserve_frames)
+		m |= PB_SOCK_WRITE;
+	if (!s->queued)
+		m |= PB_SOCK_SENT;
+	if (!s->opening && s->listening && s->h)
+		m |= PB_SOCK_CONNECTED;
+	return m;
+}
+
+static void app_sleep(struct pb_app *a, uint64_t now_ns, uint64_t max_ns)
+{
+	struct pb_chan *ch = a->chan;
+	if (a->inline_mode) {
+		app_lock(a);
+		pb_path_sleep(a->path, now_ns, max_ns < 10000000 ? max_ns : 10000000);
+		app_unlock(a);
+		return;
+	}
+	atomic_store_explicit(&ch->app_sleeps, 1, memory_order_relaxed);
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!pb_ring_count(&ch->ev) && !pb_ring_count(&ch->exc)) {
+		struct pollfd f = {.fd = ch->app_fd, .events = POLLIN};
+		struct timespec t = {(time_t)(max_ns / 1000000000u), (long)(max_ns % 1000000000u)};
+		ppoll(&f, 1, &t, NULL);
+	}
+	atomic_store_explicit(&ch->app_sleeps, 0, memory_order_relaxed);
+	uint64_t drained;
+	ssize_t n = read(ch->app_fd, &drained, sizeof(drained));
+	(void)n;
+}
+
+int pb_app_wait(struct pb_app *a, int sock, unsigned mask, uint64_t until_ns, uint64_t spin_ns)
+{
+	uint64_t start = pb_now_ns();
+	for (;;) {
+		app_lock(a);
+		int rc = app_progress(a);
+		struct sock *s = app_sock(a, sock);
+		unsigned m = s ? app_poll(a, s) & mask : sock >= 0 ? PB_SOCK_CLOSED : rc > 0 ? PB_SOCK_READ : 0;
+		if (pb_ring_count(&a->chan->exc))
+			m |= PB_SOCK_SLOWPATH;
+		app_unlock(a);
+		if (rc < 0)
+			return rc;
+		if (m)
+			return (int)m;
+		uint64_t now_ns = pb_now_ns();
+		if (now_ns >= until_ns)
+			return 0;
+		if (atomic_load_explicit(&a->waiters, memory_order_relaxed))
+			sched_yield();
+		if (now_ns - start > spin_ns)
+			app_sleep(a, now_ns, until_ns - now_ns);
+	}
+}
+
+int pb_app_freed_ports(struct pb_app *a, uint16_t *ports, int n)
+{
+	app_lock(a);
+	int k = 0;
+	while (k < n && a->nfreed)
+		ports[k++] = a->freed[--a->nfreed];
+	app_unlock(a);
+	return k;
+}
+
+int pb_app_exceptions(struct pb_app *a, struct pb_exc *x, int n)
+{
+	app_lock(a);
+	int k = (int)pb_ring_get(&a->chan->exc, x, (uint32_t)n);
+	app_unlock(a);
+	return k;
+}
+
+void pb_app_free(struct pb_app *a, uint64_t addr)
+{
+	app_lock(a);
+	pb_pool_put(a->cache, addr, PB_OWN_APP);
+	app_unlock(a);
+}
+
+int pb_app_inject(struct pb_app *a, const void *frame, uint32_t len)
+{
+	if (len < 14 || len > a->pool->frame_bytes - PB_TCP_HEADROOM || len > (uint32_t)a->path->dev->mtu + 18)
+		return -EMSGSIZE;
+	app_lock(a);
+	uint64_t addr;
+	int rc = -ENOBUFS;
+	if (pb_ring_room(&a->chan->inj, 1) && pb_pool_get(a->cache, &addr, 1, 0, PB_OWN_APP)) {
+		memcpy(a->pool->base + addr + PB_TCP_HEADROOM, frame, len);
+		struct pb_desc d = {.addr = addr, .off = PB_TCP_HEADROOM, .len = (uint16_t)len};
+		pb_ring_put(&a->chan->inj, &d, 1);
+		pb_chan_wake_loop(a->chan);
+		rc = 0;
+	}
+	app_unlock(a);
+	return rc;
+}
+
+static int locked_cmd(struct pb_app *a, const struct pb_cmd *c)
+{
+	app_lock(a);
+	int rc = app_cmd(a, c);
+	app_unlock(a);
+	return rc;
+}
+
+int pb_app_neigh(struct pb_app *a, const struct pb_ip *addr, const uint8_t *mac)
+{
+	struct pb_cmd c = {.op = PB_CMD_NEIGH, .neigh = {.addr = *addr, .valid = mac != NULL}};
+	if (mac)
+		memcpy(c.neigh.mac, mac, 6);
+	return locked_cmd(a, &c);
+}
+
+int pb_app_call(struct pb_app *a, enum pb_cmd_op op, void *ptr)
+{
+	struct pb_cmd c = {.op = (uint8_t)op, .cookie = UINT32_MAX, .ptr = ptr};
+	a->call_done = false;
+	int rc = locked_cmd(a, &c);
+	return rc ? rc : -EINPROGRESS;
+}
+
+bool pb_app_replied(struct pb_app *a)
+{
+	app_lock(a);
+	bool done = a->call_done;
+	app_unlock(a);
+	return done;
+}

@@ -1,0 +1,55 @@
+/* Inside the application's end. Private to csrc/path. */
+#ifndef PB_PATH_APP_H
+#define PB_PATH_APP_H
+#include "path/sock.h"
+
+#include <pthread.h>
+
+#define NO_FRAME UINT32_MAX
+
+struct sock {
+	uint64_t serial;
+	pb_tcp_handle h;
+	unsigned ready; /* what is true for good: CONNECTED, FIN, CLOSED, GONE, ERROR, REPLY, ACCEPT */
+	bool used, listening, opening, closed_by_app;
+	int32_t error;
+	int32_t listener; /* -1, or where it was accepted from */
+	uint32_t mss;
+	uint32_t rx_head, rx_tail; /* frames with unread data */
+	uint32_t queued;           /* bytes sent and not acknowledged */
+	uint32_t unreported;       /* frames consumed and not yet told to the engine */
+	int32_t rc;                /* answer to the last call */
+	struct pb_sock_name name;
+	struct pb_tcp_info info;
+};
+
+struct frame_note {
+	uint32_t next;
+	uint16_t off, len;
+};
+
+struct pb_app {
+	struct pb_path *path;
+	struct pb_chan *chan;
+	struct pb_pool *pool;
+	struct pb_pool_cache *cache;
+	struct pb_app_config cfg;
+	struct sock *socks;
+	struct frame_note *notes; /* by frame index */
+	uint32_t nsocks, next_free;
+	uint64_t serial;
+	bool inline_mode, call_done;
+	uint16_t freed[256];
+	uint32_t nfreed;
+	_Atomic uint32_t waiters; /* threads that want the lock: a spinning waiter lets them in */
+	pthread_mutex_t lock;
+};
+
+void app_lock(struct pb_app *a);
+void app_unlock(struct pb_app *a);
+struct sock *app_sock(struct pb_app *a, int s);
+int app_cmd(struct pb_app *a, const struct pb_cmd *c);
+/* With the lock held. */
+int app_progress(struct pb_app *a);
+unsigned app_poll(struct pb_app *a, struct sock *s);
+#endif

@@ -1,0 +1,176 @@
+/* The application's commands, and what is told to it. */
+#include "path/path.h"
+
+#include <errno.h>
+
+/* Answers need a place in the event ring: a command waits until there is one. */
+static bool push_ev(struct pb_path *p, const struct pb_ev *ev)
+{
+	return pb_ring_put(&p->chan->ev, ev, 1) == 1;
+}
+
+static void opened(struct pb_path *p, const struct pb_cmd *c, int rc, pb_tcp_handle h)
+{
+	struct pb_ev ev = {.op = PB_EV_OPENED, .cookie = c->cookie, .h = h};
+	struct pb_tcp_info info;
+	ev.opened.rc = rc;
+	if (!rc) {
+		pb_tcp_set_cookie(p->tcp, h, c->cookie);
+		pb_tcp_get_info(p->tcp, h, &info);
+		ev.opened.mss = info.mss;
+		ev.opened.laddr = info.local.addr;
+		ev.opened.lport = info.local.port;
+		ev.opened.raddr = info.remote.addr;
+		ev.opened.rport = info.remote.port;
+	}
+	push_ev(p, &ev);
+}
+
+static void cmd_open(struct pb_path *p, const struct pb_cmd *c, uint64_t now_ns)
+{
+	struct pb_tcp_endpoint l = {c->open.laddr, c->open.lport}, r = {c->open.raddr, c->open.rport};
+	pb_tcp_handle h = 0;
+	int rc;
+	if (c->op == PB_CMD_CONNECT) {
+		struct pb_ip hop;
+		rc = pb_net_is_local(&p->net, &l.addr) ? pb_net_route(&p->net, &r.addr, &hop) : -EADDRNOTAVAIL;
+		if (!rc)
+			rc = pb_tcp_connect(p->tcp, &l, &r, now_ns, &h);
+	} else if (c->op == PB_CMD_LISTEN) {
+		rc = pb_tcp_listen(p->tcp, &l, c->open.backlog, &h);
+	} else {
+		rc = pb_tcp_accept(p->tcp, c->h, &h);
+	}
+	opened(p, c, rc, h);
+}
+
+static void cmd_send(struct pb_path *p, const struct pb_cmd *c)
+{
+	struct pb_desc d[PB_REFS_MAX];
+	uint32_t sums[PB_REFS_MAX];
+	for (int i = 0; i < c->n; i++) {
+		d[i] = (struct pb_desc){.addr = c->refs[i].addr, .off = c->refs[i].off, .len = c->refs[i].len};
+		sums[i] = c->refs[i].sum;
+	}
+	int done = pb_tcp_send_frames(p->tcp, c->h, d, sums, c->n);
+	/* The connection is gone: so are its bytes, as in any socket; the state event says why. */
+	for (int i = done < 0 ? 0 : done; i < c->n; i++)
+		pb_pool_put(p->dev->cache, d[i].addr, PB_OWN_APP);
+}
+
+static void reply(struct pb_path *p, const struct pb_cmd *c, int rc)
+{
+	struct pb_ev ev = {.op = PB_EV_REPLY, .cookie = c->cookie, .h = c->h};
+	ev.rc = rc;
+	push_ev(p, &ev);
+}
+
+static void run(struct pb_path *p, const struct pb_cmd *c, uint64_t now_ns)
+{
+	switch (c->op) {
+	case PB_CMD_CONNECT:
+	case PB_CMD_LISTEN:
+	case PB_CMD_ACCEPT:
+		cmd_open(p, c, now_ns);
+		break;
+	case PB_CMD_SEND:
+		cmd_send(p, c);
+		break;
+	case PB_CMD_CONSUMED:
+		pb_tcp_consumed(p->tcp, c->h, c->u32);
+		break;
+	case PB_CMD_SHUTDOWN:
+		reply(p, c, pb_tcp_shutdown(p->tcp, c->h, (int)c->u32, now_ns));
+		break;
+	case PB_CMD_CLOSE:
+		pb_tcp_close(p->tcp, c->h, now_ns);
+		break;
+	case PB_CMD_ABORT:
+		pb_tcp_abort(p->tcp, c->h, now_ns);
+		break;
+	case PB_CMD_INFO:
+		reply(p, c, pb_tcp_get_info(p->tcp, c->h, c->ptr));
+		break;
+	case PB_CMD_STATS:
+		pb_path_report(p, c->ptr);
+		reply(p, c, 0);
+		break;
+	case PB_CMD_NAGLE:
+		reply(p, c, pb_tcp_set_nagle(p->tcp, c->h, c->u32));
+		break;
+	case PB_CMD_KEEPALIVE:
+		reply(p, c,
+		      pb_tcp_set_keepalive(p->tcp, c->h, c->keepalive.idle_ns, c->keepalive.interval_ns,
+					   c->keepalive.probes, now_ns));
+		break;
+	case PB_CMD_NEIGH:
+		pb_net_neigh_set(&p->net, &c->neigh.addr, c->neigh.valid ? c->neigh.mac : NULL);
+		pb_path_unpark(p, &c->neigh.addr, now_ns);
+		break;
+	case PB_CMD_TAP:
+		p->tap = c->ptr;
+		reply(p, c, 0);
+		break;
+	default:
+		reply(p, c, -EINVAL);
+		break;
+	}
+}
+
+int pb_path_commands(struct pb_path *p, uint64_t now_ns)
+{
+	int n = 0;
+	while (n < PB_BURST_MAX && pb_ring_avail(&p->chan->cmd, 1) && pb_ring_room(&p->chan->ev, 1)) {
+		struct pb_cmd c = *(struct pb_cmd *)pb_ring_cons_slot(&p->chan->cmd, 0);
+		pb_ring_release(&p->chan->cmd, 1);
+		run(p, &c, now_ns);
+		n++;
+	}
+	return n;
+}
+
+/* Data of one connection, as far as the ring has room. True: all of it is told. */
+static bool tell_data(struct pb_path *p, const struct pb_tcp_event *t, int *n)
+{
+	struct pb_desc d[PB_REFS_MAX];
+	while (pb_ring_room(&p->chan->ev, 2) >= 2) {
+		int k = pb_tcp_recv_frames(p->tcp, t->conn, d, PB_REFS_MAX);
+		if (k <= 0)
+			return true;
+		struct pb_ev ev = {.op = PB_EV_DATA, .n = (uint8_t)k, .cookie = t->cookie, .h = t->conn};
+		for (int i = 0; i < k; i++)
+			ev.refs[i] = (struct pb_frame_ref){.addr = d[i].addr, .off = d[i].off, .len = d[i].len};
+		push_ev(p, &ev);
+		(*n)++;
+	}
+	return false;
+}
+
+/* Data first, then what happened: the end of a stream must not overtake its bytes. */
+int pb_path_tell(struct pb_path *p)
+{
+	int n = 0;
+	while (pb_ring_room(&p->chan->ev, 2) >= 2) {
+		struct pb_tcp_event *t = &p->event;
+		if (!p->have_event && !pb_tcp_events(p->tcp, t, 1))
+			break;
+		p->have_event = true;
+		if ((t->mask & (PB_TCP_EV_READABLE | PB_TCP_EV_FIN | PB_TCP_EV_CLOSED)) && !tell_data(p, t, &n))
+			break;
+		p->have_event = false;
+		uint32_t mask = t->mask & ~(uint32_t)PB_TCP_EV_READABLE;
+		if (!mask)
+			continue;
+		struct pb_tcp_info info = {0};
+		if (mask & PB_TCP_EV_CONNECTED)
+			pb_tcp_get_info(p->tcp, t->conn, &info);
+		struct pb_ev ev = {.op = PB_EV_STATE, .cookie = t->cookie, .h = t->conn};
+		ev.state.mask = mask;
+		ev.state.error = t->error;
+		ev.state.acked = t->acked;
+		ev.state.mss = info.mss;
+		push_ev(p, &ev);
+		n++;
+	}
+	return n;
+}

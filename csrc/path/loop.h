@@ -1,0 +1,25 @@
+/* The pinned loop: a thread that runs pb_path_step() on one core until it is stopped. */
+#ifndef PB_PATH_LOOP_H
+#define PB_PATH_LOOP_H
+#include "path/path.h"
+
+struct pb_loop;
+
+struct pb_loop_config {
+	int cpu;          /* -1: not pinned */
+	uint64_t spin_ns; /* idle for this long, then sleep until something comes; UINT64_MAX: never sleep */
+};
+
+/* The path belongs to the thread until pb_loop_stop() has returned. NULL and -errno in *err: -EINVAL (no such cpu, or
+ * it is not in our affinity mask), -EAGAIN. */
+PB_API struct pb_loop *pb_loop_start(struct pb_path *p, const struct pb_loop_config *cfg, int *err);
+PB_API void pb_loop_stop(struct pb_loop *l);
+/* Where the thread really runs: its cpu, or -1 when it is not pinned to one. */
+PB_API int pb_loop_cpu(const struct pb_loop *l);
+/* 0 while it runs; -errno of the device that ended it. */
+PB_API int pb_loop_error(const struct pb_loop *l);
+PB_API uint64_t pb_now_ns(void);
+/* Sleeps until the device, the application (chan->loop_fd) or a deadline calls. Used by the loop and by inline callers.
+ */
+PB_API void pb_path_sleep(struct pb_path *p, uint64_t now_ns, uint64_t max_ns);
+#endif

@@ -1,0 +1,69 @@
+/* One core's share of the work: a device queue, the network layer, the engines, and the rings to the application.
+ * pb_path_step() is one pass: receive a burst, classify, engines, commands, timers, transmit a burst, tell the
+ * application. No thread, no clock, no system call of its own but those of the device. */
+#ifndef PB_PATH_PATH_H
+#define PB_PATH_PATH_H
+#include "dev/dev.h"
+#include "net/net.h"
+#include "path/chan.h"
+#include "path/tap.h"
+#include "tcp/tcp.h"
+
+#define PB_PATH_BACKLOG 256
+#define PB_PATH_PARKED 32
+
+struct pb_path_stats {
+	uint64_t steps, idle_steps, rx_pkts, tx_pkts, exceptions, injected, parked;
+	uint64_t tap_dropped;
+	struct pb_drops drops;
+};
+
+struct pb_parked {
+	struct pb_desc d; /* an IP packet that waits for a MAC address */
+	uint64_t until_ns;
+};
+
+struct pb_path {
+	struct pb_dev *dev;
+	struct pb_tcp *tcp;
+	struct pb_chan *chan;
+	struct pb_tap *tap;
+	struct pb_net net;
+	uint32_t nbacklog; /* L2 frames that the device has not taken yet */
+	uint32_t nparked;
+	bool have_event; /* an event is half told: the ring was full */
+	struct pb_tcp_event event;
+	struct pb_desc backlog[PB_PATH_BACKLOG];
+	struct pb_parked parked[PB_PATH_PARKED];
+	struct pb_path_stats stats;
+};
+
+/* What pb_path_stats is for the application: everything that was counted, of all layers. */
+struct pb_path_report {
+	struct pb_path_stats path;
+	struct pb_tcp_stats tcp;
+	struct pb_dev_stats dev;
+};
+
+/* Takes the device over: pb_path_destroy() closes it. On failure the device is still the caller's. chan may be NULL (a
+ * simulation that calls the engine itself). tcp.mtu 0: the device's. NULL and -errno in *err. */
+PB_API struct pb_path *pb_path_create(struct pb_dev *dev, const struct pb_tcp_config *tcp, struct pb_chan *chan,
+				      int *err);
+PB_API void pb_path_destroy(struct pb_path *p);
+/* Returns how much was done (packets, commands, events): 0 when idle. -errno: the device is gone. */
+PB_API int pb_path_step(struct pb_path *p, uint64_t now_ns);
+/* When something happens by itself, at the latest. UINT64_MAX: never. */
+PB_API uint64_t pb_path_next_ns(const struct pb_path *p);
+PB_API void pb_path_report(struct pb_path *p, struct pb_path_report *r);
+
+/* Parts of the step; private to csrc/path. */
+int pb_path_receive(struct pb_path *p, uint64_t now_ns);
+int pb_path_transmit(struct pb_path *p, uint64_t now_ns);
+int pb_path_flush(struct pb_path *p, uint64_t now_ns);
+int pb_path_commands(struct pb_path *p, uint64_t now_ns);
+int pb_path_tell(struct pb_path *p);
+void pb_path_except(struct pb_path *p, const struct pb_desc *d, enum pb_exc_reason reason);
+void pb_path_want_neigh(struct pb_path *p, const struct pb_ip *addr);
+void pb_path_unpark(struct pb_path *p, const struct pb_ip *addr, uint64_t now_ns);
+void pb_path_discard(struct pb_path *p, const struct pb_desc *d);
+#endif

@@ -1,0 +1,141 @@
+/* Classification: TCP for an address of ours goes to the engine, ICMP errors about its segments too; what is left is
+ * for the slow path, with a reason. */
+#include "path/path.h"
+
+#include "wire/eth.h"
+#include "wire/icmp.h"
+#include "wire/ip.h"
+
+#include <errno.h>
+
+static void count_drop(struct pb_path *p, const struct pb_desc *d, enum pb_drop why)
+{
+	p->stats.drops.n[why]++;
+	pb_pool_put(p->dev->cache, d->addr, PB_OWN_RX);
+}
+
+void pb_path_except(struct pb_path *p, const struct pb_desc *d, enum pb_exc_reason reason)
+{
+	if (!p->chan || !pb_ring_room(&p->chan->exc, 1)) {
+		count_drop(p, d, PB_DROP_EXC_FULL);
+		return;
+	}
+	pb_pool_move(p->dev->cache, d->addr, PB_OWN_RX, PB_OWN_APP);
+	*(struct pb_exc *)pb_ring_prod_slot(&p->chan->exc, 0) = (struct pb_exc){.d = *d, .reason = reason};
+	pb_ring_submit(&p->chan->exc, 1);
+	p->stats.exceptions++;
+	pb_chan_wake_app(p->chan);
+}
+
+/* What an ICMP error means to a connection being opened, as errno. */
+static int icmp_errno(uint8_t version, const struct pb_icmp_view *v)
+{
+	if (v->kind != PB_ICMP_UNREACH)
+		return v->kind == PB_ICMP_PARAM ? EPROTO : EHOSTUNREACH;
+	if (version == 4)
+		return v->code == 3 ? ECONNREFUSED : v->code == 0 ? ENETUNREACH : EHOSTUNREACH;
+	return v->code == 4 ? ECONNREFUSED : v->code == 0 ? ENETUNREACH : EHOSTUNREACH;
+}
+
+/* True: an error about a segment of ours, dealt with (or refused, RFC 5927). */
+static bool icmp_error(struct pb_path *p, const uint8_t *ip, uint32_t len, uint64_t now_ns, enum pb_drop *why)
+{
+	struct pb_ip_view v;
+	struct pb_icmp_view m;
+	*why = pb_ip_parse(ip, len, &v);
+	if (*why)
+		return *why != PB_DROP_IP_SRC; /* duplicate address detection comes from :: */
+	*why = pb_icmp_parse(&v, ip + v.hdr_len, v.total_len - v.hdr_len, &m);
+	if (*why)
+		return true;
+	bool error = m.kind == PB_ICMP_UNREACH || m.kind == PB_ICMP_TOO_BIG || m.kind == PB_ICMP_TIME_EXCEEDED ||
+		     m.kind == PB_ICMP_PARAM;
+	if (!error || m.quote.proto != PB_IPPROTO_TCP || !m.quote.has_seq)
+		return false;
+	struct pb_tcp_endpoint local = {m.quote.src, m.quote.sport}, remote = {m.quote.dst, m.quote.dport};
+	/* RFC 1191 5: a router that does not say gets the next lower plateau; the smallest we use is 576. */
+	uint32_t mtu = m.kind != PB_ICMP_TOO_BIG ? 0 : m.mtu ? m.mtu : 576;
+	int rc = pb_tcp_icmp(p->tcp, &local, &remote, m.quote.seq, icmp_errno(v.version, &m), mtu, now_ns);
+	if (rc)
+		*why = PB_DROP_ICMP_BAD;
+	return true;
+}
+
+/* Where a packet goes: 0 to the engine (d then starts at the IP header), else it is done with. */
+static bool classify(struct pb_path *p, struct pb_desc *d, uint64_t now_ns)
+{
+	const uint8_t *frame = pb_pool_data(p->dev->pool, d);
+	struct pb_eth_view eth;
+	enum pb_drop why = pb_eth_parse(frame, d->len, &eth);
+	if (!why && !pb_eth_is_group(eth.dst) && memcmp(eth.dst, p->dev->mac, 6))
+		why = PB_DROP_L2_DST;
+	if (why) {
+		count_drop(p, d, why);
+		return false;
+	}
+	const uint8_t *ip = frame + eth.hdr_len;
+	uint32_t len = (uint32_t)d->len - eth.hdr_len;
+	uint8_t proto;
+	struct pb_ip dst;
+	if (eth.type == PB_ETH_IP4 && len >= PB_IP4_HLEN) {
+		proto = ip[offsetof(struct pb_ip4_hdr, proto)];
+		dst = pb_ip_from4(ip + offsetof(struct pb_ip4_hdr, dst));
+	} else if (eth.type == PB_ETH_IP6 && len >= PB_IP6_HLEN) {
+		proto = ip[offsetof(struct pb_ip6_hdr, next)];
+		dst = pb_ip_from6(ip + offsetof(struct pb_ip6_hdr, dst));
+	} else if (eth.type == PB_ETH_IP4 || eth.type == PB_ETH_IP6) {
+		count_drop(p, d, PB_DROP_IP_SHORT);
+		return false;
+	} else {
+		pb_path_except(p, d, eth.type == PB_ETH_ARP ? PB_EXC_ARP : PB_EXC_L2_OTHER);
+		return false;
+	}
+	bool icmp = proto == PB_IPPROTO_ICMP || proto == PB_IPPROTO_ICMP6;
+	if (icmp) {
+		if (icmp_error(p, ip, len, now_ns, &why))
+			count_drop(p, d, why);
+		else
+			pb_path_except(p, d, PB_EXC_ICMP);
+		return false;
+	}
+	if (!pb_net_is_local(&p->net, &dst)) {
+		if (pb_ip_is_multicast(&dst) && proto != PB_IPPROTO_TCP)
+			pb_path_except(p, d, proto == PB_IPPROTO_UDP ? PB_EXC_UDP : PB_EXC_IP_OTHER);
+		else
+			count_drop(p, d, PB_DROP_IP_DST);
+		return false;
+	}
+	/* IPv6 extension headers: the engine's parser walks them and finds out. */
+	bool ext = eth.type == PB_ETH_IP6 && (proto == PB_IPPROTO_HOPOPTS || proto == PB_IPPROTO_ROUTING ||
+					      proto == PB_IPPROTO_FRAGMENT || proto == PB_IPPROTO_DSTOPTS);
+	if (proto == PB_IPPROTO_TCP || ext) {
+		d->off = (uint16_t)(d->off + eth.hdr_len);
+		d->len = (uint16_t)len;
+		return true;
+	}
+	pb_path_except(p, d, proto == PB_IPPROTO_UDP ? PB_EXC_UDP : PB_EXC_IP_OTHER);
+	return false;
+}
+
+int pb_path_receive(struct pb_path *p, uint64_t now_ns)
+{
+	struct pb_desc d[PB_BURST_MAX], in[PB_BURST_MAX];
+	struct pb_tcp_verdict v[PB_BURST_MAX];
+	int n = pb_dev_rx(p->dev, d, PB_BURST_MAX, now_ns), k = 0;
+	if (n <= 0)
+		return n;
+	p->stats.rx_pkts += (uint64_t)n;
+	for (int i = 0; i < n; i++)
+		__builtin_prefetch(pb_pool_data(p->dev->pool, &d[i]));
+	for (int i = 0; i < n; i++) {
+		if (p->tap)
+			pb_tap_add(p->tap, pb_pool_data(p->dev->pool, &d[i]), d[i].len, false, now_ns);
+		if (classify(p, &d[i], now_ns))
+			in[k++] = d[i];
+	}
+	pb_tcp_input(p->tcp, in, k, now_ns, v);
+	for (int i = 0; i < k; i++)
+		if (v[i].what != PB_VERDICT_TAKEN)
+			pb_pool_put(p->dev->cache, in[i].addr, PB_OWN_RX);
+	return n;
+}

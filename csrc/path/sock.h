@@ -1,0 +1,85 @@
+/* The application's end of a channel: sockets without system calls. Calls do not block; pb_app_wait() does, either by
+ * running the loop itself (no thread: run to completion on the caller's core) or by waiting for the loop's thread.
+ *
+ * Any thread may call; one lock per application end, never on the loop's side.
+ * Sockets are small numbers >= 0. Errors: -errno, as the socket call of the same name gives; -EAGAIN: not now. */
+#ifndef PB_PATH_SOCK_H
+#define PB_PATH_SOCK_H
+#include "path/loop.h"
+#include "path/path.h"
+
+struct pb_app;
+
+enum pb_sock_ready {
+	PB_SOCK_CONNECTED = 1u << 0,
+	PB_SOCK_ACCEPT = 1u << 1,
+	PB_SOCK_READ = 1u << 2,
+	PB_SOCK_WRITE = 1u << 3,
+	PB_SOCK_FIN = 1u << 4,    /* the peer sends no more */
+	PB_SOCK_CLOSED = 1u << 5, /* connection over, in order or not */
+	PB_SOCK_ERROR = 1u << 6,
+	PB_SOCK_GONE = 1u << 7, /* engine and steering have let go */
+	PB_SOCK_REPLY = 1u << 8,
+	PB_SOCK_SLOWPATH = 1u << 9, /* from pb_app_wait: exceptions wait for the slow path */
+	PB_SOCK_SENT = 1u << 10,    /* everything sent was acknowledged */
+};
+
+struct pb_sock_name {
+	struct pb_tcp_endpoint local, remote;
+};
+
+struct pb_app_config {
+	uint32_t max_socks;
+	uint32_t sndbuf_bytes;
+	uint32_t reserve_frames;
+};
+
+/* Joins an application to a path (its pool, its channel). NULL and -errno in *err. */
+PB_API struct pb_app *pb_app_create(struct pb_path *p, const struct pb_app_config *cfg, int *err);
+/* Releases what the application holds in frames that were not handed out as views. The loop must be stopped. */
+PB_API void pb_app_destroy(struct pb_app *a);
+/* inline: the application's own calls drive the path (no loop thread). */
+PB_API void pb_app_set_inline(struct pb_app *a, bool on);
+
+PB_API int pb_sock_connect(struct pb_app *a, const struct pb_tcp_endpoint *local, const struct pb_tcp_endpoint *remote);
+PB_API int pb_sock_listen(struct pb_app *a, const struct pb_tcp_endpoint *local, uint32_t backlog);
+/* Asks for the next connection; the new socket becomes CONNECTED, or is given back with -EAGAIN when none waits. */
+PB_API int pb_sock_accept(struct pb_app *a, int listener);
+PB_API int64_t pb_sock_send(struct pb_app *a, int s, const void *buf, size_t len);
+PB_API int64_t pb_sock_recv(struct pb_app *a, int s, void *buf, size_t len);
+/* One piece of received data where it lies (owner APP); 0: end of stream. The caller gives the frame back with
+ * pb_sock_release(), also after the socket was closed. */
+PB_API int pb_sock_recv_frame(struct pb_app *a, int s, struct pb_desc *d);
+PB_API void pb_sock_release(struct pb_app *a, int s, uint64_t serial, const struct pb_desc *d);
+PB_API uint64_t pb_sock_serial(struct pb_app *a, int s); /* tells a reused number from the old one */
+/* These need an answer of the loop: -EINPROGRESS, then PB_SOCK_REPLY, then pb_sock_reply(). */
+PB_API int pb_sock_shutdown(struct pb_app *a, int s, int how);
+PB_API int pb_sock_info(struct pb_app *a, int s);
+PB_API int pb_sock_set_nagle(struct pb_app *a, int s, bool on);
+PB_API int pb_sock_set_keepalive(struct pb_app *a, int s, uint64_t idle_ns, uint64_t interval_ns, uint32_t probes);
+PB_API int pb_sock_reply(struct pb_app *a, int s, struct pb_tcp_info *info);
+/* The number is void afterwards. */
+PB_API int pb_sock_close(struct pb_app *a, int s, bool abort);
+PB_API unsigned pb_sock_poll(struct pb_app *a, int s);
+PB_API int pb_sock_error(struct pb_app *a, int s); /* positive errno or 0 */
+PB_API int pb_sock_name(struct pb_app *a, int s, struct pb_sock_name *name);
+/* Local ports whose last socket is gone, so that whoever holds them may let go. Returns how many. */
+PB_API int pb_app_freed_ports(struct pb_app *a, uint16_t *ports, int n);
+
+/* Handles what the loop told (inline: runs one step first). Returns events handled, or -errno of the device. */
+PB_API int pb_app_progress(struct pb_app *a);
+/* Waits until one of `mask` is true of socket s (s < 0: until anything happened), or the slow path has work, or
+ * until_ns. Returns the ready mask, 0 at the deadline, -errno of the device. spin_ns: how long to spin before sleeping.
+ */
+PB_API int pb_app_wait(struct pb_app *a, int s, unsigned mask, uint64_t until_ns, uint64_t spin_ns);
+
+/* The slow path: takes up to n exceptions (frames have owner APP: give them back with pb_app_free). */
+PB_API int pb_app_exceptions(struct pb_app *a, struct pb_exc *x, int n);
+PB_API void pb_app_free(struct pb_app *a, uint64_t addr);
+/* Copies a whole L2 frame out. 0, -EMSGSIZE, -ENOBUFS. */
+PB_API int pb_app_inject(struct pb_app *a, const void *frame, uint32_t len);
+PB_API int pb_app_neigh(struct pb_app *a, const struct pb_ip *addr, const uint8_t *mac);
+/* Synchronous: -EINPROGRESS, then wait for PB_SOCK_REPLY with s = -1 by pb_app_replied(). ptr must stay until then. */
+PB_API int pb_app_call(struct pb_app *a, enum pb_cmd_op op, void *ptr);
+PB_API bool pb_app_replied(struct pb_app *a);
+#endif

@@ -1,0 +1,122 @@
+/* Out: the backlog first, then what the application injects, then the engine, as much as the device may take. */
+#include "path/path.h"
+
+#include <errno.h>
+
+#define PARK_NS 3000000000ull /* RFC 1122 2.3.2.2: keep packets for a while until the address is resolved */
+
+/* Hands the backlog to the device. Returns packets taken, or -errno. */
+int pb_path_flush(struct pb_path *p, uint64_t now_ns)
+{
+	if (!p->nbacklog)
+		return 0;
+	int n = pb_dev_tx(p->dev, p->backlog, (int)p->nbacklog, PB_OWN_ENGINE, now_ns);
+	if (n <= 0)
+		return n;
+	if (p->tap)
+		for (int i = 0; i < n; i++)
+			pb_tap_add(p->tap, pb_pool_data(p->dev->pool, &p->backlog[i]), p->backlog[i].len, true, now_ns);
+	p->nbacklog -= (uint32_t)n;
+	memmove(p->backlog, p->backlog + n, p->nbacklog * sizeof(p->backlog[0]));
+	p->stats.tx_pkts += (uint64_t)n;
+	return n;
+}
+
+void pb_path_want_neigh(struct pb_path *p, const struct pb_ip *addr)
+{
+	if (!p->chan || !pb_ring_room(&p->chan->exc, 1))
+		return;
+	struct pb_exc x = {.reason = PB_EXC_NEIGH, .addr = *addr};
+	pb_ring_put(&p->chan->exc, &x, 1);
+	pb_chan_wake_app(p->chan);
+}
+
+/* Gives an IP packet its L2 header and puts it on the backlog, or aside, or away. */
+static void enqueue(struct pb_path *p, struct pb_desc *d, uint64_t now_ns)
+{
+	struct pb_ip missing;
+	enum pb_drop why = pb_net_l2(&p->net, p->dev->pool, d, &missing);
+	if (!why) {
+		p->backlog[p->nbacklog++] = *d;
+		return;
+	}
+	if (why == PB_DROP_NO_NEIGH) {
+		pb_path_want_neigh(p, &missing);
+		if (p->nparked < PB_PATH_PARKED) {
+			p->parked[p->nparked++] = (struct pb_parked){*d, now_ns + PARK_NS};
+			p->stats.parked++;
+			return;
+		}
+	}
+	p->stats.drops.n[why]++;
+	pb_path_discard(p, d);
+}
+
+/* A neighbour became known: what waited for it goes now (what waits for another is parked again). */
+void pb_path_unpark(struct pb_path *p, const struct pb_ip *addr, uint64_t now_ns)
+{
+	(void)addr;
+	uint32_t n = p->nparked, kept = 0;
+	for (uint32_t i = 0; i < n; i++) {
+		struct pb_ip missing;
+		struct pb_desc d = p->parked[i].d;
+		if (p->nbacklog < PB_PATH_BACKLOG && !pb_net_l2(&p->net, p->dev->pool, &d, &missing))
+			p->backlog[p->nbacklog++] = d;
+		else
+			p->parked[kept++] = p->parked[i];
+	}
+	p->nparked = kept;
+	pb_path_flush(p, now_ns);
+}
+
+static void drop_stale(struct pb_path *p, uint64_t now_ns)
+{
+	uint32_t kept = 0;
+	for (uint32_t i = 0; i < p->nparked; i++) {
+		if (p->parked[i].until_ns > now_ns) {
+			p->parked[kept++] = p->parked[i];
+			continue;
+		}
+		p->stats.drops.n[PB_DROP_NO_NEIGH]++;
+		pb_path_discard(p, &p->parked[i].d);
+	}
+	p->nparked = kept;
+}
+
+static int take_injected(struct pb_path *p)
+{
+	if (!p->chan)
+		return 0;
+	int n = 0;
+	struct pb_desc d;
+	while (p->nbacklog < PB_PATH_BACKLOG && pb_ring_get(&p->chan->inj, &d, 1)) {
+		pb_pool_move(p->dev->cache, d.addr, PB_OWN_APP, PB_OWN_ENGINE);
+		p->backlog[p->nbacklog++] = d;
+		p->stats.injected++;
+		n++;
+	}
+	return n;
+}
+
+int pb_path_transmit(struct pb_path *p, uint64_t now_ns)
+{
+	struct pb_desc d[PB_BURST_MAX];
+	int sent = pb_path_flush(p, now_ns);
+	if (sent < 0)
+		return sent;
+	if (p->nparked)
+		drop_stale(p, now_ns);
+	take_injected(p);
+	if (p->nbacklog + PB_BURST_MAX <= PB_PATH_BACKLOG) {
+		int n = pb_tcp_output(p->tcp, d, PB_BURST_MAX, now_ns);
+		for (int i = 0; i < n; i++)
+			enqueue(p, &d[i], now_ns);
+	}
+	int more = pb_path_flush(p, now_ns);
+	if (more < 0)
+		return more;
+	/* Nothing to hand over, but the driver was not yet woken for all of what it has. */
+	if (!more && p->dev->tx_pending)
+		pb_dev_tx(p->dev, d, 0, PB_OWN_ENGINE, now_ns);
+	return sent + more;
+}
