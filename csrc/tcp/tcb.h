@@ -309,10 +309,10 @@ static inline uint32_t in_flight(const struct tcb *c)
 	return c->snd_nxt - c->snd_una;
 }
 
-/* Bytes believed to be in the network (RFC 6675 "pipe"). */
+/* Bytes believed to be in the network (RFC 6675 "pipe"). A FIN is not one: it must not keep a segment from going. */
 static inline uint32_t pipe_bytes(const struct tcb *c)
 {
-	uint32_t gone = c->sacked_bytes + c->lost_bytes, out = in_flight(c);
+	uint32_t gone = c->sacked_bytes + c->lost_bytes + !!(c->flags & TCB_FIN_SENT), out = in_flight(c);
 	return out > gone ? out - gone : 0;
 }
 

@@ -69,7 +69,8 @@ static void dump(struct rig *r, int side, pb_tcp_handle h)
 	if (pb_tcp_get_info(rig_tcp(r, side), h, &i))
 		return;
 	fprintf(stderr,
-		"  side %d: %s cwnd %u ssthresh %u rto %u us srtt %u us inflight %u unsent %u ooo %u snd_wnd %u rcv_wnd %u "
+		"  side %d: %s cwnd %u ssthresh %u rto %u us srtt %u us inflight %u unsent %u ooo %u snd_wnd %u "
+		"rcv_wnd %u "
 		"rexmits %lu fast %lu timeouts %lu dupacks %lu probes %lu segs %lu/%lu\n",
 		side, pb_tcp_state_name(i.state), i.cwnd_bytes, i.ssthresh_bytes, i.rto_us, i.srtt_us, i.inflight_bytes,
 		i.unsent_bytes, i.ooo_segs, i.snd_wnd, i.rcv_wnd, (unsigned long)i.retransmits,
