@@ -33,6 +33,14 @@ static void read_queues(int fd, struct ifreq *r, struct pb_xsk_if *out)
 	out->tx_queues = c.combined_count + c.tx_count;
 }
 
+/* ETHTOOL_GLINK is the carrier itself; IFF_RUNNING follows it by up to a second. */
+static bool has_carrier(int fd, struct ifreq *r, bool running)
+{
+	struct ethtool_value link = {.cmd = ETHTOOL_GLINK};
+	r->ifr_data = (char *)&link;
+	return ask(fd, SIOCETHTOOL, r) ? running : link.data != 0;
+}
+
 int pb_xsk_if_read(int ctl_fd, const char *name, uint32_t ifindex, struct pb_xsk_if *out)
 {
 	struct ifreq r = {0};
@@ -56,7 +64,7 @@ int pb_xsk_if_read(int ctl_fd, const char *name, uint32_t ifindex, struct pb_xsk
 	if (err)
 		return err;
 	out->up = r.ifr_flags & IFF_UP;
-	out->running = out->up && (r.ifr_flags & IFF_RUNNING);
+	out->running = out->up && has_carrier(ctl_fd, &r, r.ifr_flags & IFF_RUNNING);
 	err = ask(ctl_fd, SIOCGIFMTU, &r);
 	if (err)
 		return err;
@@ -74,5 +82,5 @@ bool pb_xsk_if_running(int ctl_fd, uint32_t ifindex)
 	struct ifreq r = {.ifr_ifindex = (int)ifindex};
 	if (ask(ctl_fd, SIOCGIFNAME, &r) || ask(ctl_fd, SIOCGIFFLAGS, &r))
 		return false;
-	return (r.ifr_flags & IFF_UP) && (r.ifr_flags & IFF_RUNNING);
+	return (r.ifr_flags & IFF_UP) && has_carrier(ctl_fd, &r, r.ifr_flags & IFF_RUNNING);
 }

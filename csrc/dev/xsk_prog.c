@@ -29,6 +29,12 @@ static int capture(enum libbpf_print_level level, const char *fmt, va_list ap)
 	return 0;
 }
 
+/* libbpf has errors of its own from 4000 on; those say that the object is no good. */
+static int kernel_errno(int err)
+{
+	return err <= -4000 ? -ENOEXEC : err;
+}
+
 struct variant {
 	const char *file;
 	bool metadata;
@@ -72,7 +78,7 @@ static int load(struct pb_xsk_prog *p, const char *dir, const struct variant *v,
 	first_warning[0] = 0;
 	p->obj = bpf_object__open_file(path, NULL);
 	if (!p->obj)
-		return pb_xsk_fail_set(f, PB_XSK_STAGE_PROG_FILE, -errno, "cannot read %s", path);
+		return pb_xsk_fail_set(f, PB_XSK_STAGE_PROG_FILE, kernel_errno(-errno), "cannot read %s", path);
 	struct bpf_program *prog = bpf_object__next_program(p->obj, NULL);
 	int err = prog ? 0 : -ENOEXEC;
 	if (!err) {
@@ -80,7 +86,7 @@ static int load(struct pb_xsk_prog *p, const char *dir, const struct variant *v,
 		bpf_program__set_flags(prog, flags);
 		if (v->metadata)
 			bpf_program__set_ifindex(prog, p->ifindex);
-		err = bpf_object__load(p->obj);
+		err = kernel_errno(bpf_object__load(p->obj));
 	}
 	if (!err)
 		err = find_maps(p);

@@ -52,17 +52,20 @@ void pb_xsk_refill(struct pb_xsk *x)
 	while (x->fill_posted < x->fill_target) {
 		uint32_t want = x->fill_target - x->fill_posted;
 		want = want < PB_BURST_MAX ? want : PB_BURST_MAX;
-		/* The posted frames are at most the ring's size, so there is room for them. */
+		/* The kernel shows a packet before it shows that it took the frame: there may be less room than was
+		 * received. The next call makes up for it. */
+		uint32_t room = xsk_prod_nb_free(&x->fill, want);
+		if (!room)
+			break;
+		want = want < room ? want : room;
 		uint32_t got = pb_pool_get(cache, addrs, want, 0, PB_OWN_FILL);
-		uint32_t at = 0;
-		if (got && xsk_ring_prod__reserve(&x->fill, got, &at) == got) {
-			for (uint32_t i = 0; i < got; i++) {
-				x->lent[pb_pool_index(x->dev.pool, addrs[i])] = PB_LENT_FILL;
-				*xsk_ring_prod__fill_addr(&x->fill, at + i) = addrs[i];
-			}
-			xsk_ring_prod__submit(&x->fill, got);
-			x->fill_posted += got;
+		for (uint32_t i = 0; i < got; i++) {
+			x->lent[pb_pool_index(x->dev.pool, addrs[i])] = PB_LENT_FILL;
+			*xsk_ring_prod__fill_addr(&x->fill, x->fill.cached_prod + i) = addrs[i];
 		}
+		x->fill.cached_prod += got;
+		xsk_ring_prod__submit(&x->fill, got);
+		x->fill_posted += got;
 		if (got < want) {
 			x->pool_empty++;
 			break;

@@ -1,0 +1,528 @@
+"""The AF_XDP device on a real veth pair, driven through the C test program (xsk_check.c) and through pybypass._xsk."""
+
+import ctypes
+import errno
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from xsk_support import (  # noqa: E402
+    Server, build_check, build_objects, eth, icmp, ip4, ip6, missing, needs_xdp, packet_socket, tcp, udp,
+)  # fmt: skip
+
+pytestmark = needs_xdp
+if missing() is None:
+    from pybypass import lab
+
+TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
+NATIVE, GENERIC = "mode=1", "mode=2"
+
+
+@pytest.fixture(scope="session")
+def objdir(tmp_path_factory):
+    return build_objects(tmp_path_factory.mktemp("bpf"))
+
+
+@pytest.fixture(scope="session")
+def checks(tmp_path_factory):
+    out = tmp_path_factory.mktemp("check")
+    return {
+        "plain": build_check(out / "plain"),
+        "debug": build_check(out / "debug", "-DPB_DEBUG"),
+        "asan": build_check(out / "asan", "-DPB_DEBUG", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"),
+    }
+
+
+@pytest.fixture(scope="session")
+def check(checks):
+    """ASan and the ownership table at once."""
+    return checks["asan"]
+
+
+@pytest.fixture
+def pair():
+    with lab.veth() as v:
+        yield v
+
+
+def both_ends(check, objdir, v, command, *args, timeout=60):
+    argv = [str(check), command, f"dir={objdir}"]
+    for name, side in (("a", v.a), ("b", v.b)):
+        argv += [f"{name}.netns={side.netns.fd}", f"{name}.if={side.ifname}"]
+    fds = (v.a.netns.fd, v.b.netns.fd)
+    p = subprocess.run([*argv, *args], pass_fds=fds, capture_output=True, text=True, timeout=timeout)
+    assert p.stderr == "", p.stderr
+    result = json.loads(p.stdout)
+    assert result["own"]["free"] == result["frames"] and result["violations"] == 0, result
+    return result
+
+
+# ---- opening ----
+
+
+def test_ladder_ends_at_native_copy(check, objdir, pair):
+    """veth has no zero-copy: that rung fails at bind, the next one holds."""
+    with Server(check, pair.b, objdir) as s:
+        r = s.report
+        assert [(g["mode"], g["copy"], g["stage"], g["errno"]) for g in r["rungs"]] == [
+            ("native", 1, "bind", errno.EOPNOTSUPP),
+            ("native", 2, "none", 0),
+        ]
+        assert (r["mode"], r["zerocopy"], r["metadata"], r["filled"]) == ("native", 0, 1, 2048)
+
+
+def test_ladder_generic(check, objdir, pair):
+    with Server(check, pair.b, objdir, GENERIC) as s:
+        r = s.report
+        assert [(g["mode"], g["errno"]) for g in r["rungs"]] == [("generic", 0)]
+        assert (r["mode"], r["metadata"]) == ("generic", 0)
+
+
+def test_explicit_zerocopy_is_refused(check, objdir, pair):
+    with Server(check, pair.b, objdir, "copy=1") as s:
+        assert (s.report["stage"], s.report["errno"]) == ("bind", errno.EOPNOTSUPP)
+        assert len(s.report["rungs"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("dropped", "stage"),
+    [("-net_raw", "socket"), ("-bpf,-sys_admin", "prog_load"), ("-net_admin,-sys_admin", "prog_load")],
+)
+def test_missing_capability_names_its_stage(checks, objdir, pair, dropped, stage):
+    wrapper = ("setpriv", f"--bounding-set={dropped}", "--inh-caps=-all")
+    with Server(checks["debug"], pair.b, objdir, wrapper=wrapper) as s:
+        assert s.report["stage"] == stage
+        assert s.report["errno"] == errno.EPERM
+
+
+# ---- moving frames ----
+
+
+@pytest.mark.parametrize("mode", [NATIVE, GENERIC])
+@pytest.mark.parametrize("build", ["plain", "asan"])
+def test_echo_keeps_every_byte(checks, objdir, pair, mode, build):
+    """100,000 frames there and back in the same UMEM frame: each once, unchanged, none lost."""
+    r = both_ends(checks[build], objdir, pair, "echo", "count=100000", mode)
+    assert (r["sent"], r["turned"], r["got"], r["bad"], r["twice"]) == (100000, 100000, 100000, 0, 0)
+    for side in (r["a"], r["b"]):
+        assert (side["rx_pkts"], side["tx_pkts"], side["rx_bytes"]) == (100000, 100000, 6400000)
+        assert side["drops"] == {} and side["fill_empty"] == 0 and side["meta_missing"] == 0
+    print(f"{mode} {build}: {r['pps']:.0f} round trips/s")
+
+
+def test_small_rings(check, objdir, pair):
+    r = both_ends(check, objdir, pair, "echo", "count=20000", "ring=64")
+    assert (r["got"], r["bad"], r["twice"]) == (20000, 0, 0)
+
+
+def test_flood_is_received_or_counted(check, objdir, pair):
+    """What is sent arrives or is in a drop counter, and with a fill ring larger than the RX ring the kernel never
+    lacks a frame, whether the receiver keeps up or stalls."""
+    r = both_ends(check, objdir, pair, "flood", "count=200000", "fill=4096", "frames=16384")
+    before = {"got": 0, "rx_ring": 0, "tx_full": 0}
+    for phase in (r, r["stalled"]):
+        rx_ring = phase["b"]["drops"].get("rx_ring", 0)
+        tx_full = phase["a"]["drops"].get("tx_full", 0)
+        lost = rx_ring - before["rx_ring"] + tx_full - before["tx_full"]
+        assert phase["sent"] == 200000 == phase["got"] + lost
+        assert phase["bad"] == 0
+        assert phase["b"]["fill_empty"] == 0
+        assert phase["b"]["fill_low"] >= 4096 // 2
+        before = {"rx_ring": rx_ring, "tx_full": tx_full}
+    assert r["stalled"]["got"] == 2048, "what the RX ring holds"
+
+
+def test_an_empty_pool_is_counted_and_recovers(check, objdir, pair):
+    """A pool of 64 frames: half goes to the fill ring, and the rest cannot make up for held frames."""
+    with Server(check, pair.b, objdir, "frames=64", "ring=64") as s, packet_socket(pair.a) as a:
+        assert s.report["filled"] == 32
+        assert s.steer("add", 0) == 0
+        for i in range(100):
+            a.send(eth(ip4(udp(1, 2, b"%03d" % i), UDP)))
+        got = s.rx(200, 50)
+        assert len(got) == 32
+        st = s("stats")
+        assert st["drops"] == {"rx_ring": 68} and st["fill_empty"] == 68
+        a.send(eth(ip4(udp(1, 2, b"after"), UDP)))
+        assert s.rx(1, 1000)[0]["data"].endswith(b"after")
+
+
+def test_close_and_reopen(check, objdir, pair):
+    """50 times with frames in every ring: all come back at close, and a queue still busy is tried again."""
+    r = both_ends(check, objdir, pair, "reopen", "count=50", timeout=120)
+    assert (r["ok"], r["rounds"], r["got"], r["bad"], r["lost"]) == (1, 50, 400, 0, 0)
+
+
+def test_refused_descriptors_come_back(check, objdir, pair):
+    good = eth(b"x" * 50, 0x88B5)
+    with Server(check, pair.b, objdir) as s, packet_socket(pair.a) as a:
+        assert s.tx(good[:13])["sent"] == 1
+        assert s.tx(good, flags=1 << 3)["sent"] == 1, "PB_DESC_MORE without scatter-gather"
+        assert s.tx(good, off=2040)["sent"] == 1, "beyond the end of the frame"
+        assert s.tx(eth(b"x" * 1505, 0x88B5, tags=[(0x8100, 5)]))["sent"] == 1, "above the MTU"
+        assert s.tx(eth(b"x" * 1500, 0x88B5, tags=[(0x8100, 5)]), off=100)["sent"] == 1
+        assert s("reap")["reaped"] == 5
+        st = s("stats")
+        assert st["drops"] == {"tx_bad": 3, "too_long": 1}
+        assert st["tx_pkts"] == 1 and st["own"]["tx"] == 0
+        time.sleep(0.01)
+        seen = a.recv(2000)
+        assert seen.endswith(b"x" * 1500)
+
+
+def test_interface_down_and_up(check, objdir, pair):
+    from pyroute2 import IPRoute
+
+    def set_state(state):
+        with IPRoute() as ip:
+            ip.link("set", index=pair.b.ifindex, state=state)
+
+    frame = eth(b"x" * 50, 0x88B5)
+    with Server(check, pair.b, objdir) as s:
+        assert s("stats")["link_up"] == 1
+        pair.b.netns.run(set_state, "down")
+        assert s.tx(frame)["ret"] == 1, "taken before anything is known"
+        assert s.tx(frame)["ret"] == -errno.ENETDOWN
+        st = s("stats")
+        assert (st["link_up"], st["tx_pending"]) == (0, 1)
+        pair.b.netns.run(set_state, "up")
+        assert s.tx(frame)["ret"] == 1
+        assert s("reap")["reaped"] == 2
+        assert s("stats")["link_up"] == 1
+
+
+def test_interface_removed(check, objdir, pair):
+    from pyroute2 import IPRoute
+
+    def remove():
+        with IPRoute() as ip:
+            ip.link("del", index=pair.a.ifindex)
+
+    with Server(check, pair.b, objdir) as s:
+        pair.a.netns.run(remove)
+        assert s("rx 1 2000")["ret"] == -errno.ENETDOWN, "an idle receiver finds out"
+        assert s.tx(eth(b"x" * 50, 0x88B5))["ret"] < 0
+        assert s("stats")["link_up"] == 0
+
+
+# ---- steering ----
+
+OURS = ("10.77.0.2", "10.77.0.1")
+OPTIONS = bytes([0x94, 4, 0, 0])  # router alert
+
+
+def cases():
+    """(name, frame without marker, redirected?)."""
+    data = b"payload"
+    quote = ip4(tcp(80, 999), TCP, *OURS)
+    quote6 = ip6(tcp(80, 999), TCP, "fd77::2", "fd77::1")
+    hop = bytes([TCP, 0, 1, 4, 0, 0, 0, 0])
+    e6 = 0x86DD
+    return [
+        ("tcp4", eth(ip4(tcp(9, 80, data), TCP)), True),
+        ("tcp4 other port", eth(ip4(tcp(9, 81, data), TCP)), False),
+        ("tcp4 source port", eth(ip4(tcp(80, 9, data), TCP)), False),
+        ("tcp4 other address", eth(ip4(tcp(9, 80, data), TCP, dst="10.77.0.3")), False),
+        ("tcp4 with options", eth(ip4(tcp(9, 80, data), TCP, options=OPTIONS)), True),
+        ("tcp4 in a VLAN", eth(ip4(tcp(9, 80, data), TCP), tags=[(0x8100, 5)]), True),
+        ("tcp4 in 802.1ad", eth(ip4(tcp(9, 80, data), TCP), tags=[(0x88A8, 5)]), True),
+        ("two tags", eth(ip4(tcp(9, 80, data), TCP), tags=[(0x88A8, 5), (0x8100, 6)]), False),
+        ("udp4 on the TCP port", eth(ip4(udp(9, 80, data), UDP)), False),
+        ("udp4", eth(ip4(udp(9, 5000, data), UDP)), True),
+        ("first fragment", eth(ip4(udp(9, 5000, data), UDP, frag=0x2000)), True),
+        ("later fragment", eth(ip4(udp(9, 5000, data), UDP, frag=0x2005)), False),
+        ("last fragment", eth(ip4(udp(9, 5000, data), UDP, frag=0x0005)), False),
+        ("below the range", eth(ip4(udp(9, 5999, data), UDP)), False),
+        ("start of the range", eth(ip4(udp(9, 6000, data), UDP)), True),
+        ("end of the range", eth(ip4(udp(9, 6010, data), UDP)), True),
+        ("above the range", eth(ip4(udp(9, 6011, data), UDP)), False),
+        ("range, other address", eth(ip4(udp(9, 6005, data), UDP, dst="10.77.0.3")), False),
+        ("any address", eth(ip4(udp(9, 7000, data), UDP, dst="10.77.0.3")), True),
+        ("any address, v6", eth(ip6(udp(9, 7000, data), UDP), e6), True),
+        ("whole protocol", eth(ip4(b"\0\0\x08\0" + data, 47)), True),
+        ("other protocol", eth(ip4(data, 50)), False),
+        ("tcp6", eth(ip6(tcp(9, 80, data), TCP), e6), True),
+        ("tcp6 other port", eth(ip6(tcp(9, 81, data), TCP), e6), False),
+        ("tcp6 with an extension header", eth(ip6(hop + tcp(9, 80, data), 0), e6), False),
+        ("tcp6 in a VLAN", eth(ip6(tcp(9, 80, data), TCP), e6, tags=[(0x8100, 5)]), True),
+        ("arp", eth(b"\0\1\x08\0\6\4\0\2" + b"\0" * 20, 0x0806), False),
+        ("unknown type", eth(data, 0x88B5), False),
+        ("ping", eth(ip4(icmp(8, data), ICMP)), False),
+        ("unreachable", eth(ip4(icmp(3, quote, 3), ICMP)), True),
+        ("fragmentation needed", eth(ip4(icmp(3, quote, 4), ICMP)), True),
+        ("time exceeded", eth(ip4(icmp(11, quote), ICMP)), True),
+        ("parameter problem", eth(ip4(icmp(12, quote), ICMP)), True),
+        ("redirect", eth(ip4(icmp(5, quote), ICMP)), False),
+        ("quote with options", eth(ip4(icmp(3, ip4(tcp(80, 9), TCP, *OURS, options=OPTIONS)), ICMP)), True),
+        ("quoted 8 bytes only", eth(ip4(icmp(3, quote[:28]), ICMP)), True),
+        ("quote of a stranger", eth(ip4(icmp(3, ip4(tcp(81, 9), TCP, *OURS)), ICMP)), False),
+        ("quote as destination", eth(ip4(icmp(3, ip4(tcp(9, 80), TCP)), ICMP)), False),
+        ("quoted later fragment", eth(ip4(icmp(3, ip4(tcp(80, 9), TCP, *OURS, frag=5)), ICMP)), False),
+        ("quote not IP", eth(ip4(icmp(3, b"\0" * 40), ICMP)), False),
+        *[(f"icmp6 {t}", eth(ip6(icmp(t, quote6), ICMP6), e6), True) for t in (1, 2, 3, 4)],
+        ("icmp6 echo", eth(ip6(icmp(128, quote6), ICMP6), e6), False),
+        ("icmp6 quote of a stranger", eth(ip6(icmp(1, ip6(tcp(80, 9), TCP)), ICMP6), e6), False),
+    ]
+
+
+def verdicts(s, a, b):
+    """Sends every case with a marker at its end; returns {name: redirected} by where the marker turned up."""
+    todo, result = {}, {}
+    for i, (name, frame, _) in enumerate(cases()):
+        marker = b"#%04d#" % i
+        todo[marker] = name
+        a.send(frame + marker)
+    deadline = time.monotonic() + 5
+    while todo and time.monotonic() < deadline:
+        seen = [(f["data"], True) for f in s.rx()]
+        try:
+            seen.append((b.recv(4096), False))
+        except BlockingIOError:
+            pass
+        for data, redirected in seen:
+            if (name := todo.pop(data[-6:], None)) is not None:
+                result[name] = redirected
+    assert not todo, f"vanished: {list(todo.values())}"
+    return result
+
+
+def add_rules(s):
+    rules = [
+        (TCP, "10.77.0.2", 80), (UDP, "10.77.0.2", 5000), (UDP, "10.77.0.2", 6000, 6010), (UDP, "-", 7000),
+        (TCP, "fd77::2", 80), (47, "-", 0, 65535),
+    ]  # fmt: skip
+    for rule in rules:
+        assert s.steer("add", *rule) == 0
+    return rules
+
+
+@pytest.mark.parametrize("mode", [NATIVE, GENERIC])
+def test_steering(check, objdir, mode):
+    with lab.veth() as v, Server(check, v.b, objdir, mode) as s:
+        with packet_socket(v.a) as a, packet_socket(v.b) as b:
+            nothing = dict.fromkeys((c[0] for c in cases()), False)
+            assert verdicts(s, a, b) == nothing, "no rule, nothing taken"
+            rules = add_rules(s)
+            want = {name: redirected for name, _, redirected in cases()}
+            assert verdicts(s, a, b) == want
+            st = s("stats")
+            assert st["redirected"] == sum(want.values())
+            assert st["icmp_redirected"] == 10 and st["meta_failed"] == 0
+            for rule in rules:
+                assert s.steer("del", *rule) == 0
+                assert s.steer("del", *rule) == -errno.ENOENT
+            assert verdicts(s, a, b) == nothing
+            assert s.steer("add", 0) == 0
+            assert all(verdicts(s, a, b).values()), "everything"
+
+
+def test_rules_are_counted_and_bounded(check, objdir, pair):
+    with Server(check, pair.b, objdir) as s:
+        for _ in range(2):
+            assert s.steer("add", TCP, "10.77.0.2", 80) == 0
+            assert s.steer("add", UDP, "10.77.0.2", 1, 9) == 0
+        for result in (0, 0, -errno.ENOENT):
+            assert s.steer("del", TCP, "10.77.0.2", 80) == result
+            assert s.steer("del", UDP, "10.77.0.2", 1, 9) == result
+        for i in range(16):
+            assert s.steer("add", UDP, "-", 100 * i, 100 * i + 50) == 0
+        assert s.steer("add", UDP, "-", 5000, 5001) == -errno.ENOSPC
+        assert s.steer("del", UDP, "-", 0, 50) == 0
+        assert s.steer("add", UDP, "-", 5000, 5001) == 0
+        assert s.steer("add", TCP, "-", 9, 8) == -errno.EINVAL
+        assert s.steer("add", 0, "10.77.0.2", 80) == -errno.EINVAL
+
+
+# ---- metadata ----
+
+
+def test_metadata_native(check, objdir, pair):
+    """veth: the flow's hash by the device, no hardware time, so TAI of the XDP program."""
+    with Server(check, pair.b, objdir, NATIVE) as s, packet_socket(pair.a) as a:
+        s.steer("add", UDP, "-", 0, 65535)
+        for port in (1, 1, 2):
+            a.send(eth(ip4(udp(port, 5000, b"x"), UDP)))
+        a.send(eth(ip6(udp(3, 5000, b"x"), UDP), 0x86DD))
+        f = s.rx(4, 1000)
+        assert [x["hash_type"] for x in f] == [4, 4, 4, 5]
+        assert f[0]["hash"] == f[1]["hash"] != 0 and len({x["hash"] for x in f}) == 3
+        for x in f:
+            assert x["ts_source"] == 2 and 0 <= x["age_ns"] < 1_000_000_000
+            assert (x["off"], x["flags"], x["queue"]) == (256, 0, 0)
+        assert s("stats")["meta_missing"] == 0
+
+
+def test_metadata_generic(check, objdir, pair):
+    with Server(check, pair.b, objdir, GENERIC) as s, packet_socket(pair.a) as a:
+        s.steer("add", UDP, "-", 0, 65535)
+        a.send(eth(ip4(udp(1, 5000, b"x"), UDP)))
+        (x,) = s.rx(1, 1000)
+        assert (x["hash"], x["hash_type"], x["ts_source"]) == (0, 0, 2)
+        assert 0 <= x["age_ns"] < 1_000_000_000
+        assert s("stats")["meta_missing"] == 0
+
+
+def test_stripped_vlan_tag(check, objdir, pair):
+    """A tag that the sender leaves to the device arrives in the descriptor, not in the frame."""
+    argv = [str(check), "vlan", f"if={pair.a.ifname}", "count=123"]
+    pusher = pair.a.netns.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert json.loads(pusher.stdout.readline()) == {"ret": 0}
+    frame = eth(ip4(udp(1, 5000, b"x"), UDP))
+    with Server(check, pair.b, objdir, NATIVE) as s, packet_socket(pair.a) as a:
+        s.steer("add", UDP, "-", 5000)
+        a.send(frame)
+        (x,) = s.rx(1, 1000)
+        assert (x["flags"], x["vlan"] & 0xFFF, x["data"]) == (1 << 2, 123, frame)
+    pusher.communicate()
+
+
+# ---- pybypass._xsk ----
+
+
+@pytest.fixture
+def xsk():
+    return pytest.importorskip("pybypass._xsk", reason="pybypass._xsk is not built (libbpf, libxdp)")
+
+
+@pytest.fixture
+def pool():
+    """A pool capsule from the library that the extensions use; at the end every frame must be free."""
+    import pybypass
+
+    core = ctypes.CDLL(str(Path(pybypass.__file__).parent / "libpbcore.so"))
+    core.pb_pool_create.restype = ctypes.c_void_p
+    err = ctypes.c_int()
+    p = core.pb_pool_create(8192, 2048, 3, ctypes.byref(err))
+    new = ctypes.pythonapi.PyCapsule_New
+    new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
+    name = b"pybypass.pb_pool.v1"
+    yield new(p, name, None)
+    info = (ctypes.c_int64 * 32)()
+    core.pb_pool_info(ctypes.c_void_p(p), ctypes.byref(info))
+    assert info[0] == info[4] == 8192, "frames, frames that are free"
+    core.pb_pool_unref(ctypes.c_void_p(p))
+    core.pb_handles_live.restype = ctypes.c_int64
+    assert [core.pb_handles_live(k) for k in (0, 1, 3)] == [0, 0, 0], "regions, pools, devices"
+
+
+def test_open_device(xsk, pool, objdir, pair):
+    with pair.b.netns:
+        dev, program, report = xsk.open_device("pbb", 0, pool, objdir=objdir)
+    assert report["mode"] == "native" and report["metadata"] and not report["zerocopy"]
+    assert report["rungs"][0]["stage"] == "bind" and "zero copy" in report["rungs"][0]["text"]
+    assert program.info()["attached"] and program.info()["prog_id"] == report["prog_id"]
+    program.steer_add(6, "10.77.0.2", 80)
+    program.steer_add(17, "fd77::2", 10, 20)
+    program.steer_add(0)
+    rules = [(0, None, 0, 0, 1), (6, "10.77.0.2", 80, 80, 1), (17, "fd77::2", 10, 20, 1)]
+    assert sorted(program.steer_list()) == rules
+    assert program.counters() == dict.fromkeys(("redirected", "passed", "icmp_redirected", "meta_failed"), 0)
+    assert xsk.device_info(dev)["fill_posted"] == 2048
+    xsk.close_device(dev)
+    with pytest.raises(ValueError):
+        xsk.close_device(dev)
+    program.close()
+    with pytest.raises(ValueError):
+        program.counters()
+
+
+def test_two_queues_share_one_program(xsk, pool, objdir):
+    with lab.veth(queues=2) as v:
+        with v.b.netns:
+            d0, p0, r0 = xsk.open_device("pbb", 0, pool, objdir=objdir)
+            d1, p1, r1 = xsk.open_device("pbb", 1, pool, objdir=objdir)
+        assert r0["prog_id"] == r1["prog_id"] and r0["rx_queues"] == 2
+        p0.steer_add(6, None, 80)
+        assert p1.steer_list() == [(6, None, 80, 80, 1)]
+        with v.a.netns, pytest.raises(OSError) as e:  # same names and queues, another namespace: another program
+            xsk.open_device("pbb", 0, pool, objdir=objdir)
+        assert e.value.errno == errno.ENODEV
+        with v.b.netns, pytest.raises(OSError) as e:
+            xsk.open_device("pbb", 0, pool, objdir=objdir, mode="generic")
+        assert (e.value.errno, e.value.stage) == (errno.EBUSY, "prog_busy")
+        xsk.close_device(d0)
+        p0.close()
+        assert p1.info()["attached"]
+        xsk.close_device(d1)
+        p1.close()
+        with v.b.netns:
+            xsk.XdpProgram(v.b.ifindex, "generic", objdir).close()
+
+
+def fails(xsk, pool, side, objdir, err, stage, *, ifname="pbb", queue=0, **kwargs):
+    with side.netns, pytest.raises(OSError) as e:
+        xsk.open_device(ifname, queue, pool, objdir=objdir, **kwargs)
+    assert (e.value.errno, e.value.stage) == (err, stage), e.value
+    assert e.value.report["stage"] == stage and e.value.report["text"] == e.value.strerror
+    return e.value
+
+
+def test_errors_name_their_stage(xsk, pool, objdir, pair, tmp_path):
+    b = pair.b
+    fails(xsk, pool, b, objdir, errno.ENODEV, "iface", ifname="nosuch0")
+    e = fails(xsk, pool, b, objdir, errno.EINVAL, "queue", queue=7)
+    assert "1 RX" in str(e)
+    fails(xsk, pool, b, objdir, errno.EINVAL, "config", rx_ring=1000)
+    fails(xsk, pool, b, objdir, errno.EINVAL, "config", comp_ring=1024)
+    fails(xsk, pool, b, objdir, errno.EINVAL, "config", mode="generic", copy="zerocopy")
+    fails(xsk, pool, b, tmp_path, errno.ENOENT, "prog_file")
+    (tmp_path / "pb_xdp_generic.bpf.o").write_bytes(b"not an object")
+    fails(xsk, pool, b, tmp_path, errno.ENOEXEC, "prog_file", mode="generic")
+    with b.netns, pytest.raises(ValueError):
+        xsk.open_device("pbb", 0, pool, objdir=objdir, mode="fast")
+    with pytest.raises(ValueError):
+        xsk.open_device("pbb", 0, object(), objdir=objdir)
+    with b.netns:  # nothing stayed attached
+        xsk.XdpProgram(b.ifindex, "generic", objdir).close()
+
+
+def test_interface_that_is_down(xsk, pool, objdir, pair):
+    from pyroute2 import IPRoute
+
+    def down():
+        with IPRoute() as ip:
+            ip.link("set", index=pair.b.ifindex, state="down")
+
+    pair.b.netns.run(down)
+    fails(xsk, pool, pair.b, objdir, errno.ENETDOWN, "iface")
+
+
+def test_mtu_that_does_not_fit(xsk, pool, objdir):
+    with lab.veth(mtu=2000) as v:
+        e = fails(xsk, pool, v.b, objdir, errno.EMSGSIZE, "mtu")
+        assert "1774" in str(e)
+    with lab.veth(mtu=1774) as v, v.b.netns:
+        dev, program, _ = xsk.open_device("pbb", 0, pool, objdir=objdir)
+        xsk.close_device(dev)
+        program.close()
+
+
+def test_busy_queue_and_foreign_program(xsk, pool, objdir, pair, check):
+    with pair.b.netns:
+        dev, program, _ = xsk.open_device("pbb", 0, pool, objdir=objdir)
+    start = time.monotonic()
+    e = fails(xsk, pool, pair.b, objdir, errno.EBUSY, "bind", deadline_ms=100)
+    assert 0.1 <= time.monotonic() - start < 1 and e.report["bind_retries"] > 2
+    assert program.info()["attached"], "the failure took nothing away"
+    xsk.close_device(dev)
+    program.close()
+    with Server(check, pair.b, objdir) as s:
+        assert s.report["stage"] == "none"
+        e = fails(xsk, pool, pair.b, objdir, errno.EBUSY, "prog_busy")
+        assert "another XDP program (id" in str(e)
+
+
+def test_program_goes_with_a_killed_process(xsk, pool, objdir, pair, check):
+    s = Server(check, pair.b, objdir)
+    s.process.kill()
+    s.process.communicate()
+    with pair.b.netns:
+        dev, program, report = xsk.open_device("pbb", 0, pool, objdir=objdir)
+    assert report["mode"] == "native"
+    xsk.close_device(dev)
+    program.close()
