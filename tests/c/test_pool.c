@@ -100,7 +100,7 @@ TEST(violations_are_noticed)
 {
 	struct pb_pool *p = make(64);
 	struct pb_pool_cache *c = cache_of(p);
-	uint64_t a;
+	uint64_t a = 0;
 	CHECK_EQ(pb_pool_get(c, &a, 1, 0, PB_OWN_APP), 1);
 	pb_pool_check(p, a, PB_OWN_RX, PB_OWN_FREE); /* not its owner */
 	CHECK_EQ(atomic_load(&p->violations), 1);
