@@ -1,13 +1,9 @@
-#define _GNU_SOURCE
 /* The application's end: creation, events from the loop, waiting, and the slow path's rings. */
 #include "path/app.h"
 
 #include <errno.h>
-#include <poll.h>
 #include <sched.h>
 #include <stdlib.h>
-#include <time.h>
-#include <unistd.h>
 
 struct pb_app *pb_app_create(struct pb_path *p, const struct pb_app_config *cfg, int *err)
 {
@@ -62,6 +58,8 @@ void app_lock(struct pb_app *a)
 	if (!pthread_mutex_trylock(&a->lock))
 		return;
 	atomic_fetch_add_explicit(&a->waiters, 1, memory_order_relaxed);
+	if (a->inline_mode) /* whoever drives the path may sleep in it */
+		pb_chan_wake_loop(a->chan);
 	pthread_mutex_lock(&a->lock);
 	atomic_fetch_sub_explicit(&a->waiters, 1, memory_order_relaxed);
 }
@@ -234,50 +232,41 @@ unsigned app_poll(struct pb_app *a, struct sock *s)
 	return m;
 }
 
-static void app_sleep(struct pb_app *a, uint64_t now_ns, uint64_t max_ns)
+static unsigned wanted(struct pb_app *a, int sock, unsigned mask, int progressed)
 {
-	struct pb_chan *ch = a->chan;
-	if (a->inline_mode) {
-		app_lock(a);
-		pb_path_sleep(a->path, now_ns, max_ns < 10000000 ? max_ns : 10000000);
-		app_unlock(a);
-		return;
-	}
-	atomic_store_explicit(&ch->app_sleeps, 1, memory_order_relaxed);
-	atomic_thread_fence(memory_order_seq_cst);
-	if (!pb_ring_count(&ch->ev) && !pb_ring_count(&ch->exc)) {
-		struct pollfd f = {.fd = ch->app_fd, .events = POLLIN};
-		struct timespec t = {(time_t)(max_ns / 1000000000u), (long)(max_ns % 1000000000u)};
-		ppoll(&f, 1, &t, NULL);
-	}
-	atomic_store_explicit(&ch->app_sleeps, 0, memory_order_relaxed);
-	uint64_t drained;
-	ssize_t n = read(ch->app_fd, &drained, sizeof(drained));
-	(void)n;
+	bool slow = pb_ring_count(&a->chan->exc) && (a->inline_mode || sock == PB_WAIT_SLOWPATH);
+	unsigned m = slow ? PB_SOCK_SLOWPATH : 0;
+	if (sock == PB_WAIT_ANY)
+		return m | (progressed ? PB_SOCK_READ : 0);
+	if (sock < 0)
+		return m;
+	struct sock *s = app_sock(a, sock);
+	return m | (s ? app_poll(a, s) & mask : PB_SOCK_CLOSED);
 }
 
 int pb_app_wait(struct pb_app *a, int sock, unsigned mask, uint64_t until_ns, uint64_t spin_ns)
 {
-	uint64_t start = pb_now_ns();
+	struct pb_waitq *q = sock == PB_WAIT_SLOWPATH ? &a->chan->slow : &a->chan->app;
+	uint64_t start = pb_now_ns(), now_ns = start;
 	for (;;) {
+		bool sleepy = now_ns - start >= spin_ns, queue = sleepy && !a->inline_mode;
+		uint32_t seq = queue ? pb_waitq_enter(q) : 0;
 		app_lock(a);
 		int rc = app_progress(a);
-		struct sock *s = app_sock(a, sock);
-		unsigned m = s ? app_poll(a, s) & mask : sock >= 0 ? PB_SOCK_CLOSED : rc > 0 ? PB_SOCK_READ : 0;
-		if (pb_ring_count(&a->chan->exc))
-			m |= PB_SOCK_SLOWPATH;
+		unsigned m = rc < 0 ? 0 : wanted(a, sock, mask, rc);
+		now_ns = pb_now_ns();
+		bool done = rc < 0 || m || now_ns >= until_ns;
+		if (sleepy && a->inline_mode && !done)
+			pb_path_sleep(a->path, now_ns, until_ns - now_ns < 10000000 ? until_ns - now_ns : 10000000);
 		app_unlock(a);
-		if (rc < 0)
-			return rc;
-		if (m)
-			return (int)m;
-		uint64_t now_ns = pb_now_ns();
-		if (now_ns >= until_ns)
-			return 0;
+		if (queue && !done)
+			pb_waitq_wait(q, seq, until_ns - now_ns);
+		if (queue)
+			pb_waitq_leave(q);
+		if (done)
+			return rc < 0 ? rc : (int)m;
 		if (atomic_load_explicit(&a->waiters, memory_order_relaxed))
 			sched_yield();
-		if (now_ns - start > spin_ns)
-			app_sleep(a, now_ns, until_ns - now_ns);
 	}
 }
 

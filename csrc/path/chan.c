@@ -1,13 +1,18 @@
+#define _GNU_SOURCE
 #include "path/chan.h"
 
 #include <errno.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <sys/eventfd.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 int pb_chan_init(struct pb_chan *ch, uint32_t slots)
 {
 	memset(ch, 0, sizeof(*ch));
-	ch->loop_fd = ch->app_fd = -1;
+	ch->loop_fd = -1;
 	int rc = pb_ring_init(&ch->cmd, slots, sizeof(struct pb_cmd));
 	if (!rc)
 		rc = pb_ring_init(&ch->ev, slots, sizeof(struct pb_ev));
@@ -17,8 +22,7 @@ int pb_chan_init(struct pb_chan *ch, uint32_t slots)
 		rc = pb_ring_init(&ch->exc, 256, sizeof(struct pb_exc));
 	if (!rc) {
 		ch->loop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		ch->app_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-		rc = ch->loop_fd < 0 || ch->app_fd < 0 ? -errno : 0;
+		rc = ch->loop_fd < 0 ? -errno : 0;
 	}
 	if (rc)
 		pb_chan_fini(ch);
@@ -33,28 +37,42 @@ void pb_chan_fini(struct pb_chan *ch)
 	pb_ring_fini(&ch->exc);
 	if (ch->loop_fd >= 0)
 		close(ch->loop_fd);
-	if (ch->app_fd >= 0)
-		close(ch->app_fd);
-	ch->loop_fd = ch->app_fd = -1;
-}
-
-static void wake(_Atomic uint32_t *sleeps, int fd)
-{
-	/* Orders the ring's index before the mark: the sleeper sets the mark and then looks at the ring. */
-	atomic_thread_fence(memory_order_seq_cst);
-	if (!atomic_load_explicit(sleeps, memory_order_relaxed))
-		return;
-	uint64_t one = 1;
-	ssize_t n = write(fd, &one, sizeof(one));
-	(void)n; /* EAGAIN: the counter is not zero, so it polls readable already */
+	ch->loop_fd = -1;
 }
 
 void pb_chan_wake_loop(struct pb_chan *ch)
 {
-	wake(&ch->loop_sleeps, ch->loop_fd);
+	/* Orders the ring's index before the mark: the sleeper sets the mark and then looks at the ring. */
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!atomic_load_explicit(&ch->loop_sleeps, memory_order_relaxed))
+		return;
+	uint64_t one = 1;
+	ssize_t n = write(ch->loop_fd, &one, sizeof(one));
+	(void)n; /* EAGAIN: the counter is not zero, so it polls readable already */
 }
 
-void pb_chan_wake_app(struct pb_chan *ch)
+uint32_t pb_waitq_enter(struct pb_waitq *q)
 {
-	wake(&ch->app_sleeps, ch->app_fd);
+	atomic_fetch_add(&q->sleepers, 1);
+	return atomic_load(&q->seq);
+}
+
+void pb_waitq_leave(struct pb_waitq *q)
+{
+	atomic_fetch_sub(&q->sleepers, 1);
+}
+
+void pb_waitq_wait(struct pb_waitq *q, uint32_t seq, uint64_t max_ns)
+{
+	struct timespec t = {(time_t)(max_ns / 1000000000u), (long)(max_ns % 1000000000u)};
+	syscall(SYS_futex, &q->seq, FUTEX_WAIT_PRIVATE, seq, &t, NULL, 0);
+}
+
+void pb_waitq_wake(struct pb_waitq *q)
+{
+	atomic_thread_fence(memory_order_seq_cst);
+	if (!atomic_load_explicit(&q->sleepers, memory_order_relaxed))
+		return;
+	atomic_fetch_add(&q->seq, 1);
+	syscall(SYS_futex, &q->seq, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }

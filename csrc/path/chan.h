@@ -110,18 +110,29 @@ enum pb_exc_reason {
 	PB_EXC_NEIGH, /* no packet: a next hop's MAC address is wanted */
 };
 
+/* Where threads of the application sleep: a futex that costs the loop nothing while nobody does. */
+struct pb_waitq {
+	_Atomic uint32_t seq, sleepers;
+};
+
 struct pb_chan {
 	struct pb_ring cmd, ev, inj, exc;
-	/* Whoever sleeps says so, reads its ring once more, and then polls; the other side writes the eventfd if it
-	 * finds the mark. */
+	/* The loop says that it sleeps, reads its rings once more, and then polls loop_fd. */
 	_Atomic uint32_t loop_sleeps PB_ALIGNED(PB_CACHE_LINE);
-	_Atomic uint32_t app_sleeps PB_ALIGNED(PB_CACHE_LINE);
-	int loop_fd, app_fd;
+	struct pb_waitq app PB_ALIGNED(PB_CACHE_LINE); /* for ev */
+	struct pb_waitq slow;                          /* for exc */
+	int loop_fd;
 };
 
 /* Ring sizes are powers of two. 0, -EINVAL, -ENOMEM, -EMFILE. */
 PB_API int pb_chan_init(struct pb_chan *ch, uint32_t slots);
 PB_API void pb_chan_fini(struct pb_chan *ch);
 PB_API void pb_chan_wake_loop(struct pb_chan *ch);
-PB_API void pb_chan_wake_app(struct pb_chan *ch);
+
+/* A sleeper enters, looks at what it waits for, and then waits with the number that entering gave; a wake between the
+ * two ends the wait at once. */
+PB_API uint32_t pb_waitq_enter(struct pb_waitq *q);
+PB_API void pb_waitq_wait(struct pb_waitq *q, uint32_t seq, uint64_t max_ns);
+PB_API void pb_waitq_leave(struct pb_waitq *q);
+PB_API void pb_waitq_wake(struct pb_waitq *q);
 #endif

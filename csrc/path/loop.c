@@ -58,7 +58,7 @@ static void *run(void *arg)
 		int n = pb_path_step(l->path, now_ns);
 		if (n < 0) {
 			atomic_store(&l->error, n);
-			pb_chan_wake_app(l->path->chan);
+			pb_waitq_wake(&l->path->chan->app);
 			break;
 		}
 		if (n)

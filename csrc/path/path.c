@@ -103,7 +103,7 @@ int pb_path_step(struct pb_path *p, uint64_t now_ns)
 	if (p->chan)
 		told += pb_path_tell(p);
 	if (told)
-		pb_chan_wake_app(p->chan);
+		pb_waitq_wake(&p->chan->app);
 	work += sent + told;
 	p->stats.steps++;
 	p->stats.idle_steps += !work;

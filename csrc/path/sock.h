@@ -68,9 +68,11 @@ PB_API int pb_app_freed_ports(struct pb_app *a, uint16_t *ports, int n);
 
 /* Handles what the loop told (inline: runs one step first). Returns events handled, or -errno of the device. */
 PB_API int pb_app_progress(struct pb_app *a);
-/* Waits until one of `mask` is true of socket s (s < 0: until anything happened), or the slow path has work, or
- * until_ns. Returns the ready mask, 0 at the deadline, -errno of the device. spin_ns: how long to spin before sleeping.
- */
+#define PB_WAIT_ANY (-1)      /* until anything happened */
+#define PB_WAIT_SLOWPATH (-2) /* until exceptions wait */
+/* Waits until one of `mask` is true of socket s (or PB_WAIT_*), or until_ns. Inline, exceptions end every wait: the
+ * caller is the slow path too. Returns the ready mask, 0 at the deadline, -errno of the device. spin_ns: how long
+ * before it sleeps. */
 PB_API int pb_app_wait(struct pb_app *a, int s, unsigned mask, uint64_t until_ns, uint64_t spin_ns);
 
 /* The slow path: takes up to n exceptions (frames have owner APP: give them back with pb_app_free). */

@@ -28,7 +28,7 @@ void pb_path_want_neigh(struct pb_path *p, const struct pb_ip *addr)
 		return;
 	struct pb_exc x = {.reason = PB_EXC_NEIGH, .addr = *addr};
 	pb_ring_put(&p->chan->exc, &x, 1);
-	pb_chan_wake_app(p->chan);
+	pb_waitq_wake(&p->chan->slow);
 }
 
 /* Gives an IP packet its L2 header and puts it on the backlog, or aside, or away. */

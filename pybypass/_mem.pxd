@@ -1,0 +1,6 @@
+from pybypass.c.pool cimport pb_pool
+
+
+cdef class Umem:
+    cdef pb_pool *pool
+    cdef pb_pool *handle(self) except NULL

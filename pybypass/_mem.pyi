@@ -1,0 +1,31 @@
+"""Frame pools, drop reasons and live handles."""
+
+from typing import Any
+
+PAGE_KINDS: tuple[str, ...]
+
+class Umem:
+    """Memory cut into frames of equal size, which devices write and read.
+
+    `frames` 64 to 4,194,304; `frame_bytes` 2048 or 4096; `pages` "best" (reserved 2 MiB pages, else transparent huge
+    pages, else 4 KiB), "hugetlb", "thp" or "4k". The memory lives until the last device, burst and view of it is gone.
+
+    Raises ValueError for arguments out of range, PybypassError PB001 (no memory) or PB002 (no reserved huge pages).
+    """
+
+    def __new__(cls, *, frames: int = 8192, frame_bytes: int = 2048, pages: str = "best") -> Umem: ...
+    def info(self) -> dict[str, Any]:
+        """frames, frame_bytes, region_bytes, pages ("4k", "thp", "hugetlb"), debug, owners, violations.
+
+        `owners` counts the frames of each owner (free, fill, rx, app, engine, tx); their sum is `frames`. `violations`
+        counts forbidden changes of owner, seen only in debug builds.
+        """
+
+    def capsule(self) -> object:
+        """The pool as a capsule "pybypass.pb_pool.v1", for devices built outside this package."""
+
+def drop_reasons() -> dict[str, str]:
+    """Why a packet may be dropped: stable name -> explanation."""
+
+def live_handles() -> dict[str, int]:
+    """How many regions, pools, rings, devices, links, engines, paths and loops exist."""

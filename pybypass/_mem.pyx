@@ -1,0 +1,76 @@
+# cython: language_level=3
+"""Frame pools, drop reasons and live handles."""
+
+import os
+
+from cpython.pycapsule cimport PyCapsule_New
+
+from pybypass.c cimport drops as cd
+from pybypass.c.pool cimport (
+    PB_OWN_COUNT,
+    PB_WANT_4K,
+    PB_WANT_BEST,
+    PB_WANT_HUGETLB,
+    PB_WANT_THP,
+    pb_owner_name,
+    pb_page_want,
+    pb_pool_create,
+    pb_pool_get_info,
+    pb_pool_info,
+    pb_pool_unref,
+)
+
+from pybypass.errors import PybypassError
+
+cdef const char *POOL_CAPSULE = b"pybypass.pb_pool.v1"
+cdef dict PAGES = {"best": PB_WANT_BEST, "hugetlb": PB_WANT_HUGETLB, "thp": PB_WANT_THP, "4k": PB_WANT_4K}
+PAGE_KINDS = ("4k", "thp", "hugetlb")
+
+
+cdef class Umem:
+    def __cinit__(self, *, int frames=8192, int frame_bytes=2048, str pages="best"):
+        cdef int err = 0
+        if pages not in PAGES:
+            raise ValueError(f"pages must be one of {', '.join(PAGES)}, not {pages!r}")
+        if not 64 <= frames <= 1 << 22:
+            raise ValueError(f"frames must be 64 to {1 << 22}, not {frames}")
+        if frame_bytes not in (2048, 4096):
+            raise ValueError(f"frame_bytes must be 2048 or 4096, not {frame_bytes}")
+        cdef pb_page_want want = <pb_page_want><int>PAGES[pages]
+        with nogil:
+            self.pool = pb_pool_create(frames, frame_bytes, want, &err)
+        if self.pool == NULL:
+            raise PybypassError.make("PB002" if pages == "hugetlb" else "PB001", -err, f"{frames} frames of {frame_bytes} bytes")
+
+    def __dealloc__(self):
+        pb_pool_unref(self.pool)
+
+    cdef pb_pool *handle(self) except NULL:
+        return self.pool
+
+    def info(self):
+        cdef pb_pool_info i
+        pb_pool_get_info(self.pool, &i)
+        return {
+            "frames": i.frames,
+            "frame_bytes": i.frame_bytes,
+            "region_bytes": i.region_bytes,
+            "pages": PAGE_KINDS[i.pages],
+            "debug": bool(i.debug),
+            "owners": {pb_owner_name(o).decode(): i.own[o] for o in range(<int>PB_OWN_COUNT)},
+            "violations": i.violations,
+        }
+
+    def capsule(self):
+        return PyCapsule_New(self.pool, POOL_CAPSULE, NULL)
+
+    def __repr__(self):
+        return f"<Umem {self.pool.nframes} frames of {self.pool.frame_bytes} bytes, {self.info()['pages']} pages>"
+
+
+def drop_reasons():
+    return {cd.pb_drop_name(i).decode(): cd.pb_drop_why(i).decode() for i in range(1, cd.PB_DROP_COUNT)}
+
+
+def live_handles():
+    return {cd.pb_handle_name(i).decode(): cd.pb_handles_live(<cd.pb_handle>i) for i in range(cd.PB_HANDLE_COUNT)}

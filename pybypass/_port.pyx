@@ -1,0 +1,484 @@
+# cython: language_level=3
+"""One queue of a device, and bursts of frames. One `with nogil` call per burst."""
+
+import errno as _errno
+import os
+
+import numpy as np
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.pycapsule cimport PyCapsule_GetPointer
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memmove, memset
+
+from pybypass._mem cimport Umem
+from pybypass.c.dev cimport (
+    PB_DEV_ABI,
+    pb_dev,
+    pb_dev_fault_open,
+    pb_dev_mem_config,
+    pb_dev_mem_open,
+    pb_dev_reap,
+    pb_dev_rx,
+    pb_dev_tx,
+    pb_link_config,
+)
+from pybypass.c.drops cimport PB_DROP_COUNT, pb_drop_name
+from pybypass.c.path cimport pb_now_ns
+from pybypass.c.pool cimport (
+    PB_BURST_MAX,
+    PB_OWN_APP,
+    PB_OWN_RX,
+    PB_OWN_TX,
+    pb_desc,
+    pb_pool,
+    pb_pool_cache,
+    pb_pool_cache_create,
+    pb_pool_cache_destroy,
+    pb_pool_frame,
+    pb_pool_get,
+    pb_pool_move,
+    pb_pool_put,
+)
+from pybypass.c.types cimport uint64_t
+
+from pybypass.errors import PybypassError
+
+cdef const char *DEV_CAPSULE = b"pybypass.pb_dev.v1"
+
+BURST_MAX = PB_BURST_MAX
+TX_OFFSET = 256
+
+DESC_DTYPE = np.dtype([
+    ("addr", "<u8"), ("ts_ns", "<u8"), ("hash", "<u4"), ("len", "<u2"), ("off", "<u2"), ("vlan", "<u2"),
+    ("flags", "<u2"), ("ts_source", "u1"), ("hash_type", "u1"), ("queue", "<u2"),
+])
+
+CSUM_GOOD, CSUM_PARTIAL, VLAN, MORE, MARK = 1, 2, 4, 8, 16
+TS_SOURCES = ("none", "hardware", "xdp", "user")
+HASH_TYPES = ("none", "l2", "l3_v4", "l3_v6", "l4_v4", "l4_v6", "other")
+
+
+cdef extern from *:
+    """
+    static inline int pb_flag_try(int *f) { return !__atomic_exchange_n(f, 1, __ATOMIC_ACQUIRE); }
+    static inline void pb_flag_take(int *f) { while (__atomic_exchange_n(f, 1, __ATOMIC_ACQUIRE)) __builtin_ia32_pause(); }
+    static inline void pb_flag_drop(int *f) { __atomic_store_n(f, 0, __ATOMIC_RELEASE); }
+    """
+    bint pb_flag_try(int *f) nogil
+    void pb_flag_take(int *f) nogil
+    void pb_flag_drop(int *f) nogil
+
+
+cdef int reap_all(pb_dev *dev, uint64_t now) noexcept nogil:
+    """Completed frames go back to the pool: nobody else wants them."""
+    cdef uint64_t addrs[64]
+    cdef int n, i
+    while True:
+        n = pb_dev_reap(dev, addrs, 64, now)
+        for i in range(n if n > 0 else 0):
+            pb_pool_put(dev.cache, addrs[i], PB_OWN_TX)
+        if n < 64:
+            return 0
+
+
+cdef dict stats_dict(pb_dev *dev):
+    if dev.ops.stats != NULL:
+        dev.ops.stats(dev)
+    s = &dev.stats
+    drops = {pb_drop_name(i).decode(): s.drops.n[i] for i in range(1, PB_DROP_COUNT) if s.drops.n[i]}
+    return {
+        "rx_pkts": s.rx_pkts, "rx_bytes": s.rx_bytes, "tx_pkts": s.tx_pkts, "tx_bytes": s.tx_bytes,
+        "rx_wakeups": s.rx_wakeups, "tx_wakeups": s.tx_wakeups, "rx_fill_empty": s.rx_fill_empty, "drops": drops,
+    }
+
+
+cdef class Queue:
+    def __init__(self, *args, **kwargs):
+        raise TypeError("a Queue comes from pybypass.open()")
+
+    def __dealloc__(self):
+        if self.dev != NULL:
+            self.dev.ops.close(self.dev)
+
+    cdef pb_dev *device(self) except NULL:
+        if self.closed:
+            raise PybypassError.make("PB012", _errno.EBADF)
+        if self.user is not None:
+            raise PybypassError.make("PB013", _errno.EBUSY)
+        if os.getpid() != self.pid:
+            raise PybypassError.make("PB015", _errno.EBADF)
+        return self.dev
+
+    cdef pb_dev *take(self, object user) except NULL:
+        """Hands the device to an engine, which closes it."""
+        cdef pb_dev *dev = self.device()
+        if self.held:
+            raise BufferError(f"{self.held} frames of this queue are in bursts: release them first")
+        self.user = user
+        self.dev = NULL
+        return dev
+
+    cdef int give_back(self, Burst b) except -1:
+        """The frames of a burst return to the pool, also when the device is gone."""
+        cdef int i, err = 0
+        cdef pb_pool_cache *cache
+        self.held -= b.n
+        pb_flag_take(&self.lock)
+        if self.dev != NULL:
+            for i in range(b.n):
+                pb_pool_put(self.dev.cache, b.frames[i], PB_OWN_APP)
+            pb_flag_drop(&self.lock)
+            return 0
+        pb_flag_drop(&self.lock)
+        cache = pb_pool_cache_create(self.umem.handle(), &err)
+        if cache == NULL:
+            raise PybypassError.make("PB001", -err)
+        for i in range(b.n):
+            pb_pool_put(cache, b.frames[i], PB_OWN_APP)
+        pb_pool_cache_destroy(cache)
+        return 0
+
+    @property
+    def link_up(self):
+        return bool(self.device().link_up)
+
+    @property
+    def held_frames(self):
+        return self.held
+
+    @property
+    def live_views(self):
+        return self.holds
+
+    def fileno(self):
+        cdef pb_dev *dev = self.device()
+        return dev.ops.fd(dev) if dev.ops.fd != NULL else -1
+
+    def stats(self):
+        cdef pb_dev *dev = self.device()
+        pb_flag_take(&self.lock)
+        try:
+            return stats_dict(dev)
+        finally:
+            pb_flag_drop(&self.lock)
+
+    def rx_burst(self, int n=64):
+        cdef pb_dev *dev = self.device()
+        cdef int got = 0, i
+        cdef Burst b
+        if not 1 <= n <= PB_BURST_MAX:
+            raise ValueError(f"a burst has 1 to {PB_BURST_MAX} frames, not {n}")
+        if self.held + n > self.max_held:
+            raise PybypassError.make("PB003", _errno.ENOBUFS, f"{self.held} frames are held in bursts")
+        b = new_burst(self, n)
+        if not pb_flag_try(&self.busy):
+            raise PybypassError.make("PB014", _errno.EBUSY)
+        with nogil:
+            pb_flag_take(&self.lock)
+            got = pb_dev_rx(dev, b.d, n, pb_now_ns())
+            for i in range(got if got > 0 else 0):
+                b.frames[i] = pb_pool_frame(dev.pool, b.d[i].addr)
+                pb_pool_move(dev.cache, b.d[i].addr, PB_OWN_RX, PB_OWN_APP)
+            pb_flag_drop(&self.lock)
+        pb_flag_drop(&self.busy)
+        if got < 0:
+            raise PybypassError.make("PB033", -got)
+        b.n = got
+        self.held += got
+        return b
+
+    def alloc_burst(self, int n, int length=0):
+        cdef pb_dev *dev = self.device()
+        cdef uint64_t addrs[64]
+        cdef int got, i
+        if not 1 <= n <= PB_BURST_MAX:
+            raise ValueError(f"a burst has 1 to {PB_BURST_MAX} frames, not {n}")
+        if not 0 <= length <= <int>dev.pool.frame_bytes - TX_OFFSET:
+            raise ValueError(f"length must be 0 to {dev.pool.frame_bytes - TX_OFFSET}, not {length}")
+        cdef Burst b = new_burst(self, n)
+        if not pb_flag_try(&self.busy):
+            raise PybypassError.make("PB014", _errno.EBUSY)
+        with nogil:
+            pb_flag_take(&self.lock)
+            reap_all(dev, pb_now_ns())
+            got = <int>pb_pool_get(dev.cache, addrs, n, 0, PB_OWN_APP)
+            pb_flag_drop(&self.lock)
+        pb_flag_drop(&self.busy)
+        for i in range(got):
+            b.frames[i] = addrs[i]
+            b.d[i].addr = addrs[i]
+            b.d[i].off = TX_OFFSET
+            b.d[i].len = length
+        b.n = got
+        self.held += got
+        if got < n:
+            b.release()
+            raise PybypassError.make("PB003", _errno.ENOBUFS, f"{got} of {n} frames are free")
+        return b
+
+    def tx_burst(self, Burst burst not None):
+        cdef pb_dev *dev = self.device()
+        cdef int sent, i
+        burst.alive()
+        if burst.holds:
+            raise BufferError(f"{burst.holds} views of this burst are alive: drop them before it is sent")
+        if burst.queue.umem is not self.umem:
+            raise PybypassError.make("PB010", _errno.EINVAL, "the burst's frames are of another Umem",
+                                     hint="open both ports with the same umem=, or copy the data")
+        for i in range(burst.n):
+            if (pb_pool_frame(dev.pool, burst.d[i].addr) != burst.frames[i]
+                    or burst.d[i].addr - burst.frames[i] + burst.d[i].off + burst.d[i].len > dev.pool.frame_bytes):
+                raise ValueError(f"descriptor {i} leaves its frame: addr {burst.d[i].addr}, off {burst.d[i].off}, "
+                                 f"len {burst.d[i].len}")
+        if not pb_flag_try(&self.busy):
+            raise PybypassError.make("PB014", _errno.EBUSY)
+        with nogil:
+            pb_flag_take(&self.lock)
+            reap_all(dev, pb_now_ns())
+            sent = pb_dev_tx(dev, burst.d, burst.n, PB_OWN_APP, pb_now_ns())
+            pb_flag_drop(&self.lock)
+        pb_flag_drop(&self.busy)
+        if sent < 0:
+            raise PybypassError.make("PB033", -sent)
+        burst.queue.held -= sent
+        burst.n -= sent
+        memmove(burst.d, burst.d + sent, burst.n * sizeof(pb_desc))
+        memmove(burst.frames, burst.frames + sent, burst.n * sizeof(uint64_t))
+        burst.array = None
+        return sent
+
+    def reap(self):
+        """Completed transmissions go back to the pool."""
+        cdef pb_dev *dev = self.device()
+        pb_flag_take(&self.lock)
+        reap_all(dev, pb_now_ns())
+        pb_flag_drop(&self.lock)
+
+    def close(self):
+        cdef pb_dev *dev
+        if self.closed:
+            return
+        if self.holds:
+            raise BufferError(f"{self.holds} views of frames are alive: drop them before the port is closed")
+        if not pb_flag_try(&self.busy):
+            raise PybypassError.make("PB014", _errno.EBUSY)
+        dev = self.dev
+        pb_flag_take(&self.lock)
+        self.dev = NULL
+        self.closed = True
+        pb_flag_drop(&self.lock)
+        pb_flag_drop(&self.busy)
+        if dev != NULL and os.getpid() == self.pid:
+            with nogil:
+                dev.ops.close(dev)
+
+    @property
+    def is_closed(self):
+        return self.closed
+
+
+cdef Burst new_burst(Queue q, int cap):
+    cdef Burst b = Burst.__new__(Burst)
+    b.queue = q
+    b.cap = cap
+    b.d = <pb_desc *>calloc(cap, sizeof(pb_desc) + sizeof(uint64_t))
+    if b.d == NULL:
+        raise MemoryError
+    b.frames = <unsigned long long *>(b.d + cap)
+    return b
+
+
+cdef class Burst:
+    def __init__(self, *args, **kwargs):
+        raise TypeError("a Burst comes from rx_burst() or alloc_burst()")
+
+    def __dealloc__(self):
+        if self.d != NULL:
+            if not self.released and self.queue is not None:
+                self.queue.give_back(self)
+            free(self.d)
+
+    cdef int alive(self) except -1:
+        if self.released:
+            raise ValueError("the burst was released")
+        return 0
+
+    def __len__(self):
+        return self.n
+
+    def __bool__(self):
+        return self.n > 0
+
+    def __enter__(self):
+        self.alive()
+        return self
+
+    def __exit__(self, *exc):
+        if not self.released:
+            self.release()
+
+    @property
+    def desc(self):
+        self.alive()
+        if self.array is None:
+            self.array = np.frombuffer(Descriptors(self), dtype=DESC_DTYPE)
+        return self.array
+
+    @property
+    def live_views(self):
+        return self.holds
+
+    def view(self, Py_ssize_t i):
+        self.alive()
+        if i < 0:
+            i += self.n
+        if not 0 <= i < self.n:
+            raise IndexError(f"frame {i} of a burst of {self.n}")
+        return np.frombuffer(Hold(self, <int>i), dtype=np.uint8)
+
+    def payload(self, Py_ssize_t i):
+        self.alive()
+        if i < 0:
+            i += self.n
+        if not 0 <= i < self.n:
+            raise IndexError(f"frame {i} of a burst of {self.n}")
+        return memoryview(Hold(self, <int>i))
+
+    def write(self, Py_ssize_t i, data):
+        cdef const unsigned char[::1] src = data
+        cdef pb_pool *pool = self.queue.umem.handle()
+        self.alive()
+        if not 0 <= i < self.n:
+            raise IndexError(f"frame {i} of a burst of {self.n}")
+        if self.d[i].addr - self.frames[i] + self.d[i].off + src.shape[0] > pool.frame_bytes:
+            raise ValueError(f"{src.shape[0]} bytes do not fit behind offset {self.d[i].off} of a frame")
+        if src.shape[0]:
+            memcpy(pool.base + self.frames[i] + (self.d[i].addr - self.frames[i]) + self.d[i].off, &src[0], src.shape[0])
+        self.d[i].len = <unsigned short>src.shape[0]
+
+    def release(self):
+        if self.released:
+            return
+        if self.holds:
+            raise BufferError(f"{self.holds} views of this burst are alive: drop them before it is released")
+        self.queue.give_back(self)
+        self.released = True
+        self.n = 0
+        self.array = None
+
+
+cdef class Descriptors:
+    """Exports the descriptor array; it belongs to the burst and goes with it."""
+    cdef Burst burst
+
+    def __cinit__(self, Burst burst):
+        self.burst = burst
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.burst.d, self.burst.n * sizeof(pb_desc), 0, flags)
+
+
+cdef class Hold:
+    """Exports one frame's data and pins the frame while anything is based on it."""
+    cdef Burst burst
+    cdef unsigned char *data
+    cdef Py_ssize_t size
+
+    def __cinit__(self, Burst burst, int i):
+        cdef pb_pool *pool = burst.queue.umem.handle()
+        cdef uint64_t start = burst.d[i].addr - burst.frames[i] + burst.d[i].off
+        if start + burst.d[i].len > pool.frame_bytes:
+            raise ValueError(f"descriptor {i} leaves its frame")
+        self.burst = burst
+        self.data = pool.base + burst.frames[i] + start
+        self.size = burst.d[i].len
+        burst.holds += 1
+        burst.queue.holds += 1
+
+    def __dealloc__(self):
+        if self.burst is not None:
+            self.burst.holds -= 1
+            self.burst.queue.holds -= 1
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        PyBuffer_FillInfo(view, self, self.data, self.size, 0, flags)
+
+
+cdef Queue wrap(pb_dev *dev, Umem umem, str kind):
+    cdef Queue q = Queue.__new__(Queue)
+    q.dev = dev
+    q.umem = umem
+    q.kind = kind
+    q.index = dev.queue
+    q.mtu = dev.mtu
+    q.mac = dev.mac[:6]
+    q.pid = os.getpid()
+    q.max_held = umem.handle().nframes // 2
+    return q
+
+
+cdef int link_config(object im, unsigned long long salt, pb_link_config *out) except -1:
+    memset(out, 0, sizeof(pb_link_config))
+    out.rate_bps = im.rate_bps
+    out.delay_ns = im.delay_ns
+    out.jitter_ns = im.jitter_ns
+    out.queue_bytes = im.queue_bytes
+    out.loss_ppm = im.loss_ppm
+    out.dup_ppm = im.dup_ppm
+    out.corrupt_ppm = im.corrupt_ppm
+    out.reorder_ppm = im.reorder_ppm
+    out.reorder_ns = im.reorder_ns
+    out.capacity = im.capacity
+    out.seed = <unsigned long long>im.seed * 2 + salt
+    return 0
+
+
+cdef pb_dev *impaired(pb_dev *dev, object rx, object tx) except NULL:
+    """The device behind links; on failure it is closed."""
+    cdef pb_link_config c_rx, c_tx
+    cdef pb_dev *out
+    cdef int err = 0
+    if rx is None and tx is None:
+        return dev
+    try:
+        if rx is not None:
+            link_config(rx, 0, &c_rx)
+        if tx is not None:
+            link_config(tx, 1, &c_tx)
+    except BaseException:
+        dev.ops.close(dev)
+        raise
+    out = pb_dev_fault_open(dev, &c_rx if rx is not None else NULL, &c_tx if tx is not None else NULL, &err)
+    if out == NULL:
+        dev.ops.close(dev)
+        raise PybypassError.make("PB010", -err, "impairment refused", hint="see Impairment for the ranges")
+    return out
+
+
+def open_mem(str name, Umem umem not None, *, int ring=1024, int mtu=1500, unsigned long long completion_delay_ns=0,
+             bint completion_reorder=False, unsigned long long seed=0, impair_rx=None, impair_tx=None):
+    cdef pb_dev_mem_config cfg
+    cdef int err = 0
+    cdef bytes raw = name.encode()
+    cdef pb_dev *dev
+    memset(&cfg, 0, sizeof(cfg))
+    cfg.ring_size = ring
+    cfg.mtu = mtu
+    cfg.completion_delay_ns = completion_delay_ns
+    cfg.completion_reorder = completion_reorder
+    cfg.seed = seed
+    dev = pb_dev_mem_open(raw, umem.handle(), &cfg, &err)
+    if dev == NULL:
+        if -err == _errno.EBUSY:
+            raise PybypassError.make("PB023", -err, f"both ends of mem:{name} are open",
+                                     hint="a mem: name joins two ports: close one, or use another name")
+        raise PybypassError.make("PB010", -err, f"mem:{name}", hint="see pybypass.open() for the ranges of the options")
+    return wrap(impaired(dev, impair_rx, impair_tx), umem, "mem")
+
+
+def adopt(capsule, Umem umem not None, str kind, *, impair_rx=None, impair_tx=None):
+    cdef pb_dev *dev = <pb_dev *>PyCapsule_GetPointer(capsule, DEV_CAPSULE)
+    if dev.ops.abi != PB_DEV_ABI:
+        raise PybypassError.make("PB011", _errno.EINVAL, f"device interface {dev.ops.abi}, this package has {PB_DEV_ABI}")
+    return wrap(impaired(dev, impair_rx, impair_tx), umem, kind)

@@ -1,0 +1,145 @@
+"""Errors: each is an OSError with an errno, says what to do in `hint`, and has a stable `code`."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+__all__ = [
+    "CODES",
+    "ConnectionAborted",
+    "ConnectionRefused",
+    "ConnectionReset",
+    "NotNow",
+    "NotPermitted",
+    "PybypassError",
+    "BrokenConnection",
+    "TimedOut",
+]
+
+CODES: dict[str, tuple[str, str]] = {
+    "PB001": ("no memory for the frame pool", "ask for fewer frames"),
+    "PB002": ("no reserved huge pages", "reserve some with hugepages/setup.sh, or use pages='best'"),
+    "PB003": ("frame pool exhausted", "release bursts and views, or open the port with more frames"),
+    "PB010": ("malformed port URI", "write xdp:IFNAME?queue=N or mem:NAME"),
+    "PB011": ("back end not available", "run `pybypass doctor`: it names what is missing and the command that adds it"),
+    "PB012": ("port is closed", "open it again with pybypass.open()"),
+    "PB013": ("port belongs to an engine", "close the engine first, or open another queue"),
+    "PB014": ("port is used by another thread", "drive one queue from one thread at a time"),
+    "PB015": ("the process was forked", "open ports in the process that uses them"),
+    "PB020": ("no such interface", "list the interfaces with `ip link`; name the right network namespace with netns="),
+    "PB021": ("interface is down", "bring it up: ip link set IFNAME up"),
+    "PB022": ("no such queue", "list the queues with `ethtool -l IFNAME`"),
+    "PB023": ("queue is busy", "another socket is bound to it: close that process, or take another queue"),
+    "PB024": ("another XDP program is attached", "detach it: ip link set dev IFNAME xdp off"),
+    "PB025": ("not permitted", "run as root, or give the interpreter CAP_NET_RAW, CAP_NET_ADMIN and CAP_BPF"),
+    "PB026": ("locked memory limit too small", "raise it: ulimit -l unlimited, or grant CAP_IPC_LOCK"),
+    "PB027": ("MTU does not fit a frame", "use frame=4096, or lower the MTU: ip link set IFNAME mtu 1500"),
+    "PB028": ("mode not supported by this driver or kernel", "let the ladder choose: mode=auto, copy=auto"),
+    "PB029": ("kernel without AF_XDP", "needs Linux 5.11 or newer with CONFIG_XDP_SOCKETS"),
+    "PB030": ("XDP program missing", "install clang and build again: apt-get install clang libbpf-dev libxdp-dev"),
+    "PB031": ("XDP program refused by the kernel", "run `pybypass doctor`; needs CAP_BPF and kernel BTF"),
+    "PB032": ("steering rule refused", "see the text; a program has room for 65,536 tuples and 16 port ranges"),
+    "PB033": ("device gone", "the interface was removed or set down: open it again when it is back"),
+    "PB040": ("engine configuration invalid", "see the text"),
+    "PB041": ("address is not on the interface", "add it: ip addr add ADDRESS/PREFIX dev IFNAME"),
+    "PB042": ("local port in use", "choose another port; `ss -ltn` shows who has it"),
+    "PB043": ("engine is closed", "make a new Engine"),
+    "PB044": ("no such CPU", "choose one of os.sched_getaffinity(0)"),
+    "PB050": ("connection error", ""),
+    "PB051": ("connection refused", "nothing listens at that address and port"),
+    "PB052": ("connection reset by the peer", ""),
+    "PB053": ("timed out", "the peer did not answer in time"),
+    "PB054": ("would block", "wait until the connection is ready, or set a timeout"),
+    "PB055": ("connection is closed", ""),
+    "PB056": ("no route", "the address is on no local network and there is no gateway: pass gw="),
+    "PB060": ("laboratory not possible here", "needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN)"),
+    "PB099": ("unexpected error", ""),
+}
+
+
+class PybypassError(OSError):
+    """Base of all errors of this package.
+
+    `errno` is the system's number, `code` a stable name such as "PB023", `hint` a sentence that says what to do, `detail`
+    whatever more is known (a dict, may be empty).
+    """
+
+    code: str = "PB099"
+    hint: str = ""
+    detail: dict[str, object]
+
+    def __init__(self, number: int, text: str, *, code: str = "PB099", hint: str = "", detail: object = None) -> None:
+        super().__init__(number, text)
+        self.code = code
+        self.hint = hint
+        self.detail = detail if isinstance(detail, dict) else {}
+
+    def __str__(self) -> str:
+        text = f"[{self.code}] {self.strerror} ({errno.errorcode.get(self.errno or 0, self.errno)})"
+        return f"{text}. {self.hint}" if self.hint else text
+
+    @staticmethod
+    def make(code: str, number: int, text: str = "", *, hint: str = "", detail: object = None) -> PybypassError:
+        """The error for a code, of the class that fits the errno, with the code's own hint unless one is given."""
+        what, advice = CODES[code]
+        full = f"{what}: {text}" if text else what
+        kind = _BY_ERRNO.get(number, PybypassError)
+        return kind(number or errno.EIO, full, code=code, hint=hint or advice, detail=detail)
+
+
+class ConnectionRefused(PybypassError, ConnectionRefusedError):
+    """The peer answered the SYN with RST, or an ICMP error said so."""
+
+
+class ConnectionReset(PybypassError, ConnectionResetError):
+    """The peer reset the connection."""
+
+
+class ConnectionAborted(PybypassError, ConnectionAbortedError):
+    """The connection was aborted on this side."""
+
+
+class BrokenConnection(PybypassError, BrokenPipeError):
+    """The sending side was shut down or the connection is over."""
+
+
+class TimedOut(PybypassError, TimeoutError):
+    """The connection, or a call with a timeout, ran out of time."""
+
+
+class NotNow(PybypassError, BlockingIOError):
+    """A call on a connection with timeout 0 that would have had to wait."""
+
+
+class NotPermitted(PybypassError, PermissionError):
+    """A privilege is missing."""
+
+
+_BY_ERRNO: dict[int, type[PybypassError]] = {
+    errno.ECONNREFUSED: ConnectionRefused,
+    errno.ECONNRESET: ConnectionReset,
+    errno.ECONNABORTED: ConnectionAborted,
+    errno.EPIPE: BrokenConnection,
+    errno.ETIMEDOUT: TimedOut,
+    errno.EAGAIN: NotNow,
+    errno.EPERM: NotPermitted,
+    errno.EACCES: NotPermitted,
+}
+
+_CONNECTION_CODES = {
+    errno.ECONNREFUSED: "PB051",
+    errno.ECONNRESET: "PB052",
+    errno.ETIMEDOUT: "PB053",
+    errno.EAGAIN: "PB054",
+    errno.EPIPE: "PB055",
+    errno.EBADF: "PB055",
+    errno.ENETUNREACH: "PB056",
+    errno.EADDRINUSE: "PB042",
+    errno.EADDRNOTAVAIL: "PB041",
+}
+
+
+def connection_error(number: int, text: str = "") -> PybypassError:
+    """The error of a connection for a positive errno."""
+    return PybypassError.make(_CONNECTION_CODES.get(number, "PB050"), number, text or os.strerror(number))

@@ -1,0 +1,150 @@
+"""Builds the C core as one shared library, the extensions that link it, and the XDP programs.
+
+libpbcore.so is built first and lies in the package; each extension finds it by its rpath $ORIGIN. `_xsk` is built only where
+pkg-config finds libxdp and libbpf, the XDP programs only where clang is: the package works without them, and
+`pybypass doctor` says what is missing. PB_DEBUG=1 builds with frame and handle accounting.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy
+from Cython.Build import cythonize
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+LAYERS = ("base", "mem", "wire", "link", "net", "cc", "tcp", "udp", "path", "sim", "app")
+XSK_PREFIX = "xsk"
+CFLAGS = ["-std=c11", "-O3", "-g", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Wextra", "-Icsrc"]
+if os.environ.get("PB_DEBUG") == "1":
+    CFLAGS.append("-DPB_DEBUG")
+PLAIN = ("_mem", "_port", "_engine", "_wire", "_sys", "_measure")
+
+
+def core_sources() -> list[str]:
+    """Every C file of the core: all layers, and the devices that need no library."""
+    found = [p for layer in LAYERS for p in (ROOT / "csrc" / layer).glob("*.c")]
+    found += [p for p in (ROOT / "csrc" / "dev").glob("*.c") if not p.name.startswith(XSK_PREFIX)]
+    return sorted(str(p.relative_to(ROOT)) for p in found)
+
+
+def headers() -> list[str]:
+    return sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.h"))
+
+
+def pkg_config(*names: str) -> dict[str, list[str]] | None:
+    """Flags of the libraries, or None where one is missing."""
+    tool = shutil.which("pkg-config")
+    if not tool or subprocess.run([tool, "--exists", *names], check=False).returncode:
+        return None
+    words = subprocess.check_output([tool, "--cflags", "--libs", *names], text=True).split()
+    return {
+        "include_dirs": [w[2:] for w in words if w.startswith("-I")],
+        "library_dirs": [w[2:] for w in words if w.startswith("-L")],
+        "libraries": [w[2:] for w in words if w.startswith("-l")],
+    }
+
+
+def extension(name: str, sources: list[str], **more: list[str]) -> Extension:
+    return Extension(
+        f"pybypass.{name}",
+        [f"pybypass/{name}.pyx", *sources],
+        include_dirs=["csrc", numpy.get_include(), *more.get("include_dirs", [])],
+        libraries=["pbcore", *more.get("libraries", [])],
+        library_dirs=more.get("library_dirs", []),
+        runtime_library_dirs=["$ORIGIN"],
+        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
+        extra_compile_args=[*CFLAGS, "-Wno-unused-function", "-Wno-unused-parameter"],
+        depends=headers(),
+    )
+
+
+def extensions() -> list[Extension]:
+    found = [extension(n, []) for n in PLAIN if (ROOT / "pybypass" / f"{n}.pyx").exists()]
+    flags = pkg_config("libxdp", "libbpf")
+    if flags is None or os.environ.get("PB_NO_XDP") == "1":
+        print("pybypass: libxdp or libbpf not found: building without AF_XDP", file=sys.stderr)
+    elif (ROOT / "pybypass" / "_xsk.pyx").exists():
+        sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "dev").glob(f"{XSK_PREFIX}*.c"))
+        found.append(extension("_xsk", sources, **flags))
+    directives = {"language_level": 3, "binding": True, "embedsignature": True, "embedsignature.format": "python"}
+    return cythonize(found, compiler_directives=directives, nthreads=0)
+
+
+class Build(build_ext):
+    """The core library and the XDP programs before the extensions."""
+
+    def run(self) -> None:
+        package = self.package_dir()
+        self.build_core(package)
+        self.build_bpf(package)
+        self.library_dirs = [*(self.library_dirs or []), str(package)]
+        super().run()
+        self.install_headers(package)
+
+    def build_extensions(self) -> None:
+        self.parallel = self.parallel or os.cpu_count()
+        super().build_extensions()
+
+    def package_dir(self) -> Path:
+        base = ROOT if self.inplace else Path(self.build_lib)
+        package = base / "pybypass"
+        package.mkdir(parents=True, exist_ok=True)
+        return package
+
+    def build_core(self, package: Path) -> None:
+        out = package / "libpbcore.so"
+        sources = core_sources()
+        newest = max(Path(ROOT / p).stat().st_mtime for p in [*sources, *headers(), "setup.py"])
+        if not self.force and out.exists() and out.stat().st_mtime > newest:
+            return
+        self.compiler_ready()
+        objects = self.core_compiler.compile(
+            sources,
+            output_dir=str(Path(self.build_temp) / "core"),
+            extra_postargs=[*CFLAGS, "-fPIC", "-fvisibility=hidden", "-pthread"],
+        )
+        cc = os.environ.get("CC", sysconfig.get_config_var("CC") or "cc").split()
+        scratch = out.with_suffix(f".so.{os.getpid()}")
+        subprocess.check_call([*cc, "-shared", "-pthread", "-Wl,-soname,libpbcore.so", *objects, "-o", str(scratch)])
+        scratch.replace(out)
+
+    def compiler_ready(self) -> None:
+        from setuptools._distutils.ccompiler import new_compiler
+        from setuptools._distutils.sysconfig import customize_compiler
+
+        self.core_compiler = new_compiler(verbose=False, force=True)
+        customize_compiler(self.core_compiler)
+
+    def build_bpf(self, package: Path) -> None:
+        clang = os.environ.get("CLANG") or shutil.which("clang")
+        sources = sorted((ROOT / "csrc" / "bpf").glob("*.bpf.c"))
+        if not clang or not shutil.which("pkg-config") or os.environ.get("PB_NO_XDP") == "1":
+            print("pybypass: clang not found: building without the XDP programs", file=sys.stderr)
+            return
+        if pkg_config("libbpf") is None:
+            return
+        (package / "bpf").mkdir(exist_ok=True)
+        multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
+        for source in sources:
+            out = package / "bpf" / (source.name[: -len(".c")] + ".o")
+            flags = ["-O2", "-g", "-Wall", "-target", "bpf", f"-I{ROOT / 'csrc'}", f"-I/usr/include/{multiarch}"]
+            subprocess.check_call([clang, *flags, "-c", str(source), "-o", str(out)])
+
+    def install_headers(self, package: Path) -> None:
+        if self.inplace:
+            return
+        for name in headers():
+            target = package / "include" / Path(name).relative_to("csrc")
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(ROOT / name, target)
+
+
+setup(ext_modules=extensions(), cmdclass={"build_ext": Build})
