@@ -11,8 +11,19 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from xsk_support import (  # noqa: E402
-    Server, build_check, build_objects, eth, icmp, ip4, ip6, missing, needs_xdp, packet_socket, tcp, udp,
+from xsk_support import (
+    Server,
+    build_check,
+    build_objects,
+    eth,
+    icmp,
+    ip4,
+    ip6,
+    missing,
+    needs_xdp,
+    packet_socket,
+    tcp,
+    udp,
 )  # fmt: skip
 
 pytestmark = needs_xdp
@@ -58,7 +69,7 @@ def both_ends(check, objdir, v, command, *args, timeout=60):
     p = subprocess.run([*argv, *args], pass_fds=fds, capture_output=True, text=True, timeout=timeout)
     assert p.stderr == "", p.stderr
     result = json.loads(p.stdout)
-    assert result["own"]["free"] == result["frames"] and result["violations"] == 0, result
+    assert (result["own"]["free"], result["violations"]) == (result["frames"], 0), result
     return result
 
 
@@ -111,7 +122,9 @@ def test_echo_keeps_every_byte(checks, objdir, pair, mode, build):
     assert (r["sent"], r["turned"], r["got"], r["bad"], r["twice"]) == (100000, 100000, 100000, 0, 0)
     for side in (r["a"], r["b"]):
         assert (side["rx_pkts"], side["tx_pkts"], side["rx_bytes"]) == (100000, 100000, 6400000)
-        assert side["drops"] == {} and side["fill_empty"] == 0 and side["meta_missing"] == 0
+        assert side["drops"] == {}
+        assert side["fill_empty"] == 0
+        assert side["meta_missing"] == 0
     print(f"{mode} {build}: {r['pps']:.0f} round trips/s")
 
 
@@ -147,7 +160,8 @@ def test_an_empty_pool_is_counted_and_recovers(check, objdir, pair):
         got = s.rx(200, 50)
         assert len(got) == 32
         st = s("stats")
-        assert st["drops"] == {"rx_ring": 68} and st["fill_empty"] == 68
+        assert st["drops"] == {"rx_ring": 68}
+        assert st["fill_empty"] == 68
         a.send(eth(ip4(udp(1, 2, b"after"), UDP)))
         assert s.rx(1, 1000)[0]["data"].endswith(b"after")
 
@@ -169,7 +183,8 @@ def test_refused_descriptors_come_back(check, objdir, pair):
         assert s("reap")["reaped"] == 5
         st = s("stats")
         assert st["drops"] == {"tx_bad": 3, "too_long": 1}
-        assert st["tx_pkts"] == 1 and st["own"]["tx"] == 0
+        assert st["tx_pkts"] == 1
+        assert st["own"]["tx"] == 0
         time.sleep(0.01)
         seen = a.recv(2000)
         assert seen.endswith(b"x" * 1500)
@@ -303,22 +318,22 @@ def add_rules(s):
 
 @pytest.mark.parametrize("mode", [NATIVE, GENERIC])
 def test_steering(check, objdir, mode):
-    with lab.veth() as v, Server(check, v.b, objdir, mode) as s:
-        with packet_socket(v.a) as a, packet_socket(v.b) as b:
-            nothing = dict.fromkeys((c[0] for c in cases()), False)
-            assert verdicts(s, a, b) == nothing, "no rule, nothing taken"
-            rules = add_rules(s)
-            want = {name: redirected for name, _, redirected in cases()}
-            assert verdicts(s, a, b) == want
-            st = s("stats")
-            assert st["redirected"] == sum(want.values())
-            assert st["icmp_redirected"] == 10 and st["meta_failed"] == 0
-            for rule in rules:
-                assert s.steer("del", *rule) == 0
-                assert s.steer("del", *rule) == -errno.ENOENT
-            assert verdicts(s, a, b) == nothing
-            assert s.steer("add", 0) == 0
-            assert all(verdicts(s, a, b).values()), "everything"
+    with lab.veth() as v, Server(check, v.b, objdir, mode) as s, packet_socket(v.a) as a, packet_socket(v.b) as b:
+        nothing = dict.fromkeys((c[0] for c in cases()), False)
+        assert verdicts(s, a, b) == nothing, "no rule, nothing taken"
+        rules = add_rules(s)
+        want = {name: redirected for name, _, redirected in cases()}
+        assert verdicts(s, a, b) == want
+        st = s("stats")
+        assert st["redirected"] == sum(want.values())
+        assert st["icmp_redirected"] == 10
+        assert st["meta_failed"] == 0
+        for rule in rules:
+            assert s.steer("del", *rule) == 0
+            assert s.steer("del", *rule) == -errno.ENOENT
+        assert verdicts(s, a, b) == nothing
+        assert s.steer("add", 0) == 0
+        assert all(verdicts(s, a, b).values()), "everything"
 
 
 def test_rules_are_counted_and_bounded(check, objdir, pair):
@@ -350,9 +365,11 @@ def test_metadata_native(check, objdir, pair):
         a.send(eth(ip6(udp(3, 5000, b"x"), UDP), 0x86DD))
         f = s.rx(4, 1000)
         assert [x["hash_type"] for x in f] == [4, 4, 4, 5]
-        assert f[0]["hash"] == f[1]["hash"] != 0 and len({x["hash"] for x in f}) == 3
+        assert f[0]["hash"] == f[1]["hash"] != 0
+        assert len({x["hash"] for x in f}) == 3
         for x in f:
-            assert x["ts_source"] == 2 and 0 <= x["age_ns"] < 1_000_000_000
+            assert x["ts_source"] == 2
+            assert 0 <= x["age_ns"] < 1_000_000_000
             assert (x["off"], x["flags"], x["queue"]) == (256, 0, 0)
         assert s("stats")["meta_missing"] == 0
 
@@ -413,9 +430,13 @@ def pool():
 def test_open_device(xsk, pool, objdir, pair):
     with pair.b.netns:
         dev, program, report = xsk.open_device("pbb", 0, pool, objdir=objdir)
-    assert report["mode"] == "native" and report["metadata"] and not report["zerocopy"]
-    assert report["rungs"][0]["stage"] == "bind" and "zero copy" in report["rungs"][0]["text"]
-    assert program.info()["attached"] and program.info()["prog_id"] == report["prog_id"]
+    assert report["mode"] == "native"
+    assert report["metadata"]
+    assert not report["zerocopy"]
+    assert report["rungs"][0]["stage"] == "bind"
+    assert "zero copy" in report["rungs"][0]["text"]
+    assert program.info()["attached"]
+    assert program.info()["prog_id"] == report["prog_id"]
     program.steer_add(6, "10.77.0.2", 80)
     program.steer_add(17, "fd77::2", 10, 20)
     program.steer_add(0)
@@ -436,7 +457,8 @@ def test_two_queues_share_one_program(xsk, pool, objdir):
         with v.b.netns:
             d0, p0, r0 = xsk.open_device("pbb", 0, pool, objdir=objdir)
             d1, p1, r1 = xsk.open_device("pbb", 1, pool, objdir=objdir)
-        assert r0["prog_id"] == r1["prog_id"] and r0["rx_queues"] == 2
+        assert r0["prog_id"] == r1["prog_id"]
+        assert r0["rx_queues"] == 2
         p0.steer_add(6, None, 80)
         assert p1.steer_list() == [(6, None, 80, 80, 1)]
         with v.a.netns, pytest.raises(OSError) as e:  # same names and queues, another namespace: another program
@@ -458,7 +480,8 @@ def fails(xsk, pool, side, objdir, err, stage, *, ifname="pbb", queue=0, **kwarg
     with side.netns, pytest.raises(OSError) as e:
         xsk.open_device(ifname, queue, pool, objdir=objdir, **kwargs)
     assert (e.value.errno, e.value.stage) == (err, stage), e.value
-    assert e.value.report["stage"] == stage and e.value.report["text"] == e.value.strerror
+    assert e.value.report["stage"] == stage
+    assert e.value.report["text"] == e.value.strerror
     return e.value
 
 
@@ -507,7 +530,8 @@ def test_busy_queue_and_foreign_program(xsk, pool, objdir, pair, check):
         dev, program, _ = xsk.open_device("pbb", 0, pool, objdir=objdir)
     start = time.monotonic()
     e = fails(xsk, pool, pair.b, objdir, errno.EBUSY, "bind", deadline_ms=100)
-    assert 0.1 <= time.monotonic() - start < 1 and e.report["bind_retries"] > 2
+    assert 0.1 <= time.monotonic() - start < 1
+    assert e.report["bind_retries"] > 2
     assert program.info()["attached"], "the failure took nothing away"
     xsk.close_device(dev)
     program.close()
