@@ -14,58 +14,70 @@ static uint64_t add64(uint64_t a, uint64_t b)
 	return s + (s < b);
 }
 
-/* The last 0 to 7 bytes, as a little-endian word padded with zeros. */
+/* The last 0 to 7 bytes, as a little-endian word padded with zeros. Fixed sizes: a memcpy() of n is a call. */
 static uint64_t load_tail(const uint8_t *p, size_t n)
 {
 	uint64_t v = 0;
-	memcpy(&v, p, n);
-	return v;
+	unsigned shift = 0;
+	if (n & 4) {
+		uint32_t w;
+		memcpy(&w, p, 4);
+		v = w;
+		p += 4;
+		shift = 32;
+	}
+	if (n & 2) {
+		uint16_t w;
+		memcpy(&w, p, 2);
+		v |= (uint64_t)w << shift;
+		p += 2;
+		shift += 16;
+	}
+	return n & 1 ? v | (uint64_t)*p << shift : v;
 }
 
+/* Four sums side by side, so that one add does not wait for the carry of the one before. */
 uint32_t pb_csum_partial(const void *data, size_t n, uint32_t sum)
 {
 	const uint8_t *p = data;
-	uint64_t a = sum, b = 0;
-	/* Two chains of adds, so that one does not wait for the other's carry. */
-	for (; n >= 64; n -= 64, p += 64) {
+	uint64_t a = sum, b = 0, c = 0, d = 0;
+	for (; n >= 32; n -= 32, p += 32) {
 		a = add64(a, load64(p));
 		b = add64(b, load64(p + 8));
-		a = add64(a, load64(p + 16));
-		b = add64(b, load64(p + 24));
-		a = add64(a, load64(p + 32));
-		b = add64(b, load64(p + 40));
-		a = add64(a, load64(p + 48));
-		b = add64(b, load64(p + 56));
+		c = add64(c, load64(p + 16));
+		d = add64(d, load64(p + 24));
 	}
+	a = add64(add64(a, b), add64(c, d));
 	for (; n >= 8; n -= 8, p += 8)
 		a = add64(a, load64(p));
 	if (n)
-		b = add64(b, load_tail(p, n));
-	return pb_csum_fold64(add64(a, b));
+		a = add64(a, load_tail(p, n));
+	return pb_csum_fold64(a);
 }
 
 uint32_t pb_csum_copy(void *dst, const void *src, size_t n, uint32_t sum)
 {
-	uint8_t *d = dst;
+	uint8_t *to = dst;
 	const uint8_t *p = src;
-	uint64_t a = sum, b = 0;
-	for (; n >= 32; n -= 32, p += 32, d += 32) {
+	uint64_t a = sum, b = 0, c = 0, d = 0;
+	for (; n >= 32; n -= 32, p += 32, to += 32) {
 		uint64_t w[4];
 		memcpy(w, p, 32);
-		memcpy(d, w, 32);
+		memcpy(to, w, 32);
 		a = add64(a, w[0]);
 		b = add64(b, w[1]);
-		a = add64(a, w[2]);
-		b = add64(b, w[3]);
+		c = add64(c, w[2]);
+		d = add64(d, w[3]);
 	}
-	for (; n >= 8; n -= 8, p += 8, d += 8) {
+	a = add64(add64(a, b), add64(c, d));
+	for (; n >= 8; n -= 8, p += 8, to += 8) {
 		uint64_t w = load64(p);
-		memcpy(d, &w, 8);
+		memcpy(to, &w, 8);
 		a = add64(a, w);
 	}
 	if (n) {
-		b = add64(b, load_tail(p, n));
-		memcpy(d, p, n);
+		a = add64(a, load_tail(p, n));
+		memcpy(to, p, n);
 	}
-	return pb_csum_fold64(add64(a, b));
+	return pb_csum_fold64(a);
 }
