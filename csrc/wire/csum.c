@@ -7,6 +7,13 @@ static uint64_t load64(const uint8_t *p)
 	return v;
 }
 
+static uint64_t copy64(uint8_t *to, const uint8_t *p)
+{
+	uint64_t v = load64(p);
+	memcpy(to, &v, 8);
+	return v;
+}
+
 /* One's-complement add of 64-bit words: 2^64 is 1 modulo 0xffff, so the carry comes back in at the bottom. */
 static uint64_t add64(uint64_t a, uint64_t b)
 {
@@ -61,20 +68,14 @@ uint32_t pb_csum_copy(void *dst, const void *src, size_t n, uint32_t sum)
 	const uint8_t *p = src;
 	uint64_t a = sum, b = 0, c = 0, d = 0;
 	for (; n >= 32; n -= 32, p += 32, to += 32) {
-		uint64_t w[4];
-		memcpy(w, p, 32);
-		memcpy(to, w, 32);
-		a = add64(a, w[0]);
-		b = add64(b, w[1]);
-		c = add64(c, w[2]);
-		d = add64(d, w[3]);
+		a = add64(a, copy64(to, p));
+		b = add64(b, copy64(to + 8, p + 8));
+		c = add64(c, copy64(to + 16, p + 16));
+		d = add64(d, copy64(to + 24, p + 24));
 	}
 	a = add64(add64(a, b), add64(c, d));
-	for (; n >= 8; n -= 8, p += 8, to += 8) {
-		uint64_t w = load64(p);
-		memcpy(to, &w, 8);
-		a = add64(a, w);
-	}
+	for (; n >= 8; n -= 8, p += 8, to += 8)
+		a = add64(a, copy64(to, p));
 	if (n) {
 		a = add64(a, load_tail(p, n));
 		memcpy(to, p, n);
