@@ -17,6 +17,8 @@ enum pb_xsk_mode {
 	PB_XSK_NATIVE = 1,  /* in the driver, before there is an skb */
 	PB_XSK_GENERIC = 2, /* in the stack, after the skb was made: any driver, slow, and all of veth on queue 0 */
 };
+/* Without the device-bound program (generic mode, or a driver without RX metadata) a VLAN tag that the NIC strips is
+ * lost, and nothing tells that there was one: turn stripping off there (ethtool -K IF rxvlan off). */
 
 enum pb_xsk_copy {
 	PB_XSK_COPY_AUTO = 0,

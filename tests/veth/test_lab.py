@@ -20,18 +20,22 @@ if missing() is None:
     from pybypass.netns import NetNs
 
 
-def namespaces() -> set[int]:
-    """The numbers of all network namespaces that a process or a descriptor of one holds."""
+def namespaces(pid: str = "self") -> set[int]:
+    """The numbers of the network namespaces that a process is in or has descriptors of."""
     found = set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            found.add(os.stat(f"/proc/{pid}/ns/net").st_ino)
-            for fd in os.listdir(f"/proc/{pid}/fd"):
-                if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("net:["):
-                    found.add(os.stat(f"/proc/{pid}/fd/{fd}").st_ino)
-        except OSError:
-            continue
+    try:
+        found.add(os.stat(f"/proc/{pid}/ns/net").st_ino)
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            if os.readlink(f"/proc/{pid}/fd/{fd}").startswith("net:["):
+                found.add(os.stat(f"/proc/{pid}/fd/{fd}").st_ino)
+    except OSError:
+        pass  # it ended meanwhile
     return found
+
+
+def held(inode: int) -> bool:
+    """Whether any process holds that namespace."""
+    return any(inode in namespaces(pid) for pid in os.listdir("/proc") if pid.isdigit())
 
 
 def open_fds() -> int:
@@ -225,23 +229,25 @@ with lab.veth() as v:
 """
 
 
+def running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def test_nothing_is_left_after_sigkill():
     """Namespaces, interfaces and the children inside go with the process."""
-    before = namespaces()
     names = subprocess.run(["ip", "netns", "list"], capture_output=True, check=True).stdout
     p = subprocess.Popen([sys.executable, "-c", KILLED], stdout=subprocess.PIPE, text=True)
     inode, child = map(int, p.stdout.readline().split())
-    assert inode in namespaces()
+    assert held(inode)
     p.send_signal(signal.SIGKILL)
     p.wait()
     p.stdout.close()
     deadline = time.monotonic() + 5
-    while time.monotonic() < deadline and (namespaces() - before or Path(f"/proc/{child}").exists()):
-        try:
-            if Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z":
-                break  # killed; its reaper is somebody else
-        except OSError:
-            break
+    while time.monotonic() < deadline and (held(inode) or running(child)):
         time.sleep(0.01)
-    assert inode not in namespaces()
+    assert not held(inode)
+    assert not running(child)
     assert subprocess.run(["ip", "netns", "list"], capture_output=True, check=True).stdout == names

@@ -111,6 +111,12 @@ def test_missing_capability_names_its_stage(checks, objdir, pair, dropped, stage
         assert s.report["errno"] == errno.EPERM
 
 
+def test_locked_memory_limit(checks, objdir, pair):
+    wrapper = ("prlimit", "--memlock=65536", "setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-all")
+    with Server(checks["debug"], pair.b, objdir, wrapper=wrapper) as s:
+        assert (s.report["stage"], s.report["errno"]) == ("umem", errno.ENOBUFS)
+
+
 # ---- moving frames ----
 
 
