@@ -139,6 +139,13 @@ def test_small_rings(check, objdir, pair):
     assert (r["got"], r["bad"], r["twice"]) == (20000, 0, 0)
 
 
+def test_second_queue(check, objdir):
+    """veth receives on the queue that was sent on; the program redirects to the socket of that queue."""
+    with lab.veth(queues=2) as v:
+        r = both_ends(check, objdir, v, "echo", "count=20000", "queue=1")
+        assert (r["got"], r["bad"], r["twice"]) == (20000, 0, 0)
+
+
 def test_flood_is_received_or_counted(check, objdir, pair):
     """What is sent arrives or is in a drop counter, and with a fill ring larger than the RX ring the kernel never
     lacks a frame, whether the receiver keeps up or stalls."""
