@@ -1,5 +1,6 @@
 """What the AF_XDP tests share: the compiled test program, a driver for it, and frames made by hand."""
 
+import functools
 import json
 import os
 import re
@@ -54,6 +55,42 @@ def build_check(out: Path, *flags: str) -> Path:
         check=True,
     )  # fmt: skip
     return out
+
+
+@functools.cache
+def scratch(base: Path) -> tuple[Path, dict[str, Path]]:
+    """Everything compiled, once for all modules that import the fixtures."""
+    out = base / "xsk_check"
+    out.mkdir()
+    return build_objects(out), {
+        "plain": build_check(out / "plain"),
+        "debug": build_check(out / "debug", "-DPB_DEBUG"),
+        "asan": build_check(out / "asan", "-DPB_DEBUG", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"),
+    }
+
+
+@pytest.fixture(scope="session")
+def objdir(tmp_path_factory):
+    return scratch(tmp_path_factory.getbasetemp())[0]
+
+
+@pytest.fixture(scope="session")
+def checks(tmp_path_factory):
+    return scratch(tmp_path_factory.getbasetemp())[1]
+
+
+@pytest.fixture(scope="session")
+def check(checks):
+    """ASan and the ownership table at once."""
+    return checks["asan"]
+
+
+@pytest.fixture
+def pair():
+    from pybypass import lab
+
+    with lab.veth() as v:
+        yield v
 
 
 class Server:
@@ -162,4 +199,6 @@ def icmp(type_: int, quoted: bytes, code=0) -> bytes:
     return body[:2] + struct.pack("!H", checksum(body)) + body[4:]
 
 
+TCP, UDP, ICMP, ICMP6 = 6, 17, 1, 58
+NATIVE, GENERIC = "mode=1", "mode=2"
 needs_xdp = pytest.mark.skipif(missing() is not None, reason=str(missing()))
