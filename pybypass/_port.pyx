@@ -119,6 +119,12 @@ cdef class Queue:
         self.dev = NULL
         return dev
 
+    cdef int untake(self, pb_dev *dev) except -1:
+        """The engine could not be made: the device is the queue's again."""
+        self.dev = dev
+        self.user = None
+        return 0
+
     cdef int give_back(self, Burst b) except -1:
         """The frames of a burst return to the pool, also when the device is gone."""
         cdef int i, err = 0

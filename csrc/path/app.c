@@ -22,8 +22,13 @@ struct pb_app *pb_app_create(struct pb_path *p, const struct pb_app_config *cfg,
 	a->inline_mode = true;
 	a->socks = calloc(a->nsocks, sizeof(*a->socks));
 	a->notes = calloc(a->pool->nframes, sizeof(*a->notes));
-	a->cache = a->socks && a->notes ? pb_pool_cache_create(a->pool, err) : NULL;
+	a->freed = calloc(65536, sizeof(*a->freed));
+	a->freed_n = calloc(65536, sizeof(*a->freed_n));
+	if (a->socks && a->notes && a->freed && a->freed_n)
+		a->cache = pb_pool_cache_create(a->pool, err);
 	if (!a->cache) {
+		free(a->freed);
+		free(a->freed_n);
 		free(a->socks);
 		free(a->notes);
 		free(a);
@@ -43,6 +48,8 @@ void pb_app_destroy(struct pb_app *a)
 			pb_pool_put(a->cache, (uint64_t)f << a->pool->frame_shift, PB_OWN_APP);
 	pb_pool_cache_destroy(a->cache);
 	pthread_mutex_destroy(&a->lock);
+	free(a->freed);
+	free(a->freed_n);
 	free(a->socks);
 	free(a->notes);
 	free(a);
@@ -131,6 +138,12 @@ static void on_opened(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
 	}
 }
 
+static void port_freed(struct pb_app *a, uint16_t port)
+{
+	if (!a->freed_n[port]++)
+		a->freed[a->nfreed++] = port;
+}
+
 static void on_state(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
 {
 	uint32_t m = ev->state.mask;
@@ -157,8 +170,7 @@ static void on_state(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
 		s->ready |= PB_SOCK_GONE;
 		s->h = 0;
 		if (s->closed_by_app) {
-			if (a->nfreed < PB_ARRAY_LEN(a->freed))
-				a->freed[a->nfreed++] = s->name.local.port;
+			port_freed(a, s->name.local.port);
 			s->used = false;
 		}
 	}
@@ -270,12 +282,15 @@ int pb_app_wait(struct pb_app *a, int sock, unsigned mask, uint64_t until_ns, ui
 	}
 }
 
-int pb_app_freed_ports(struct pb_app *a, uint16_t *ports, int n)
+int pb_app_freed_ports(struct pb_app *a, uint16_t *ports, uint32_t *counts, int n)
 {
 	app_lock(a);
 	int k = 0;
-	while (k < n && a->nfreed)
-		ports[k++] = a->freed[--a->nfreed];
+	for (; k < n && a->nfreed; k++) {
+		ports[k] = a->freed[--a->nfreed];
+		counts[k] = a->freed_n[ports[k]];
+		a->freed_n[ports[k]] = 0;
+	}
 	app_unlock(a);
 	return k;
 }

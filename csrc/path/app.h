@@ -39,7 +39,8 @@ struct pb_app {
 	uint32_t nsocks, next_free;
 	uint64_t serial;
 	bool inline_mode, call_done;
-	uint16_t freed[256];
+	uint16_t *freed;   /* distinct ports whose sockets went */
+	uint32_t *freed_n; /* how many, by port */
 	uint32_t nfreed;
 	_Atomic uint32_t waiters; /* threads that want the lock: a spinning waiter lets them in */
 	pthread_mutex_t lock;

@@ -63,8 +63,9 @@ PB_API int pb_sock_close(struct pb_app *a, int s, bool abort);
 PB_API unsigned pb_sock_poll(struct pb_app *a, int s);
 PB_API int pb_sock_error(struct pb_app *a, int s); /* positive errno or 0 */
 PB_API int pb_sock_name(struct pb_app *a, int s, struct pb_sock_name *name);
-/* Local ports whose last socket is gone, so that whoever holds them may let go. Returns how many. */
-PB_API int pb_app_freed_ports(struct pb_app *a, uint16_t *ports, int n);
+/* Local ports whose sockets are gone (TIME-WAIT included) since the last call, and how many of each, so that whoever
+ * holds a port may let go of it after the last. Returns how many ports. */
+PB_API int pb_app_freed_ports(struct pb_app *a, uint16_t *ports, uint32_t *counts, int n);
 
 /* Handles what the loop told (inline: runs one step first). Returns events handled, or -errno of the device. */
 PB_API int pb_app_progress(struct pb_app *a);

@@ -103,6 +103,7 @@ enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now
 void enter_time_wait(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	c->state = PB_TCP_TIME_WAIT;
+	e->stats.time_waits++;
 	c->t_rtx = NEVER;
 	c->t_misc = now_ns + e->cfg.time_wait_ns;
 	timer_update(e, c);

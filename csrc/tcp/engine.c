@@ -257,6 +257,7 @@ void tcb_closed(struct pb_tcp *e, struct tcb *c, int err)
 	}
 	if (err && !c->error)
 		c->error = err;
+	e->stats.time_waits -= c->state == PB_TCP_TIME_WAIT;
 	c->state = PB_TCP_CLOSED;
 	c->t_rtx = c->t_delack = c->t_misc = NEVER;
 	c->flags &= ~(uint32_t)(TCB_ACK_NOW | TCB_SYN_OUT | TCB_FIN_OUT | TCB_PROBE | TCB_PERSIST);

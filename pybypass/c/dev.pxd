@@ -12,10 +12,10 @@ cdef extern from "dev/dev.h" nogil:
     cdef struct pb_dev_ops:
         uint32_t abi
         const char *name
-        uint64_t (*next_ns)(pb_dev *dev)
-        int (*fd)(pb_dev *dev)
-        void (*stats)(pb_dev *dev)
-        void (*close)(pb_dev *dev)
+        uint64_t (*next_ns)(pb_dev *dev) noexcept nogil
+        int (*fd)(pb_dev *dev) noexcept nogil
+        void (*stats)(pb_dev *dev) noexcept nogil
+        void (*close)(pb_dev *dev) noexcept nogil
     cdef struct pb_dev:
         const pb_dev_ops *ops
         pb_pool *pool

@@ -10,7 +10,7 @@ cdef extern from "base/drops.h" nogil:
 
 cdef extern from "base/handles.h" nogil:
     enum: PB_HANDLE_COUNT
-    ctypedef enum pb_handle:
+    cdef enum pb_handle:
         pass
     int64_t pb_handles_live(pb_handle kind)
     const char *pb_handle_name(unsigned kind)

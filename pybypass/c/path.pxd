@@ -18,10 +18,10 @@ cdef extern from "path/tap.h" nogil:
         uint64_t pkts, dropped
 
 cdef extern from "path/chan.h" nogil:
-    ctypedef enum pb_cmd_op:
+    cdef enum pb_cmd_op:
         PB_CMD_STATS
         PB_CMD_TAP
-    ctypedef enum pb_exc_reason:
+    cdef enum pb_exc_reason:
         PB_EXC_ARP
         PB_EXC_ICMP
         PB_EXC_UDP
@@ -103,7 +103,7 @@ cdef extern from "path/sock.h" nogil:
     unsigned pb_sock_poll(pb_app *a, int s)
     int pb_sock_error(pb_app *a, int s)
     int pb_sock_get_name "pb_sock_name"(pb_app *a, int s, pb_sock_name *name)
-    int pb_app_freed_ports(pb_app *a, uint16_t *ports, int n)
+    int pb_app_freed_ports(pb_app *a, uint16_t *ports, uint32_t *counts, int n)
     int pb_app_progress(pb_app *a)
     int pb_app_wait(pb_app *a, int s, unsigned mask, uint64_t until_ns, uint64_t spin_ns)
     int pb_app_exceptions(pb_app *a, pb_exc *x, int n)

@@ -16,7 +16,7 @@ cdef extern from "mem/desc.h" nogil:
         uint16_t queue
 
 cdef extern from "mem/region.h" nogil:
-    ctypedef enum pb_page_want:
+    cdef enum pb_page_want:
         PB_WANT_BEST
         PB_WANT_HUGETLB
         PB_WANT_THP
@@ -24,7 +24,7 @@ cdef extern from "mem/region.h" nogil:
     cdef struct pb_region
 
 cdef extern from "mem/pool.h" nogil:
-    ctypedef enum pb_owner:
+    cdef enum pb_owner:
         PB_OWN_FREE
         PB_OWN_FILL
         PB_OWN_RX

@@ -1,0 +1,642 @@
+# cython: language_level=3
+"""The engine of one queue: sockets over the rings of its loop. No call here makes a Python object per packet."""
+
+import errno as _errno
+import os
+
+import numpy as np
+
+from cpython.buffer cimport PyBuffer_FillInfo
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from cpython.exc cimport PyErr_CheckSignals
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcpy, memset
+
+from pybypass._mem cimport Umem
+from pybypass._port cimport Queue
+from pybypass.c.dev cimport pb_dev
+from pybypass.c.drops cimport PB_DROP_COUNT, pb_drop_name, pb_drops
+from pybypass.c.path cimport *
+from pybypass.c.pool cimport PB_OWN_APP, pb_desc, pb_pool, pb_pool_cache, pb_pool_cache_create, pb_pool_cache_destroy, pb_pool_put
+from pybypass.c.tcp cimport pb_tcp_config, pb_tcp_config_default, pb_tcp_endpoint, pb_tcp_info, pb_tcp_state_name
+from pybypass.c.types cimport int64_t, pb_ip, uint8_t, uint16_t, uint32_t, uint64_t
+
+from pybypass.errors import PybypassError, connection_error
+
+CONNECTED, ACCEPT, READ, WRITE = PB_SOCK_CONNECTED, PB_SOCK_ACCEPT, PB_SOCK_READ, PB_SOCK_WRITE
+FIN, CLOSED, ERROR, GONE = PB_SOCK_FIN, PB_SOCK_CLOSED, PB_SOCK_ERROR, PB_SOCK_GONE
+REPLY, SLOWPATH, SENT = PB_SOCK_REPLY, PB_SOCK_SLOWPATH, PB_SOCK_SENT
+WAIT_ANY, WAIT_SLOWPATH = -1, -2
+EXC_REASONS = {PB_EXC_ARP: "arp", PB_EXC_ICMP: "icmp", PB_EXC_UDP: "udp", PB_EXC_IP_OTHER: "ip", PB_EXC_L2_OTHER: "l2",
+               PB_EXC_NEIGH: "neigh"}
+
+cdef uint64_t FOREVER = 0xffffffffffffffff
+cdef uint64_t SLICE_NS = 50000000   # signals are looked at this often
+
+STATE_NAMES = tuple(pb_tcp_state_name(i).decode() for i in range(11))
+
+
+cdef int ip_in(bytes raw, pb_ip *out) except -1:
+    if len(raw) == 4:
+        raw = b"\0" * 10 + b"\xff\xff" + raw
+    if len(raw) != 16:
+        raise ValueError("an address has 4 or 16 bytes")
+    memcpy(out.b, <const char *>raw, 16)
+    return 0
+
+
+cdef bytes ip_out(const pb_ip *ip):
+    cdef bytes raw = PyBytes_FromStringAndSize(<const char *>ip.b, 16)
+    return raw[12:] if raw[:12] == b"\0" * 10 + b"\xff\xff" else raw
+
+
+cdef dict drops_dict(const pb_drops *d):
+    return {pb_drop_name(i).decode(): d.n[i] for i in range(1, PB_DROP_COUNT) if d.n[i]}
+
+
+cdef class EngineCore:
+    cdef pb_path *path
+    cdef pb_chan *chan
+    cdef pb_app *app
+    cdef pb_loop *loop
+    cdef readonly Queue queue
+    cdef readonly Umem umem
+    cdef readonly object slowpath   # called when exceptions wait and this thread drives the path
+    cdef public uint64_t spin_ns
+    cdef pb_tap tap
+    cdef int pid
+    cdef long long holds
+    cdef object __weakref__
+
+    def __cinit__(self, Queue queue not None, list locals_, dict config, *, gw4=None, gw6=None, int vlan=0,
+                  int max_socks=1024, slowpath=None):
+        cdef pb_tcp_config cfg
+        cdef pb_app_config acfg
+        cdef pb_ip ip
+        cdef int err = 0, rc
+        cdef pb_dev *dev
+        self.queue = queue
+        self.umem = queue.umem
+        self.pid = os.getpid()
+        self.slowpath = slowpath
+        self.spin_ns = 50000
+        pb_tcp_config_default(&cfg)
+        cfg.mtu = 0
+        fill_config(&cfg, config)
+        acfg.max_socks = max_socks
+        acfg.sndbuf_bytes = cfg.sndbuf_bytes
+        acfg.reserve_frames = cfg.reserve_frames
+        self.chan = <pb_chan *>aligned(sizeof(pb_chan))
+        if self.chan == NULL:
+            raise MemoryError
+        rc = pb_chan_init(self.chan, 4096)
+        if rc:
+            free(self.chan)
+            self.chan = NULL
+            raise PybypassError.make("PB040", -rc, "rings")
+        dev = queue.take(self)
+        self.path = pb_path_create(dev, &cfg, self.chan, &err)
+        if self.path == NULL:
+            queue.untake(dev)
+            raise PybypassError.make("PB040", -err, "the engine's limits", hint="see EngineConfig for the ranges")
+        for raw, prefix in locals_:
+            ip_in(raw, &ip)
+            rc = pb_net_add_local(&self.path.net, &ip, <unsigned>prefix)
+            if rc:
+                raise PybypassError.make("PB040", -rc, f"local address with prefix {prefix}")
+        if gw4 is not None:
+            ip_in(gw4, &self.path.net.gw4)
+        if gw6 is not None:
+            ip_in(gw6, &self.path.net.gw6)
+        self.path.net.vlan = <uint16_t>vlan
+        self.app = pb_app_create(self.path, &acfg, &err)
+        if self.app == NULL:
+            raise PybypassError.make("PB001", -err, "the application's end")
+
+    def __dealloc__(self):
+        self.destroy()
+
+    cdef void destroy(self) noexcept:
+        cdef bint ours = os.getpid() == self.pid
+        if self.loop != NULL and ours:
+            with nogil:
+                pb_loop_stop(self.loop)
+        self.loop = NULL
+        if not ours:
+            return   # a forked child: rings, device and memory are the parent's
+        # The path first: what it owns goes back by the application's rings.
+        if self.path != NULL:
+            with nogil:
+                pb_path_destroy(self.path)
+            self.path = NULL
+        if self.app != NULL:
+            pb_app_destroy(self.app)
+            self.app = NULL
+        if self.chan != NULL:
+            pb_chan_fini(self.chan)
+            free(self.chan)
+            self.chan = NULL
+        free(self.tap.buf)
+        self.tap.buf = NULL
+
+    cdef pb_app *alive(self) except NULL:
+        if self.app == NULL:
+            raise PybypassError.make("PB043", _errno.EBADF)
+        if os.getpid() != self.pid:
+            raise PybypassError.make("PB015", _errno.EBADF)
+        return self.app
+
+    @property
+    def closed(self):
+        return self.app == NULL
+
+    @property
+    def live_views(self):
+        return self.holds
+
+    def close(self):
+        if self.holds:
+            raise BufferError(f"{self.holds} views of received data are alive: drop them before the engine is closed")
+        self.destroy()
+
+    # ---- the loop ----
+
+    def start_loop(self, int cpu, long long spin_ns):
+        cdef pb_loop_config cfg
+        cdef int err = 0
+        self.alive()
+        cfg.cpu = cpu
+        cfg.spin_ns = FOREVER if spin_ns < 0 else <uint64_t>spin_ns
+        pb_app_set_inline(self.app, False)
+        self.loop = pb_loop_start(self.path, &cfg, &err)
+        if self.loop == NULL:
+            pb_app_set_inline(self.app, True)
+            raise PybypassError.make("PB044", -err, f"cpu {cpu}")
+
+    def stop_loop(self):
+        cdef pb_loop *l = self.loop
+        self.loop = NULL
+        if l != NULL:
+            with nogil:
+                pb_loop_stop(l)
+            pb_app_set_inline(self.app, True)
+
+    @property
+    def loop_cpu(self):
+        return pb_loop_cpu(self.loop) if self.loop != NULL else -1
+
+    @property
+    def threaded(self):
+        return self.loop != NULL
+
+    cdef int check_loop(self) except -1:
+        cdef int rc
+        if self.loop != NULL:
+            rc = pb_loop_error(self.loop)
+            if rc:
+                raise PybypassError.make("PB033", -rc)
+        return 0
+
+    cdef int kick(self) except -1:
+        """After a call that gave the loop something to do: without a thread it is done here."""
+        cdef int rc
+        if self.loop == NULL:
+            with nogil:
+                rc = pb_app_progress(self.app)
+            if rc < 0:
+                raise PybypassError.make("PB033", -rc)
+        return 0
+
+    def wait(self, int s, unsigned mask, timeout=None):
+        """Waits for what mask names; returns what is true, 0 at the timeout (seconds, None: for ever)."""
+        return self.wait_until(s, mask, until_of(timeout))
+
+    cdef int wait_until(self, int s, unsigned mask, uint64_t until) except -1:
+        cdef uint64_t stop, now, spin = self.spin_ns
+        cdef int m
+        while True:
+            self.alive()
+            now = pb_now_ns()
+            stop = now + SLICE_NS
+            if stop > until:
+                stop = until
+            with nogil:
+                m = pb_app_wait(self.app, s, mask, stop, spin)
+            if m < 0:
+                raise PybypassError.make("PB033", -m)
+            if m & PB_SOCK_SLOWPATH and s != WAIT_SLOWPATH:
+                if self.slowpath is not None:
+                    self.slowpath()
+                m &= ~PB_SOCK_SLOWPATH
+                if m:
+                    return m
+                if pb_now_ns() < until:
+                    continue
+            if m:
+                return m
+            self.check_loop()
+            PyErr_CheckSignals()
+            if pb_now_ns() >= until:
+                return 0
+            spin = 0   # it has spun already
+
+    # ---- sockets ----
+
+    def connect(self, tuple local, tuple remote):
+        cdef pb_tcp_endpoint l, r
+        self.alive()
+        endpoint_in(local, &l)
+        endpoint_in(remote, &r)
+        cdef int s = pb_sock_connect(self.app, &l, &r)
+        if s < 0:
+            raise connection_error(-s)
+        self.kick()
+        return s
+
+    def listen(self, tuple local, int backlog):
+        cdef pb_tcp_endpoint l
+        self.alive()
+        endpoint_in(local, &l)
+        cdef int s = pb_sock_listen(self.app, &l, <uint32_t>backlog)
+        if s < 0:
+            raise connection_error(-s)
+        self.kick()
+        return s
+
+    def accept(self, int listener):
+        """A socket that will become CONNECTED, or fail with EAGAIN."""
+        self.alive()
+        cdef int s = pb_sock_accept(self.app, listener)
+        if s < 0:
+            raise connection_error(-s)
+        self.kick()
+        return s
+
+    def poll(self, int s):
+        self.alive()
+        return pb_sock_poll(self.app, s)
+
+    def error(self, int s):
+        self.alive()
+        return pb_sock_error(self.app, s)
+
+    def name(self, int s):
+        cdef pb_sock_name n
+        self.alive()
+        cdef int rc = pb_sock_get_name(self.app, s, &n)
+        if rc:
+            raise connection_error(-rc)
+        return (ip_out(&n.local.addr), n.local.port), (ip_out(&n.remote.addr), n.remote.port)
+
+    def send(self, int s, data, timeout=None, bint everything=False):
+        """Bytes taken: at least one, or all of them when `everything`."""
+        cdef const unsigned char[::1] src = as_bytes(data)
+        cdef size_t done = 0, size = src.shape[0]
+        cdef int64_t k
+        cdef uint64_t until = 0
+        cdef bint have_until = False
+        self.alive()
+        while done < size:
+            with nogil:
+                k = pb_sock_send(self.app, s, &src[done], size - done)
+            if k > 0:
+                done += k
+                self.kick()
+                if not everything:
+                    break
+                continue
+            if k != -_errno_again:
+                raise connection_error(<int>-k)
+            if timeout is not None and timeout <= 0:
+                if done:
+                    break
+                raise connection_error(_errno_again)
+            if not have_until:
+                until = until_of(timeout)
+                have_until = True
+            if not self.wait_until(s, PB_SOCK_WRITE | PB_SOCK_CLOSED | PB_SOCK_ERROR, until):
+                if done:
+                    break
+                raise connection_error(_errno.ETIMEDOUT, "send")
+        return done
+
+    def recv_into(self, int s, buffer, timeout=None, size_t nbytes=0):
+        """Bytes received; 0 at the end of the stream."""
+        cdef unsigned char[::1] dst = as_bytes(buffer)
+        cdef size_t size = dst.shape[0]
+        cdef int64_t k
+        cdef uint64_t until = 0
+        cdef bint have_until = False
+        self.alive()
+        if nbytes and nbytes < size:
+            size = nbytes
+        if not size:
+            return 0
+        while True:
+            with nogil:
+                k = pb_sock_recv(self.app, s, &dst[0], size)
+            if k >= 0:
+                return k
+            if k != -_errno_again:
+                raise connection_error(<int>-k)
+            if timeout is not None and timeout <= 0:
+                self.kick()
+                k = pb_sock_recv(self.app, s, &dst[0], size)
+                if k >= 0:
+                    return k
+                raise connection_error(<int>-k)
+            if not have_until:
+                until = until_of(timeout)
+                have_until = True
+            if not self.wait_until(s, PB_SOCK_READ, until):
+                raise connection_error(_errno.ETIMEDOUT, "recv")
+
+    def recv_view(self, int s, timeout=None):
+        """One piece of received data where it lies, or None at the end of the stream."""
+        cdef pb_desc d
+        cdef int rc
+        cdef uint64_t until = until_of(timeout)
+        self.alive()
+        while True:
+            rc = pb_sock_recv_frame(self.app, s, &d)
+            if rc == 1:
+                return np.frombuffer(make_span(self, s, &d), dtype=np.uint8)
+            if rc == 0:
+                return None
+            if rc != -_errno_again:
+                raise connection_error(-rc)
+            if timeout is not None and timeout <= 0:
+                self.kick()
+                if pb_sock_poll(self.app, s) & PB_SOCK_READ:
+                    continue
+                raise connection_error(_errno_again)
+            if not self.wait_until(s, PB_SOCK_READ, until):
+                raise connection_error(_errno.ETIMEDOUT, "recv")
+
+    cdef int call(self, int s, int rc, pb_tcp_info *info) except -1:
+        """Waits for the loop's answer to a call that gave rc."""
+        cdef uint64_t until = pb_now_ns() + 5000000000
+        if rc != -_errno.EINPROGRESS:
+            raise connection_error(-rc)
+        while True:
+            if not self.wait_until(s, PB_SOCK_REPLY, until):
+                raise connection_error(_errno.ETIMEDOUT, "the loop does not answer")
+            rc = pb_sock_reply(self.app, s, info)
+            if rc != -_errno.EINPROGRESS:
+                break
+        if rc:
+            raise connection_error(-rc)
+        return 0
+
+    def shutdown(self, int s, int how):
+        self.alive()
+        self.call(s, pb_sock_shutdown(self.app, s, how), NULL)
+
+    def set_nagle(self, int s, bint on):
+        self.alive()
+        self.call(s, pb_sock_set_nagle(self.app, s, on), NULL)
+
+    def set_keepalive(self, int s, uint64_t idle_ns, uint64_t interval_ns, uint32_t probes):
+        self.alive()
+        self.call(s, pb_sock_set_keepalive(self.app, s, idle_ns, interval_ns, probes), NULL)
+
+    def info(self, int s):
+        cdef pb_tcp_info i
+        self.alive()
+        self.call(s, pb_sock_info(self.app, s), &i)
+        return {
+            "state": STATE_NAMES[i.state], "mss": i.mss, "cwnd": i.cwnd_bytes, "ssthresh": i.ssthresh_bytes,
+            "srtt_us": i.srtt_us, "rttvar_us": i.rttvar_us, "rto_us": i.rto_us, "min_rtt_us": i.min_rtt_us,
+            "snd_wnd": i.snd_wnd, "rcv_wnd": i.rcv_wnd, "snd_wscale": i.snd_wscale, "rcv_wscale": i.rcv_wscale,
+            "inflight": i.inflight_bytes, "unsent": i.unsent_bytes, "unread": i.unread_bytes, "ooo_segs": i.ooo_segs,
+            "bytes_sent": i.bytes_sent, "bytes_acked": i.bytes_acked, "bytes_received": i.bytes_received,
+            "bytes_retransmitted": i.bytes_retransmitted, "segs_out": i.segs_out, "segs_in": i.segs_in,
+            "retransmits": i.retransmits, "fast_retransmits": i.fast_retransmits, "timeouts": i.timeouts,
+            "dup_acks_in": i.dup_acks_in, "zero_window_probes": i.zero_window_probes,
+            "timestamps": bool(i.flags & 1), "sack": bool(i.flags & 2), "wscale": bool(i.flags & 4), "error": i.error,
+        }
+
+    def close_sock(self, int s, bint abort=False):
+        cdef int rc
+        self.alive()
+        while True:
+            rc = pb_sock_close(self.app, s, abort)
+            self.kick()
+            if rc != -_errno_again:
+                return
+            self.wait_until(WAIT_ANY, 0, pb_now_ns() + 1000000)
+
+    def freed_ports(self):
+        cdef uint16_t ports[64]
+        cdef uint32_t counts[64]
+        self.alive()
+        cdef int n = pb_app_freed_ports(self.app, ports, counts, 64)
+        return [(ports[i], counts[i]) for i in range(n)]
+
+    # ---- the slow path ----
+
+    def exceptions(self):
+        """[(reason, frame or None, next hop or None)]; frames are copied."""
+        cdef pb_exc x[32]
+        cdef pb_pool *pool = self.umem.handle()
+        cdef int n, i
+        self.alive()
+        n = pb_app_exceptions(self.app, x, 32)
+        out = []
+        for i in range(n):
+            if x[i].reason == PB_EXC_NEIGH:
+                out.append(("neigh", None, ip_out(&x[i].addr)))
+                continue
+            out.append((EXC_REASONS.get(x[i].reason, "?"),
+                        PyBytes_FromStringAndSize(<char *>pool.base + x[i].d.addr + x[i].d.off, x[i].d.len), None))
+            pb_app_free(self.app, x[i].d.addr)
+        return out
+
+    def inject(self, bytes frame):
+        self.alive()
+        cdef int rc = pb_app_inject(self.app, <const char *>frame, <uint32_t>len(frame))
+        if rc:
+            raise PybypassError.make("PB003" if rc == -_errno.ENOBUFS else "PB027", -rc, "inject")
+        self.kick()
+
+    def set_neighbour(self, bytes addr, mac):
+        cdef pb_ip ip
+        cdef bytes raw = mac if mac is not None else b""
+        self.alive()
+        ip_in(addr, &ip)
+        if mac is not None and len(raw) != 6:
+            raise ValueError("a MAC address has 6 bytes")
+        cdef int rc = pb_app_neigh(self.app, &ip, <const uint8_t *><const char *>raw if mac is not None else NULL)
+        if rc:
+            raise connection_error(-rc)
+        self.kick()
+
+    # ---- the whole ----
+
+    cdef int ask(self, pb_cmd_op op, void *ptr) except -1:
+        cdef uint64_t until = pb_now_ns() + 5000000000
+        cdef int rc
+        self.alive()
+        while True:
+            rc = pb_app_call(self.app, op, ptr)
+            if rc == -_errno.EINPROGRESS:
+                break
+            self.wait_until(WAIT_ANY, 0, pb_now_ns() + 1000000)
+        # The answer is written into ptr by the loop: leaving before it has come is not an option.
+        while not pb_app_replied(self.app):
+            if pb_now_ns() > until:
+                self.check_loop()
+                raise connection_error(_errno.ETIMEDOUT, "the loop does not answer")
+            self.kick()
+            if self.loop != NULL:
+                pb_app_wait(self.app, WAIT_ANY, 0, pb_now_ns() + 1000000, 20000)
+        return 0
+
+    def stats(self):
+        cdef pb_path_report r
+        if self.loop != NULL and pb_loop_error(self.loop):
+            self.stop_loop()
+        self.ask(PB_CMD_STATS, &r)
+        drops = {}
+        for part in (drops_dict(&r.path.drops), drops_dict(&r.tcp.drops), drops_dict(&r.dev.drops)):
+            for k, v in part.items():
+                drops[k] = drops.get(k, 0) + v
+        return {
+            "rx_pkts": r.path.rx_pkts, "tx_pkts": r.path.tx_pkts, "steps": r.path.steps, "idle_steps": r.path.idle_steps,
+            "exceptions": r.path.exceptions, "injected": r.path.injected, "parked": r.path.parked,
+            "rx_bytes": r.dev.rx_bytes, "tx_bytes": r.dev.tx_bytes, "rx_wakeups": r.dev.rx_wakeups,
+            "tx_wakeups": r.dev.tx_wakeups, "rx_fill_empty": r.dev.rx_fill_empty,
+            "segs_in": r.tcp.segs_in, "segs_out": r.tcp.segs_out, "retransmits": r.tcp.retransmits,
+            "timeouts": r.tcp.timeouts, "fast_retransmits": r.tcp.fast_retransmits, "resets_in": r.tcp.resets_in,
+            "resets_out": r.tcp.resets_out, "challenge_acks": r.tcp.challenge_acks, "active_opens": r.tcp.active_opens,
+            "passive_opens": r.tcp.passive_opens, "attempt_fails": r.tcp.attempt_fails,
+            "estab_resets": r.tcp.estab_resets, "coalesced": r.tcp.coalesced, "connections": r.tcp.conns,
+            "time_waits": r.tcp.time_waits,
+            "drops": drops,
+        }
+
+    def capture_start(self, size_t nbytes):
+        if self.tap.buf != NULL:
+            raise PybypassError.make("PB040", _errno.EBUSY, "a capture is running")
+        memset(&self.tap, 0, sizeof(self.tap))
+        self.tap.buf = <uint8_t *>malloc(nbytes)
+        if self.tap.buf == NULL:
+            raise MemoryError
+        self.tap.size = nbytes
+        self.ask(PB_CMD_TAP, &self.tap)
+
+    def capture_stop(self):
+        """(records, packets, dropped): each record is struct pb_tap_rec (ts_ns u64, len u32, out u32) and the packet."""
+        if self.tap.buf == NULL:
+            raise PybypassError.make("PB040", _errno.EINVAL, "no capture is running")
+        self.ask(PB_CMD_TAP, NULL)
+        data = PyBytes_FromStringAndSize(<char *>self.tap.buf, self.tap.used)
+        free(self.tap.buf)
+        self.tap.buf = NULL
+        return data, self.tap.pkts, self.tap.dropped
+
+    def app_pointer(self):
+        """For the measuring loops in C."""
+        self.alive()
+        return <size_t>self.app
+
+
+cdef class Span:
+    """Exports received data and pins its frame while anything is based on it."""
+    cdef EngineCore core
+    cdef int s
+    cdef uint64_t serial
+    cdef pb_desc d
+
+    def __dealloc__(self):
+        cdef int err = 0
+        cdef pb_pool_cache *cache
+        if self.core is None:
+            return
+        self.core.holds -= 1
+        if self.core.app != NULL:
+            pb_sock_release(self.core.app, self.s, self.serial, &self.d)
+            return
+        cache = pb_pool_cache_create(self.core.umem.handle(), &err)
+        if cache != NULL:
+            pb_pool_put(cache, self.d.addr, PB_OWN_APP)
+            pb_pool_cache_destroy(cache)
+
+    def __getbuffer__(self, Py_buffer *view, int flags):
+        cdef pb_pool *pool = self.core.umem.handle()
+        PyBuffer_FillInfo(view, self, pool.base + self.d.addr + self.d.off, self.d.len, 0, flags)
+
+
+cdef Span make_span(EngineCore core, int s, const pb_desc *d):
+    cdef Span span = Span.__new__(Span)
+    span.core = core
+    span.s = s
+    span.serial = pb_sock_serial(core.app, s)
+    span.d = d[0]
+    core.holds += 1
+    return span
+
+
+cdef extern from "<stdlib.h>" nogil:
+    void *aligned_alloc(size_t alignment, size_t size)
+
+
+cdef extern from "<errno.h>" nogil:
+    int _errno_again "EAGAIN"
+
+
+cdef void *aligned(size_t n) noexcept:
+    return aligned_alloc(64, (n + 63) & ~<size_t>63)
+
+
+cdef object as_bytes(data):
+    """Any C-contiguous buffer as a flat one of bytes, without a copy."""
+    m = memoryview(data)
+    return m if m.format == "B" and m.ndim == 1 else m.cast("B")
+
+
+cdef uint64_t until_of(timeout) except? 0:
+    if timeout is None:
+        return FOREVER
+    return pb_now_ns() + <uint64_t>(max(0.0, <double>timeout) * 1e9)
+
+
+cdef int endpoint_in(tuple t, pb_tcp_endpoint *out) except -1:
+    if not 0 < t[1] < 65536:
+        raise ValueError(f"port {t[1]} is not 1 to 65535")
+    if t[0] is None:
+        memset(&out.addr, 0, sizeof(pb_ip))
+    else:
+        ip_in(t[0], &out.addr)
+    out.port = t[1]
+    return 0
+
+
+cdef int fill_config(pb_tcp_config *c, dict v) except -1:
+    c.max_conns = v["max_conns"]
+    c.max_listeners = v["max_listeners"]
+    c.rcvbuf_bytes = v["rcvbuf_bytes"]
+    c.sndbuf_bytes = v["sndbuf_bytes"]
+    c.reserve_frames = v["reserve_frames"]
+    c.ttl = v["ttl"]
+    c.timestamps = v["timestamps"]
+    c.sack = v["sack"]
+    c.wscale = v["wscale"]
+    c.nagle = v["nagle"]
+    c.rto_initial_ns = v["rto_initial_ns"]
+    c.rto_min_ns = v["rto_min_ns"]
+    c.rto_max_ns = v["rto_max_ns"]
+    c.delack_ns = v["delack_ns"]
+    c.time_wait_ns = v["time_wait_ns"]
+    c.fin_wait2_ns = v["fin_wait2_ns"]
+    c.syn_retries = v["syn_retries"]
+    c.synack_retries = v["synack_retries"]
+    c.data_retries = v["data_retries"]
+    c.keepalive_idle_ns = v["keepalive_idle_ns"]
+    c.keepalive_interval_ns = v["keepalive_interval_ns"]
+    c.keepalive_probes = v["keepalive_probes"]
+    secret = v["secret"]
+    if len(secret) != 16:
+        raise ValueError("secret must have 16 bytes")
+    memcpy(c.secret, <const char *><bytes>secret, 16)
+    return 0
