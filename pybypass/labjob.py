@@ -1,0 +1,543 @@
+"""The main job: `pybypass lab echo` and `pybypass echo`.
+
+`lab echo` joins two network namespaces by a veth pair, puts our engine at one end and the Linux kernel's sockets at the other,
+moves data both ways, actively and passively opened, and compares round trips. Without the privilege it runs two engines over
+a `mem:` pair.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import contextlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _measure, labpeer, pcap, ports, progress
+from .errors import PybypassError
+from .tcp import Connection, Engine, EngineConfig
+from .worker import Worker, isolated_cpus
+
+__all__ = ["EchoJob", "JobOptions", "add_parsers"]
+
+SCHEMA = "pybypass.lab-echo/1"
+_BYTES, _SLICES = 64, 20
+_ACTIVE, _PASSIVE, _RTT = 5001, 5002, 5003
+KERNEL_MODES = {
+    "kernel_blocking": ("blocking", (0, 1)),
+    "kernel_spin_2": ("spin", (0, 1)),
+    "kernel_spin_1": ("yield", (0, 0)),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobOptions:
+    """What to run. `size` bytes each way, `rounds` round trips per row, `capture` a file or None."""
+
+    size: int = 64 << 20
+    rounds: int = 20000
+    capture: str | None = "lab.pcapng"
+    quiet: bool = False
+
+
+@dataclass
+class Report:
+    """What was found; `as_json()` is the schema pybypass.lab-echo/1."""
+
+    device: str
+    mode: str
+    why: str = ""
+    active: dict[str, Any] = field(default_factory=dict)
+    passive: dict[str, Any] = field(default_factory=dict)
+    samples: dict[str, npt.NDArray[np.uint32]] = field(default_factory=dict)
+    pinned: dict[str, bool] = field(default_factory=dict)
+    drops: int = 0
+    drop_reasons: dict[str, int] = field(default_factory=dict)
+    captured: int = 0
+
+    @property
+    def best(self) -> str:
+        """The kernel's row with the lowest median."""
+        rows = [k for k in self.samples if k.startswith("kernel")]
+        return min(rows, key=lambda k: float(np.median(self.samples[k])))
+
+    def ratio(self, percentile: float, other: str) -> float:
+        ours = np.percentile(self.samples["pybypass"], percentile)
+        return float(ours / np.percentile(self.samples[other], percentile))
+
+    def ok(self) -> bool:
+        return all(part["sha256_ok"] and part["closed_cleanly"] for part in (self.active, self.passive))
+
+    def as_json(self) -> dict[str, Any]:
+        def row(name: str) -> dict[str, Any]:
+            s = self.samples[name] / 1000
+            return {"p50": round(float(np.percentile(s, 50)), 3), "p99": round(float(np.percentile(s, 99)), 3), "n": len(s)}
+
+        return {
+            "schema": SCHEMA, "device": self.device, "mode": self.mode, "active": self.active, "passive": self.passive,
+            "rtt_us": {
+                "pybypass": row("pybypass"), "kernel_blocking": row("kernel_blocking"), "kernel_best": row(self.best),
+                "ratio_p50": round(self.ratio(50, self.best), 4), "ratio_p99": round(self.ratio(99, self.best), 4),
+            },
+            "drops": self.drops,
+        }  # fmt: skip
+
+    def lines(self) -> Iterator[str]:
+        if self.why:
+            yield self.why
+        yield f"device {self.device}, mode {self.mode}"
+        for name, part in (("active", self.active), ("passive", self.passive)):
+            verdict = "SHA-256 equal" if part["sha256_ok"] else "SHA-256 DIFFERS"
+            closed = "closed cleanly" if part["closed_cleanly"] else "NOT closed cleanly"
+            yield f"{name:8} {part['bytes_each_way']} bytes each way, {verdict}, {closed}"
+        yield ""
+        yield f"round trips of {_BYTES} bytes, us, clock CLOCK_MONOTONIC (user), interleaved in one run:"
+        yield f"{'':18}{'p50':>9}{'p90':>9}{'p99':>9}{'p99.9':>9}{'max':>10}{'n':>8}  pinned"
+        for name, s in self.samples.items():
+            v = np.percentile(s / 1000, (50, 90, 99, 99.9, 100))
+            numbers = "".join(f"{x:9.2f}" for x in v[:4]) + f"{v[4]:10.2f}{len(s):8d}"
+            yield f"{name:18}{numbers}  {'yes' if self.pinned[name] else 'no'}"
+        yield f"mode {self.mode}; isolated cores: {sorted(isolated_cpus()) or 'none'}; drops {self.drops} {self.drop_reasons or ''}"
+        best = self.best
+        yield (
+            f"ours / kernel's best ({best}): p50 {self.ratio(50, best):.2f}, p99 {self.ratio(99, best):.2f}; "
+            f"ours / kernel_blocking: p50 {self.ratio(50, 'kernel_blocking'):.2f}"
+        )
+
+
+class PeerProcess:
+    """A labpeer.py process, in a namespace or beside us."""
+
+    def __init__(self, popen: Callable[..., subprocess.Popen[str]]) -> None:
+        self._process = popen(
+            [sys.executable, "-m", "pybypass.labpeer"],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(p or os.getcwd() for p in sys.path)},
+        )  # fmt: skip
+
+    def start(self, do: str, **args: Any) -> None:
+        """Sends a command; finish() waits for its answer."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps({"do": do, **args}) + "\n")
+        self._process.stdin.flush()
+
+    def finish(self) -> dict[str, Any]:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise PybypassError.make("PB060", 5, f"the kernel's side died with status {self._process.wait()}")
+        answer: dict[str, Any] = json.loads(line)
+        if "error" in answer:
+            raise PybypassError.make("PB050", 5, f"the kernel's side: {answer['error']}")
+        return answer
+
+    def do(self, what: str, **args: Any) -> dict[str, Any]:
+        self.start(what, **args)
+        return self.finish()
+
+    def stop(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        for pipe in (self._process.stdin, self._process.stdout):
+            if pipe is not None:
+                with contextlib.suppress(OSError):
+                    pipe.close()
+
+    def __enter__(self) -> PeerProcess:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.stop()
+
+
+@contextlib.contextmanager
+def pinned(cpu: int | None) -> Iterator[bool]:
+    """The calling thread on one CPU for a while; yields whether it is."""
+    before = os.sched_getaffinity(0)
+    if cpu is None or cpu not in before:
+        yield False
+        return
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield True
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def _placement(want: tuple[int, int]) -> tuple[int | None, int | None]:
+    """(client CPU, server CPU) from among those that this process may use."""
+    cpus = sorted(os.sched_getaffinity(0))
+    if len(cpus) < 2:
+        return None, None
+    return cpus[want[0]], cpus[want[1]]
+
+
+def _verdict(ours: dict[str, Any], theirs: dict[str, Any], clean: bool) -> dict[str, Any]:
+    equal = ours["sha_sent"] == theirs["sha_received"] and ours["sha_received"] == theirs["sha_sent"]
+    complete = ours["sent"] == theirs["received"] and ours["received"] == theirs["sent"]
+    return {"bytes_each_way": ours["received"], "sha256_ok": equal and complete, "closed_cleanly": clean}
+
+
+def _close(connection: Connection) -> bool:
+    """Whether both directions ended in order; gives the handle up."""
+    clean = connection.wait_closed(5.0)
+    info = connection.info() if clean else {"error": -1, "state": "?"}
+    connection.close()
+    return clean and info["error"] == 0 and info["state"] in ("TIME_WAIT", "CLOSED")
+
+
+class EchoJob:
+    """Common to both devices: what is measured, in which order."""
+
+    def __init__(self, options: JobOptions) -> None:
+        self.options = options
+
+    def _transfer(self, connection: Connection, seed: int, size: int, what: str) -> dict[str, Any]:
+        with progress.step(what, size, quiet=self.options.quiet) as advance:
+            return labpeer.Transfer(connection, seed, size).run(advance)
+
+    def _add_drops(self, report: Report, engine: Engine) -> None:
+        for reason, n in engine.stats()["drops"].items():
+            report.drop_reasons[reason] = report.drop_reasons.get(reason, 0) + n
+            report.drops += n
+
+    def _interleave(self, rows: dict[str, Callable[[int], npt.NDArray[np.uint32]]]) -> dict[str, npt.NDArray[np.uint32]]:
+        """Each row in `_SLICES` slices that alternate, after a warm-up of each."""
+        total = self.options.rounds
+        slices = [total // _SLICES + (i < total % _SLICES) for i in range(_SLICES)]
+        slices = [n for n in slices if n]
+        found: dict[str, list[npt.NDArray[np.uint32]]] = {name: [] for name in rows}
+        for run in rows.values():
+            run(min(2000, total))
+        with progress.step("round trips", total * len(rows), quiet=self.options.quiet) as advance:
+            for n in slices:
+                for name, run in rows.items():
+                    found[name].append(run(n))
+                    advance(n)
+        return {name: np.concatenate(parts) for name, parts in found.items()}
+
+
+class XdpJob(EchoJob):
+    """Our engine on AF_XDP against the kernel's sockets, in two namespaces."""
+
+    def run(self) -> Report:
+        from . import lab
+
+        with lab.veth() as pair, PeerProcess(pair.b.netns.popen) as server, PeerProcess(pair.a.netns.popen) as client:
+            self._pair = pair
+            with self._port() as port:
+                report = Report(device="xdp", mode=port.mode)
+                with self._engine(port, worker=self._worker()) as engine:
+                    self._transfers(engine, server, report)
+                    if self.options.capture:
+                        self._captured(engine, server, report)
+                    self._add_drops(report, engine)
+            with self._port() as port, self._engine(port, inline=True) as engine:
+                self._round_trips(engine, server, client, report)
+                self._add_drops(report, engine)
+            return report
+
+    def _port(self) -> ports.Port:
+        return ports.open(f"xdp:{self._pair.a.ifname}?frames=16384", netns=self._pair.a.netns)
+
+    def _engine(self, port: ports.Port, **how: Any) -> Engine:
+        return Engine(port, ip=self._pair.a.ip, config=EngineConfig(), **how)
+
+    def _worker(self) -> Worker:
+        cpu, _ = _placement((0, 1))
+        return Worker(cpu=cpu, spin_us=200.0)
+
+    def _transfers(self, engine: Engine, server: PeerProcess, report: Report) -> None:
+        ours, theirs, size = self._pair.a.ip, self._pair.b.ip, self.options.size
+        server.do("listen", ip=theirs, port=_ACTIVE)
+        connection = engine.connect((theirs, _ACTIVE), timeout=10)
+        server.do("accept", port=_ACTIVE, name="active")
+        report.active = self._one(connection, server, "active", size, seed=1)
+        with engine.listen(_PASSIVE, ip=ours) as listener:
+            server.start("connect", ip=ours, port=_PASSIVE, name="passive")
+            connection = listener.accept(10)
+            server.finish()
+            report.passive = self._one(connection, server, "passive", size, seed=3)
+
+    def _one(self, connection: Connection, server: PeerProcess, name: str, size: int, seed: int) -> dict[str, Any]:
+        connection.settimeout(60)
+        server.start("transfer", name=name, seed=seed + 1, size=size)
+        mine = self._transfer(connection, seed, size, f"{name} transfer")
+        other = server.finish()
+        return _verdict(mine, other, _close(connection))
+
+    def _captured(self, engine: Engine, server: PeerProcess, report: Report) -> None:
+        """1 MiB both ways into a file; the capture is over before anything is timed."""
+        assert self.options.capture is not None
+        engine.capture_start(16 << 20)
+        connection = engine.connect((self._pair.b.ip, _ACTIVE), timeout=10)
+        server.do("accept", port=_ACTIVE, name="captured")
+        self._one(connection, server, "captured", 1 << 20, seed=5)
+        data, packets, dropped = engine.capture_stop()
+        pcap.write(self.options.capture, data, ifname=self._pair.a.ifname, dropped=dropped)
+        report.captured = packets
+
+    def _round_trips(self, engine: Engine, server: PeerProcess, client: PeerProcess, report: Report) -> None:
+        theirs = self._pair.b.ip
+        server.do("listen", ip=theirs, port=_RTT)
+        connection = engine.connect((theirs, _RTT), timeout=10)
+        server.do("accept", port=_RTT, name="pybypass")
+        for name in KERNEL_MODES:
+            client.do("connect", ip=theirs, port=_RTT, name=name)
+            server.do("accept", port=_RTT, name=name)
+        ours_cpu, theirs_cpu = _placement((0, 1))
+
+        def ours(n: int) -> npt.NDArray[np.uint32]:
+            server.start("echo", name="pybypass", n=n, nbytes=_BYTES, how="spin", cpu=theirs_cpu)
+            with pinned(ours_cpu) as is_pinned:
+                report.pinned["pybypass"] = is_pinned
+                samples = _measure.pingpong(engine._core, connection._number(), n, _BYTES)
+            server.finish()
+            return samples
+
+        def kernel(name: str) -> Callable[[int], npt.NDArray[np.uint32]]:
+            how, where = KERNEL_MODES[name]
+            a, b = _placement(where)
+            report.pinned[name] = a is not None
+
+            def run(n: int) -> npt.NDArray[np.uint32]:
+                server.start("echo", name=name, n=n, nbytes=_BYTES, how=how, cpu=b)
+                answer = client.do("pingpong", name=name, n=n, nbytes=_BYTES, how=how, cpu=a)
+                server.finish()
+                return np.frombuffer(base64.b64decode(answer["samples"]), dtype=np.uint32)
+
+            return run
+
+        report.samples = self._interleave({"pybypass": ours, **{name: kernel(name) for name in KERNEL_MODES}})
+        connection.close()
+
+
+class MemJob(EchoJob):
+    """Two engines in this process over a mem: pair; the kernel's rows over the loopback interface."""
+
+    _A, _B = "10.77.0.1", "10.77.0.2"
+
+    def __init__(self, options: JobOptions, why: str) -> None:
+        super().__init__(options)
+        self.why = why
+
+    def _pair(self) -> tuple[ports.Port, ports.Port]:
+        name = f"lab-{os.getpid()}"
+        return ports.open(f"mem:{name}?frames=16384"), ports.open(f"mem:{name}?frames=16384")
+
+    def run(self) -> Report:
+        report = Report(device="mem", mode="mem", why=self.why)
+        first, second = self._pair()
+        with first, second, Engine(first, ip=f"{self._A}/24") as a, Engine(second, ip=f"{self._B}/24") as b:
+            report.active = self._between(a, b, self._B, _ACTIVE, "active", self.options.size, initiator=a)
+            report.passive = self._between(a, b, self._A, _PASSIVE, "passive", self.options.size, initiator=b)
+            if self.options.capture:
+                a.capture_start(16 << 20)
+                self._between(a, b, self._B, _ACTIVE + 10, "captured", 1 << 20, initiator=a)
+                data, report.captured, dropped = a.capture_stop()
+                pcap.write(self.options.capture, data, ifname="mem", dropped=dropped)
+            self._add_drops(report, a)
+            self._add_drops(report, b)
+        self._round_trips(report)
+        return report
+
+    def _between(
+        self, a: Engine, b: Engine, ip: str, port: int, what: str, size: int, *, initiator: Engine
+    ) -> dict[str, Any]:
+        """A transfer between the two; the result is that of `a`."""
+        listening = b if initiator is a else a
+        with listening.listen(port, ip=ip) as listener:
+            opened = initiator.connect((ip, port), timeout=10)
+            accepted = listener.accept(10)
+            ours, theirs = (opened, accepted) if initiator is a else (accepted, opened)
+            other: dict[str, Any] = {}
+
+            def far() -> None:
+                theirs.settimeout(60)
+                other.update(labpeer.Transfer(theirs, 2, size).run())
+
+            thread = threading.Thread(target=far, daemon=True)
+            thread.start()
+            ours.settimeout(60)
+            mine = self._transfer(ours, 1, size, f"{what} transfer")
+            thread.join()
+            clean = [_close(c) for c in (ours, theirs)]
+            return _verdict(mine, other, all(clean))
+
+    def _round_trips(self, report: Report) -> None:
+        first, second = self._pair()
+        beside = subprocess.Popen
+        with (
+            first, second, Engine(first, ip=f"{self._A}/24", inline=True) as a,
+            Engine(second, ip=f"{self._B}/24") as b, PeerProcess(beside) as server, PeerProcess(beside) as client,
+        ):  # fmt: skip
+            port = self._loopback(server, client)
+            del port
+            with b.listen(_RTT) as listener:
+                near = a.connect((self._B, _RTT), timeout=10)
+                far = listener.accept(10)
+            b._core.stop_loop()  # from here on the echo's thread drives it
+            cpus = _placement((0, 1))
+
+            def ours(n: int) -> npt.NDArray[np.uint32]:
+                def echo() -> None:
+                    with pinned(cpus[1]):
+                        _measure.pingpong_echo(b._core, far._number(), n, _BYTES)
+
+                thread = threading.Thread(target=echo, daemon=True)
+                thread.start()
+                with pinned(cpus[0]) as is_pinned:
+                    report.pinned["pybypass"] = is_pinned
+                    samples = _measure.pingpong(a._core, near._number(), n, _BYTES)
+                thread.join()
+                return samples
+
+            def kernel(name: str) -> Callable[[int], npt.NDArray[np.uint32]]:
+                how, where = KERNEL_MODES[name]
+                x, y = _placement(where)
+                report.pinned[name] = x is not None
+
+                def run(n: int) -> npt.NDArray[np.uint32]:
+                    server.start("echo", name=name, n=n, nbytes=_BYTES, how=how, cpu=y)
+                    answer = client.do("pingpong", name=name, n=n, nbytes=_BYTES, how=how, cpu=x)
+                    server.finish()
+                    return np.frombuffer(base64.b64decode(answer["samples"]), dtype=np.uint32)
+
+                return run
+
+            report.samples = self._interleave({"pybypass": ours, **{name: kernel(name) for name in KERNEL_MODES}})
+
+    def _loopback(self, server: PeerProcess, client: PeerProcess) -> int:
+        with socket.create_server(("127.0.0.1", 0)) as probe:
+            port: int = probe.getsockname()[1]
+        server.do("listen", ip="127.0.0.1", port=port)
+        for name in KERNEL_MODES:
+            client.do("connect", ip="127.0.0.1", port=port, name=name)
+            server.do("accept", port=port, name=name)
+        return port
+
+
+def _why_not_xdp() -> str:
+    """Why the real thing cannot run here, and what would change that; empty when it can."""
+    try:
+        from . import _xsk  # noqa: F401
+    except ImportError as e:
+        return f"AF_XDP is not built in ({e}): apt-get install libxdp-dev libbpf-dev clang, and install again"
+    from . import lab
+
+    try:
+        with lab.veth() as pair, ports.open(f"xdp:{pair.a.ifname}?frames=1024", netns=pair.a.netns):
+            return ""
+    except PybypassError as e:
+        return str(e)
+    except PermissionError as e:
+        return f"no privilege for network namespaces ({e.strerror}): run as root"
+    except OSError as e:
+        return f"no laboratory here ({e}): run `pybypass doctor`"
+
+
+def run_lab_echo(args: argparse.Namespace) -> int:
+    options = JobOptions(
+        size=args.bytes, rounds=args.rounds, capture=None if args.no_capture else args.capture, quiet=args.json
+    )
+    device, why = args.dev, ""
+    if device is None:
+        reason = _why_not_xdp()
+        device = "mem" if reason else "xdp"
+        why = f"running over mem, because: {reason}" if reason else ""
+    job: EchoJob = XdpJob(options) if device == "xdp" else MemJob(options, why)
+    report = job.run()  # type: ignore[attr-defined]
+    if args.json:
+        if why:
+            print(why, file=sys.stderr)
+        print(json.dumps(report.as_json()))
+    else:
+        print("\n".join(report.lines()))
+        if options.capture:
+            print(f"capture: {report.captured} packets in {options.capture}")
+    return 0 if report.ok() else 1
+
+
+# ---- pybypass echo ----
+
+
+def _serve(connection: Connection, stop: threading.Event) -> None:
+    buffer = bytearray(1 << 17)
+    view = memoryview(buffer)
+    connection.settimeout(0.5)
+    with connection:
+        while not stop.is_set():
+            try:
+                n = connection.recv_into(buffer)
+                if not n:
+                    connection.settimeout(None)
+                    connection.shutdown(socket.SHUT_WR)
+                    connection.wait_sent(5.0)
+                    return
+                connection.settimeout(None)
+                connection.sendall(view[:n])
+                connection.settimeout(0.5)
+            except TimeoutError:
+                continue
+            except OSError as e:
+                print(f"{connection!r}: {e}", file=sys.stderr)
+                return
+
+
+def run_echo(args: argparse.Namespace) -> int:
+    """Sends back whatever comes, to as many clients as come, until --seconds are over or a signal."""
+    stop = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    until = time.monotonic() + args.seconds if args.seconds else float("inf")
+    try:
+        with ports.open(args.dev) as port, Engine(port, ip=args.ip, cpu=args.cpu) as engine:
+            with engine.listen(args.port) as listener:
+                print(f"listening on {listener.getsockname()[0]} port {args.port}, {port.mode}", flush=True)
+                threads: list[threading.Thread] = []
+                while not stop.is_set() and time.monotonic() < until:
+                    try:
+                        connection = listener.accept(min(0.2, max(0.0, until - time.monotonic())))
+                    except (TimeoutError, BlockingIOError):
+                        continue
+                    thread = threading.Thread(target=_serve, args=(connection, stop), daemon=True)
+                    thread.start()
+                    threads = [t for t in threads if t.is_alive()] + [thread]
+            stop.set()
+            for thread in threads:
+                thread.join(timeout=6.0)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    return 0
+
+
+def add_parsers(subparsers: Any) -> None:
+    """Adds `lab` and `echo` to the command line."""
+    lab = subparsers.add_parser("lab", help="a laboratory on this machine")
+    kinds = lab.add_subparsers(dest="lab_command", required=True)
+    job = kinds.add_parser("echo", help="TCP between this engine and the kernel: data both ways, round trips")
+    job.add_argument("--dev", choices=("xdp", "mem"), help="default: xdp, and mem where that is not possible")
+    job.add_argument("--json", action="store_true", help="one line of JSON")
+    job.add_argument("--bytes", type=int, default=64 << 20, metavar="N", help="each way (default: 64 MiB)")
+    job.add_argument("--rounds", type=int, default=20000, metavar="N", help="round trips per row (default: 20000)")
+    job.add_argument("--capture", default="lab.pcapng", metavar="FILE", help="default: lab.pcapng")
+    job.add_argument("--no-capture", action="store_true")
+    job.set_defaults(run=run_lab_echo)
+    echo = subparsers.add_parser("echo", help="an echo server that any client can talk to")
+    echo.add_argument("--dev", required=True, metavar="URI", help="xdp:IFNAME or mem:NAME")
+    echo.add_argument("--ip", required=True, metavar="A/N", help="the address, with its prefix")
+    echo.add_argument("--port", required=True, type=int)
+    echo.add_argument("--seconds", type=float, default=0.0, metavar="N", help="default: until a signal")
+    echo.add_argument("--cpu", type=int, help="pin the loop to this core")
+    echo.set_defaults(run=run_echo)
