@@ -36,7 +36,7 @@ struct pb_frame_ref {
 
 struct pb_cmd {
 	uint8_t op, n;
-	uint16_t u16;
+	uint16_t u16; /* SEND: more of the same call follows */
 	uint32_t cookie;
 	pb_tcp_handle h;
 	union {

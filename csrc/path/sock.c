@@ -120,6 +120,7 @@ static int64_t send_copy(struct pb_app *a, struct sock *s, const uint8_t *buf, s
 			};
 			done += k;
 		}
+		c.u16 = done < want; /* more of the same call follows: no PSH yet */
 		app_cmd(a, &c);
 	}
 	s->queued += (uint32_t)done;

@@ -200,8 +200,10 @@ int pb_tcp_send_frames(struct pb_tcp *e, pb_tcp_handle h, const struct pb_desc *
 		if (off < PB_TCP_HEADROOM || off + d[i].len > e->pool->frame_bytes || !d[i].len)
 			break;
 		uint32_t frame = pb_pool_index(e->pool, addr);
-		e->segs[frame] =
-			(struct seg){.off = (uint16_t)off, .len = d[i].len, .csum = sums[i], .flags = SEG_PUSH};
+		e->segs[frame] = (struct seg){.off = (uint16_t)off,
+					      .len = d[i].len,
+					      .csum = sums[i],
+					      .flags = d[i].flags & PB_DESC_MORE ? 0 : SEG_PUSH};
 		pb_pool_move(e->cache, addr, PB_OWN_APP, PB_OWN_ENGINE);
 		sq_append(e, c, frame);
 	}
