@@ -1,8 +1,9 @@
 """Builds the C core as one shared library, the extensions that link it, and the XDP programs.
 
-libpbcore.so is built first and lies in the package; each extension finds it by its rpath $ORIGIN. `_xsk` is built only where
-pkg-config finds libxdp and libbpf, the XDP programs only where clang is: the package works without them, and
-`pybypass doctor` says what is missing. PB_DEBUG=1 builds with frame and handle accounting.
+libpbcore.so is built first and lies in the package; each extension finds it by its rpath $ORIGIN. `_xsk` is built only
+where pkg-config finds libxdp and libbpf, the XDP programs only where clang is too: the package works without them, and
+`pybypass doctor` says what is missing. PB_NO_XDP=1 leaves both out. PB_DEBUG=1 builds with frame and handle accounting:
+give it a tree of its own (`make debug`), for objects are not told apart by it.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-import numpy
 from Cython.Build import cythonize
 from setuptools import Extension, setup
+from setuptools._distutils.ccompiler import CCompiler, new_compiler
+from setuptools._distutils.sysconfig import customize_compiler
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
@@ -36,11 +39,18 @@ def core_sources() -> list[str]:
 
 
 def headers() -> list[str]:
+    """Every header; they are installed for plug-ins."""
     return sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc").rglob("*.h"))
 
 
+def say(text: str) -> None:
+    print(f"pybypass: {text}", file=sys.stderr)
+
+
 def pkg_config(*names: str) -> dict[str, list[str]] | None:
-    """Flags of the libraries, or None where one is missing."""
+    """Flags of the libraries, or None where one is missing or PB_NO_XDP=1."""
+    if os.environ.get("PB_NO_XDP") == "1":
+        return None
     tool = shutil.which("pkg-config")
     if not tool or subprocess.run([tool, "--exists", *names], check=False).returncode:
         return None
@@ -56,11 +66,10 @@ def extension(name: str, sources: list[str], **more: list[str]) -> Extension:
     return Extension(
         f"pybypass.{name}",
         [f"pybypass/{name}.pyx", *sources],
-        include_dirs=["csrc", numpy.get_include(), *more.get("include_dirs", [])],
+        include_dirs=["csrc", *more.get("include_dirs", [])],
         libraries=["pbcore", *more.get("libraries", [])],
         library_dirs=more.get("library_dirs", []),
         runtime_library_dirs=["$ORIGIN"],
-        define_macros=[("NPY_NO_DEPRECATED_API", "NPY_1_7_API_VERSION")],
         extra_compile_args=[*CFLAGS, "-Wno-unused-function", "-Wno-unused-parameter"],
         depends=headers(),
     )
@@ -69,8 +78,8 @@ def extension(name: str, sources: list[str], **more: list[str]) -> Extension:
 def extensions() -> list[Extension]:
     found = [extension(n, []) for n in PLAIN if (ROOT / "pybypass" / f"{n}.pyx").exists()]
     flags = pkg_config("libxdp", "libbpf")
-    if flags is None or os.environ.get("PB_NO_XDP") == "1":
-        print("pybypass: libxdp or libbpf not found: building without AF_XDP", file=sys.stderr)
+    if flags is None:
+        say("building without AF_XDP: no libxdp, libbpf or pkg-config, or PB_NO_XDP=1")
     elif (ROOT / "pybypass" / "_xsk.pyx").exists():
         sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "dev").glob(f"{XSK_PREFIX}*.c"))
         found.append(extension("_xsk", sources, **flags))
@@ -94,7 +103,7 @@ class Build(build_ext):
         super().build_extensions()
 
     def package_dir(self) -> Path:
-        base = ROOT if self.inplace else Path(self.build_lib)
+        base = ROOT if self.inplace or self.editable_mode else Path(self.build_lib)
         package = base / "pybypass"
         package.mkdir(parents=True, exist_ok=True)
         return package
@@ -105,41 +114,45 @@ class Build(build_ext):
         newest = max(Path(ROOT / p).stat().st_mtime for p in [*sources, *headers(), "setup.py"])
         if not self.force and out.exists() and out.stat().st_mtime > newest:
             return
-        self.compiler_ready()
-        objects = self.core_compiler.compile(
-            sources,
-            output_dir=str(Path(self.build_temp) / "core"),
-            extra_postargs=[*CFLAGS, "-fPIC", "-fvisibility=hidden", "-pthread"],
-        )
+        compiler = self.core_compiler()
+        options = [*CFLAGS, "-fPIC", "-fvisibility=hidden", "-pthread"]
+        place = str(Path(self.build_temp) / "core")
+
+        def compile_one(source: str) -> str:
+            return compiler.compile([source], output_dir=place, extra_postargs=options)[0]
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            objects = list(pool.map(compile_one, sources))
         cc = os.environ.get("CC", sysconfig.get_config_var("CC") or "cc").split()
         scratch = out.with_suffix(f".so.{os.getpid()}")
         subprocess.check_call([*cc, "-shared", "-pthread", "-Wl,-soname,libpbcore.so", *objects, "-o", str(scratch)])
         scratch.replace(out)
 
-    def compiler_ready(self) -> None:
-        from setuptools._distutils.ccompiler import new_compiler
-        from setuptools._distutils.sysconfig import customize_compiler
-
-        self.core_compiler = new_compiler(verbose=False, force=True)
-        customize_compiler(self.core_compiler)
+    def core_compiler(self) -> CCompiler:
+        compiler = new_compiler(verbose=False, force=True)
+        customize_compiler(compiler)
+        return compiler
 
     def build_bpf(self, package: Path) -> None:
         clang = os.environ.get("CLANG") or shutil.which("clang")
-        sources = sorted((ROOT / "csrc" / "bpf").glob("*.bpf.c"))
-        if not clang or not shutil.which("pkg-config") or os.environ.get("PB_NO_XDP") == "1":
-            print("pybypass: clang not found: building without the XDP programs", file=sys.stderr)
-            return
-        if pkg_config("libbpf") is None:
+        if not clang or pkg_config("libbpf") is None:
+            say("building without the XDP programs: no clang, libbpf or pkg-config, or PB_NO_XDP=1")
             return
         (package / "bpf").mkdir(exist_ok=True)
         multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
-        for source in sources:
+        flags = ["-O2", "-g", "-Wall", "-target", "bpf", f"-I{ROOT / 'csrc'}", f"-I/usr/include/{multiarch}"]
+        # Its debug information names the source: not by where the checkout happens to lie.
+        flags.append(f"-ffile-prefix-map={ROOT}=.")
+        for source in sorted((ROOT / "csrc" / "bpf").glob("*.bpf.c")):
             out = package / "bpf" / (source.name[: -len(".c")] + ".o")
-            flags = ["-O2", "-g", "-Wall", "-target", "bpf", f"-I{ROOT / 'csrc'}", f"-I/usr/include/{multiarch}"]
-            subprocess.check_call([clang, *flags, "-c", str(source), "-o", str(out)])
+            scratch = out.with_suffix(f".o.{os.getpid()}")
+            if subprocess.run([clang, *flags, "-c", str(source), "-o", str(scratch)], check=False).returncode:
+                say(f"building without {out.name}: clang refused it")
+                return
+            scratch.replace(out)
 
     def install_headers(self, package: Path) -> None:
-        if self.inplace:
+        if self.inplace or self.editable_mode:
             return
         for name in headers():
             target = package / "include" / Path(name).relative_to("csrc")
