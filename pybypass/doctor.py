@@ -1,7 +1,7 @@
 """`pybypass doctor`: what is available here, what is not, why, and the command that would fix it.
 
-Looks and changes nothing. Verdicts: `ok`; `info`, which does not matter to the main job; `warn`, with which it works less
-well or only over `mem`; `fail`, something is broken.
+Looks and changes nothing. Verdicts: `ok`; `info`, which does not matter to the main job; `warn`, with which it works
+less well or only over `mem`; `fail`, something is broken.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def check_core() -> Check:
     """A frame through a pair of mem ports."""
     from . import ports
 
-    uri = f"mem:doctor-{os.getpid()}?frames=64&pages=4k"
+    uri = f"mem:doctor-{os.getpid()}?frames=1024&ring=64&pages=4k"
     try:
         with ports.open(uri) as a, ports.open(uri) as b:
             burst = a.alloc_burst(1, 60)
@@ -110,7 +110,9 @@ def check_xsk() -> Check:
         why = "built without libxdp and libbpf: no xdp: ports"
         return Check(id="libxdp", verdict="warn", value="not built", why=why, fix=REBUILD)
     except ImportError as e:
-        return Check(id="libxdp", verdict="fail", value="does not load", why=str(e), fix="apt-get install libxdp1 libbpf1")
+        return Check(
+            id="libxdp", verdict="fail", value="does not load", why=str(e), fix="apt-get install libxdp1 libbpf1"
+        )
     return Check(id="libxdp", verdict="ok", value="built")
 
 
@@ -243,7 +245,9 @@ def _huge_pages(id: str, kib: int, count: int) -> Check:
     if int(total):
         return Check(id=id, verdict="ok", value=value)
     fix = f"echo {count} | tee {base}/nr_hugepages (as root)"
-    return Check(id=id, verdict="info", value="none reserved", why="frames lie on transparent huge pages, or 4 KiB", fix=fix)
+    return Check(
+        id=id, verdict="info", value="none reserved", why="frames lie on transparent huge pages, or 4 KiB", fix=fix
+    )
 
 
 def check_huge_2m() -> Check:
@@ -261,7 +265,9 @@ def check_thp() -> Check:
     if mode in ("always", "madvise"):
         return Check(id="thp", verdict="ok", value=mode)
     fix = "echo madvise | tee /sys/kernel/mm/transparent_hugepage/enabled (as root)" if found else ""
-    return Check(id="thp", verdict="info", value=mode, why="without reserved huge pages frames lie on 4 KiB pages", fix=fix)
+    return Check(
+        id="thp", verdict="info", value=mode, why="without reserved huge pages frames lie on 4 KiB pages", fix=fix
+    )
 
 
 # ---- CPUs and clocks ----
@@ -288,7 +294,12 @@ def check_isolated() -> Check:
 def check_governor() -> Check:
     value = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
     if value is None:
-        return Check(id="governor", verdict="info", value="no cpufreq", why="the clock rate is not ours to set (a virtual machine?)")
+        return Check(
+            id="governor",
+            verdict="info",
+            value="no cpufreq",
+            why="the clock rate is not ours to set (a virtual machine?)",
+        )
     if value == "performance":
         return Check(id="governor", verdict="ok", value=value)
     fix = "cpupower frequency-set -g performance (as root)"

@@ -17,7 +17,8 @@ from pathlib import Path
 
 # Bottom to top; those of one row do not know each other.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("base",), ("mem",), ("wire",), ("link",), ("dev",), ("net",), ("cc",), ("tcp", "udp"), ("path",), ("sim",), ("app",),
+    ("base",), ("mem",), ("wire",), ("link",), ("dev",), ("net",), ("cc",), ("tcp", "udp"), ("path",), ("sim",),
+    ("app",),
 )  # fmt: skip
 RANK = {layer: rank for rank, row in enumerate(ROWS) for layer in row}
 # Programs of the kernel: compiled apart, they share one header with the device that loads them.
@@ -25,12 +26,16 @@ BPF = "bpf"
 
 # No system call, no clock, no mutable global, integers only.
 PURE = frozenset({"tcp", "udp", "cc", "link", "sim"})
-PURE_HEADERS = frozenset({"errno.h", "inttypes.h", "limits.h", "stdbool.h", "stddef.h", "stdint.h", "stdlib.h", "string.h"})
+PURE_HEADERS = frozenset(
+    {"errno.h", "inttypes.h", "limits.h", "stdbool.h", "stddef.h", "stdint.h", "stdlib.h", "string.h"}
+)
 PURE_CALLS = re.compile(
     r"\b(s?rand(?:om)?|rand_r|getenv|system|clock(?:_\w+)?|time|gettimeofday|nanosleep|usleep|syscall|__rdtsc\w*"
     r"|__builtin_ia32_rdtsc\w*|pthread_\w+|atexit)\s*\("
 )
-FLOATS = re.compile(r"\b(?:float|double|_Float\w+|__float128)\b|\b\d+\.\d*(?:[eE][+-]?\d+)?[fFlL]?\b|\b\d+[eE][+-]?\d+\b")
+FLOATS = re.compile(
+    r"\b(?:float|double|_Float\w+|__float128)\b|\b\d+\.\d*(?:[eE][+-]?\d+)?[fFlL]?\b|\b\d+[eE][+-]?\d+\b"
+)
 LIBRARY_CALLS = re.compile(r"\b(v?printf|puts|putchar|perror|abort|_?exit|quick_exit|assert)\s*\(")
 
 INCLUDE = re.compile(r'^\s*#\s*include\s*(?:"([^"]+)"|<([^>]+)>)')
@@ -90,7 +95,9 @@ def check_includes(path: str, layer: str, text: str) -> Iterator[Finding]:
             if why:
                 yield Finding(path, number, why)
         elif layer in PURE and system not in PURE_HEADERS:
-            yield Finding(path, number, f"{layer} may not include <{system}>: no system call, clock, thread or libm there")
+            yield Finding(
+                path, number, f"{layer} may not include <{system}>: no system call, clock, thread or libm there"
+            )
 
 
 # ---- C: globals ----
@@ -171,7 +178,9 @@ def check_c(path: str, layer: str, text: str) -> Iterator[Finding]:
     code = code_of(text)
     if layer != BPF:
         for found in LIBRARY_CALLS.finditer(code):
-            yield Finding(path, line_at(code, found.start()), f"{found[1]}(): the library does not print or end the process")
+            yield Finding(
+                path, line_at(code, found.start()), f"{found[1]}(): the library does not print or end the process"
+            )
     if layer not in PURE:
         return
     for found in PURE_CALLS.finditer(code):

@@ -3,6 +3,7 @@
 
 Usage: tools/make_corpus.py [DIRECTORY]
 """
+
 import struct
 import sys
 from pathlib import Path
@@ -17,8 +18,8 @@ CAPTURED = {
     "udp6": "0266778899aa02112233445586dd600492da000c1140fd000000000000000000000000000001fd00000000000000000000000000"
     "0002de840009000c487370696e67",
     "arp": "ffffffffffff021122334455080600010800060400010211223344550a0000010000000000000a000003",
-    "mld_hop_by_hop": "33330000001602112233445586dd600000000038000100000000000000000000000000000000ff0200000000000000000"
-    "00000000000163a000502000001008f0028e70000000204000000ff0200000000000000000001ff00000104000000ff02000000000000"
+    "mld_hop_by_hop": "33330000001602112233445586dd600000000038000100000000000000000000000000000000ff020000000000000000"
+    "000000000000163a000502000001008f0028e70000000204000000ff0200000000000000000001ff00000104000000ff02000000000000"
     "00000001ff334455",
 }
 
@@ -40,7 +41,9 @@ def with_csum(data: bytes, at: int, pseudo: bytes = b"") -> bytes:
     return data[:at] + struct.pack("!H", csum(pseudo + data)) + data[at + 2 :]
 
 
-def ip4(proto: int, payload: bytes, options: bytes = b"", frag: int = 0x4000, src: bytes = B4, dst: bytes = A4) -> bytes:
+def ip4(
+    proto: int, payload: bytes, options: bytes = b"", frag: int = 0x4000, src: bytes = B4, dst: bytes = A4
+) -> bytes:
     words = 5 + len(options) // 4
     head = struct.pack("!BBHHHBBH", 0x40 + words, 0, words * 4 + len(payload), 7, frag, 64, proto, 0)
     return with_csum(head + src + dst + options, 10) + payload

@@ -103,7 +103,9 @@ def fuzz_core() -> Path | None:
     """The core with coverage counters and sanitizers; None when it does not compile."""
     out = BUILD / "fuzz"
     options = ["CC=clang", f"BUILD={out}", "SAN=fuzzer-no-link,address,undefined", "CFLAGS=-O1 -g"]
-    code, _ = run(["make", "--no-print-directory", "-s", "-C", "tests/c", "-j2", *options, f"{out}/libcore.a"], C_SECONDS)
+    code, _ = run(
+        ["make", "--no-print-directory", "-s", "-C", "tests/c", "-j2", *options, f"{out}/libcore.a"], C_SECONDS
+    )
     return out / "libcore.a" if code == 0 else None
 
 
@@ -169,7 +171,16 @@ def pytest(arguments: list[str]) -> Sum:
     report = BUILD / "junit.xml"
     report.parent.mkdir(exist_ok=True)
     report.unlink(missing_ok=True)
-    argv = [sys.executable, "-m", "pytest", "-q", "--durations=5", "-o", f"cache_dir={BUILD}/pytest", f"--junitxml={report}"]
+    argv = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--durations=5",
+        "-o",
+        f"cache_dir={BUILD}/pytest",
+        f"--junitxml={report}",
+    ]
     code, _ = run([*argv, *arguments], PYTEST_SECONDS)
     if code == 124:
         print(f"pytest: stopped after {PYTEST_SECONDS} s")
