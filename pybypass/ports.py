@@ -320,7 +320,7 @@ def _steer_all(port: XdpPort, rules: str) -> None:
 
 def _open_xdp(text: str, uri: Uri, umem: Umem | None, netns: Any, rx: Impairment | None, tx: Impairment | None) -> Port:
     uri.only("frames", "frame", "pages", "queue", "mode", "copy", "ring", "deadline_ms", "steer")
-    ring = uri.integer("ring", 2048)
+    ring, queue, deadline = uri.integer("ring", 2048), uri.integer("queue", 0), uri.integer("deadline_ms", 2000)
     mode = uri.choice("mode", "auto", "auto", "native", "generic")
     copy = uri.choice("copy", "auto", "auto", "zerocopy", "copy")
     try:
@@ -331,8 +331,8 @@ def _open_xdp(text: str, uri: Uri, umem: Umem | None, netns: Any, rx: Impairment
     try:
         with netns if netns is not None else nullcontext():
             capsule, program, report = _xsk.open_device(
-                uri.name, uri.integer("queue", 0), memory.capsule(), mode=mode, copy=copy, rx_ring=ring, tx_ring=ring,
-                fill_ring=ring, comp_ring=ring, deadline_ms=uri.integer("deadline_ms", 2000),
+                uri.name, queue, memory.capsule(), mode=mode, copy=copy, rx_ring=ring, tx_ring=ring,
+                fill_ring=ring, comp_ring=ring, deadline_ms=deadline,
             )  # fmt: skip
     except OSError as e:
         raise _xdp_error(e) from None

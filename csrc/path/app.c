@@ -102,6 +102,11 @@ static void on_data(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
 {
 	if (!s->used || s->closed_by_app || s->h != ev->h) {
 		put_refs(a, ev);
+		/* It was on its way when the application closed: nobody will read it, and the peer must learn that. */
+		if (s->used && s->h == ev->h) {
+			struct pb_cmd c = {.op = PB_CMD_ABORT, .cookie = ev->cookie, .h = s->h};
+			app_cmd(a, &c);
+		}
 		return;
 	}
 	for (int i = 0; i < ev->n; i++) {
@@ -211,6 +216,11 @@ int app_progress(struct pb_app *a)
 		if (rc < 0)
 			return rc;
 	}
+	return app_drain(a);
+}
+
+int app_drain(struct pb_app *a)
+{
 	uint32_t n = pb_ring_avail(&a->chan->ev, 1);
 	for (uint32_t i = 0; i < n; i++) {
 		struct pb_ev ev = *(struct pb_ev *)pb_ring_cons_slot(&a->chan->ev, 0);
@@ -285,6 +295,7 @@ int pb_app_wait(struct pb_app *a, int sock, unsigned mask, uint64_t until_ns, ui
 int pb_app_freed_ports(struct pb_app *a, uint16_t *ports, uint32_t *counts, int n)
 {
 	app_lock(a);
+	app_drain(a);
 	int k = 0;
 	for (; k < n && a->nfreed; k++) {
 		ports[k] = a->freed[--a->nfreed];

@@ -11,7 +11,7 @@ struct sock {
 	uint64_t serial;
 	pb_tcp_handle h;
 	unsigned ready; /* what is true for good: CONNECTED, FIN, CLOSED, GONE, ERROR, REPLY, ACCEPT */
-	bool used, listening, opening, closed_by_app;
+	bool used, listening, opening, closed_by_app, shut_wr;
 	int32_t error;
 	int32_t listener; /* -1, or where it was accepted from */
 	uint32_t mss;
@@ -50,7 +50,8 @@ void app_lock(struct pb_app *a);
 void app_unlock(struct pb_app *a);
 struct sock *app_sock(struct pb_app *a, int s);
 int app_cmd(struct pb_app *a, const struct pb_cmd *c);
-/* With the lock held. */
+/* With the lock held. drain handles what the loop told; progress runs a step before that when there is no thread. */
 int app_progress(struct pb_app *a);
+int app_drain(struct pb_app *a);
 unsigned app_poll(struct pb_app *a, struct sock *s);
 #endif

@@ -86,7 +86,7 @@ static int sendable(const struct sock *s)
 {
 	if (s->error)
 		return -s->error;
-	if (s->ready & PB_SOCK_CLOSED)
+	if (s->shut_wr || (s->ready & PB_SOCK_CLOSED))
 		return -EPIPE;
 	if (!(s->ready & PB_SOCK_CONNECTED))
 		return s->listening ? -ENOTCONN : -EAGAIN;
@@ -130,6 +130,7 @@ static int64_t send_copy(struct pb_app *a, struct sock *s, const uint8_t *buf, s
 int64_t pb_sock_send(struct pb_app *a, int sock, const void *buf, size_t len)
 {
 	app_lock(a);
+	app_drain(a);
 	struct sock *s = app_sock(a, sock);
 	int64_t rc = s ? sendable(s) : -EBADF;
 	if (!rc && len)
@@ -174,6 +175,8 @@ int64_t pb_sock_recv(struct pb_app *a, int sock, void *buf, size_t len)
 	struct sock *s = app_sock(a, sock);
 	int64_t rc = s ? 0 : -EBADF;
 	size_t done = 0;
+	if (s && s->rx_head == NO_FRAME)
+		app_drain(a);
 	while (s && done < len && s->rx_head != NO_FRAME) {
 		uint32_t f = s->rx_head;
 		struct frame_note *n = &a->notes[f];
@@ -202,6 +205,8 @@ int pb_sock_recv_frame(struct pb_app *a, int sock, struct pb_desc *d)
 	app_lock(a);
 	struct sock *s = app_sock(a, sock);
 	int rc = s ? 1 : -EBADF;
+	if (s && s->rx_head == NO_FRAME)
+		app_drain(a);
 	if (s && s->rx_head == NO_FRAME) {
 		rc = empty(s);
 	} else if (s) {
@@ -254,6 +259,11 @@ static int call(struct pb_app *a, int sock, struct pb_cmd *c)
 
 int pb_sock_shutdown(struct pb_app *a, int s, int how)
 {
+	app_lock(a);
+	struct sock *k = app_sock(a, s);
+	if (k && how != SHUT_RD)
+		k->shut_wr = true;
+	app_unlock(a);
 	return call(a, s, &(struct pb_cmd){.op = PB_CMD_SHUTDOWN, .u32 = (uint32_t)how});
 }
 
@@ -286,6 +296,7 @@ int pb_sock_reply(struct pb_app *a, int sock, struct pb_tcp_info *info)
 int pb_sock_close(struct pb_app *a, int sock, bool abort)
 {
 	app_lock(a);
+	app_drain(a);
 	struct sock *s = app_sock(a, sock);
 	int rc = !s ? -EBADF : 0;
 	if (s && s->h && !pb_ring_room(&a->chan->cmd, 1)) {
@@ -331,6 +342,7 @@ int pb_sock_name(struct pb_app *a, int sock, struct pb_sock_name *name)
 unsigned pb_sock_poll(struct pb_app *a, int sock)
 {
 	app_lock(a);
+	app_drain(a);
 	struct sock *s = app_sock(a, sock);
 	unsigned m = s ? app_poll(a, s) : PB_SOCK_CLOSED | PB_SOCK_GONE;
 	app_unlock(a);
