@@ -5,12 +5,12 @@ static void update_window(struct pb_tcp *e, struct tcb *c, const struct pkt *p)
 {
 	if (!(seq_lt(c->snd_wl1, p->seq) || (c->snd_wl1 == p->seq && seq_leq(c->snd_wl2, p->tcp.ack))))
 		return;
-	uint32_t wnd = (uint32_t)p->tcp.wnd << c->snd_wscale;
+	uint32_t wnd = snd_window(c, p);
 	if (wnd > c->snd_wnd && c->sq_next != NONE)
 		tcb_ready(e, c);
 	if (wnd && (c->flags & TCB_PERSIST)) {
 		c->flags &= ~(uint32_t)TCB_PERSIST;
-		c->backoff = 0;
+		c->backoff = c->tries = 0;
 		c->t_rtx = NEVER;
 	}
 	c->snd_wnd = wnd;
@@ -26,7 +26,10 @@ static void fin_acked(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	case PB_TCP_FIN_WAIT_1:
 		c->state = PB_TCP_FIN_WAIT_2;
 		/* An application that is gone will not read: do not wait for ever (Linux tcp_fin_timeout). */
-		c->t_misc = c->flags & TCB_DETACHED ? now_ns + e->cfg.fin_wait2_ns : NEVER;
+		c->t_misc = c->flags & TCB_DETACHED ? now_ns + e->cfg.fin_wait2_ns
+			    : c->ka_idle_ns         ? now_ns + c->ka_idle_ns
+						    : NEVER;
+		timer_update(e, c);
 		break;
 	case PB_TCP_CLOSING:
 		enter_time_wait(e, c, now_ns);
@@ -39,17 +42,32 @@ static void fin_acked(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	}
 }
 
-/* snd_una moves to ack. Returns whether our FIN is among it. */
-static bool advance(struct pb_tcp *e, struct tcb *c, uint32_t ack, uint64_t now_ns)
+/* The RTT in us that this ACK shows, 0 for none: of a segment that was sent once (Karn), else by the timestamp that it
+ * echoes (RFC 7323 4.1), which is no better than its clock. */
+static uint32_t sample_of(const struct tcb *c, const struct pkt *p, uint64_t sent_ns, uint64_t now_ns)
 {
+	if (sent_ns)
+		return max_u32((uint32_t)((now_ns - sent_ns) / NS_PER_US), 1);
+	if (!(c->flags & TCB_TS) || !p->opts.ts_ecr)
+		return 0;
+	uint32_t ms = now_ts_ms(c, now_ns) - p->opts.ts_ecr;
+	return ms <= 60000 ? max_u32(ms, 1) * 1000 : 0;
+}
+
+/* snd_una moves to ack. Returns whether our FIN is among it. */
+static bool advance(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint32_t *rtt_us, uint64_t now_ns)
+{
+	uint32_t ack = p->tcp.ack;
 	uint32_t acked = ack - c->snd_una;
 	bool fin = (c->flags & TCB_FIN_SENT) && ack == c->snd_end + 1;
 	uint32_t payload = acked - fin;
-	uint64_t sent_ns = sq_ack(e, c, ack);
+	*rtt_us = sample_of(c, p, sq_ack(e, c, ack, now_ns), now_ns);
 	c->snd_una = ack;
-	if (sent_ns)
-		rtt_sample(e, c, (uint32_t)((now_ns - sent_ns) / NS_PER_US));
-	c->backoff = 0;
+	c->tries = 0;
+	if (*rtt_us) {
+		rtt_sample(e, c, *rtt_us);
+		c->backoff = 0;
+	}
 	if (fin)
 		c->flags &= ~(uint32_t)TCB_FIN_OUT;
 	if (payload) {
@@ -71,24 +89,25 @@ enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now
 	if (seq_lt(ack, c->snd_una))
 		return PB_DROP_NONE;
 	uint32_t acked = ack - c->snd_una, inflight = in_flight(c), old_wnd = c->snd_wnd;
-	bool fin = false;
+	uint32_t rtt_us = 0;
+	bool fin = false, recovering = c->flags & TCB_RECOVERY;
 	if (c->flags & TCB_SACK && p->opts.n_sack)
-		sack_process(e, c, &p->opts);
+		sack_process(e, c, &p->opts, now_ns);
 	update_window(e, c, p);
 	/* RFC 5681 2. With SACK the scoreboard decides, and this only counts. */
 	bool dup = !acked && !p->data_len && inflight && c->snd_wnd == old_wnd && !(p->flags & PB_TCP_FIN);
 	c->dupacks_in += dup;
 	if (acked)
-		fin = advance(e, c, ack, now_ns);
+		fin = advance(e, c, p, &rtt_us, now_ns);
 	recovery_on_ack(e, c, acked, dup, now_ns);
 	if (acked) {
 		struct pb_cc_ack a = {
 			.now_ns = now_ns,
 			.acked_bytes = acked - fin,
 			.inflight_bytes = inflight,
-			.rtt_us = c->cc.srtt_us,
+			.rtt_us = rtt_us,
 			.cwnd_limited = c->flags & TCB_CWND_LIMITED,
-			.in_recovery = c->flags & TCB_RECOVERY,
+			.in_recovery = recovering || (c->flags & TCB_RECOVERY),
 		};
 		e->cfg.cc->on_ack(&c->cc, &a);
 	}

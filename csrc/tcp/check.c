@@ -52,7 +52,8 @@ static int check_receive(struct pb_tcp *e, const struct tcb *c)
 		MUST(seq_leq(end, c->rcv_adv));
 	}
 	MUST(count == c->oq_count && count <= e->cfg.ooo_segs);
-	MUST(frames + count <= c->rcv_frames);
+	MUST(frames + count + c->held_frames == c->rcv_frames);
+	MUST(!(c->flags & TCB_RFIN) || seq_leq(end, c->rfin_seq + !!(c->flags & TCB_RFIN_DONE)));
 	MUST(seq_leq(c->rcv_nxt, c->rcv_adv) || c->state < PB_TCP_SYN_RCVD);
 	return 0;
 }

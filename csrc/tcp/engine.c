@@ -35,12 +35,17 @@ void pb_tcp_config_default(struct pb_tcp_config *cfg)
 	};
 }
 
+/* Microseconds of it fit into 32 bits. */
+#define RTO_LIMIT_NS (3600000ull * NS_PER_MS)
+
 static bool config_ok(const struct pb_tcp_config *c)
 {
 	return c->max_conns && c->max_conns <= 1u << 22 && c->max_listeners && c->max_listeners <= 1u << 16 &&
 	       c->mtu >= 576 && c->rcvbuf_bytes >= 4096 && c->rcvbuf_bytes <= 1u << 30 && c->sndbuf_bytes >= 4096 &&
-	       c->sndbuf_bytes <= 1u << 30 && c->rto_min_ns && c->rto_min_ns <= c->rto_max_ns && c->rto_initial_ns &&
-	       c->ttl && c->cc && c->cc->abi == PB_CC_ABI;
+	       c->sndbuf_bytes <= 1u << 30 && c->rto_min_ns >= NS_PER_US && c->rto_min_ns <= c->rto_max_ns &&
+	       c->rto_max_ns <= RTO_LIMIT_NS && c->rto_initial_ns >= NS_PER_US && c->rto_initial_ns <= RTO_LIMIT_NS &&
+	       (!c->keepalive_idle_ns || (c->keepalive_interval_ns && c->keepalive_probes)) && c->ttl && c->cc &&
+	       c->cc->abi == PB_CC_ABI;
 }
 
 static uint32_t pow2_at_least(uint32_t n)
@@ -158,7 +163,7 @@ struct tcb *tcb_alloc(struct pb_tcp *e)
 	c->gen = gen;
 	c->rq_head = c->rq_tail = c->oq_head = NONE;
 	c->sq_head = c->sq_tail = c->sq_next = c->rtx_hint = NONE;
-	c->aq_head = c->aq_tail = c->aq_next = c->listener = NONE;
+	c->aq_head = c->aq_tail = c->aq_next = c->aq_prev = c->listener = NONE;
 	c->heap_pos = c->ready_next = c->event_next = NONE;
 	c->t_rtx = c->t_delack = c->t_misc = NEVER;
 	c->rcvbuf = e->cfg.rcvbuf_bytes;
@@ -232,17 +237,8 @@ static void leave_listener(struct pb_tcp *e, struct tcb *c)
 	if (c->flags & (TCB_EMBRYO | TCB_QUEUED))
 		l->waiting--;
 	if (c->flags & TCB_QUEUED) {
-		uint32_t prev = NONE, i = l->aq_head;
-		while (i != c->idx) {
-			prev = i;
-			i = e->tcbs[i].aq_next;
-		}
-		if (prev == NONE)
-			l->aq_head = c->aq_next;
-		else
-			e->tcbs[prev].aq_next = c->aq_next;
-		if (l->aq_tail == c->idx)
-			l->aq_tail = prev;
+		*(c->aq_prev == NONE ? &l->aq_head : &e->tcbs[c->aq_prev].aq_next) = c->aq_next;
+		*(c->aq_next == NONE ? &l->aq_tail : &e->tcbs[c->aq_next].aq_prev) = c->aq_prev;
 	}
 	c->flags &= ~(uint32_t)(TCB_EMBRYO | TCB_QUEUED);
 	c->listener = NONE;
@@ -250,11 +246,10 @@ static void leave_listener(struct pb_tcp *e, struct tcb *c)
 
 void tcb_closed(struct pb_tcp *e, struct tcb *c, int err)
 {
-	if (c->listener != NONE) {
-		/* Nobody has a handle of it. */
-		leave_listener(e, c);
+	bool nameless = c->listener != NONE; /* nobody has a handle of it, so nobody is told */
+	leave_listener(e, c);
+	if (nameless)
 		c->flags |= TCB_DETACHED;
-	}
 	if (err && !c->error)
 		c->error = err;
 	e->stats.time_waits -= c->state == PB_TCP_TIME_WAIT;
@@ -266,7 +261,12 @@ void tcb_closed(struct pb_tcp *e, struct tcb *c, int err)
 	sq_free_all(e, c);
 	if (c->flags & TCB_DETACHED)
 		rcv_free_all(e, c);
-	tcb_event(e, c, PB_TCP_EV_CLOSED | (c->flags & TCB_DETACHED ? PB_TCP_EV_GONE : 0));
+	else
+		rcv_free_ooo(e, c);
+	if (nameless)
+		tcb_free(e, c);
+	else
+		tcb_event(e, c, PB_TCP_EV_CLOSED | (c->flags & TCB_DETACHED ? PB_TCP_EV_GONE : 0));
 }
 
 bool pb_tcp_has_output(const struct pb_tcp *e)

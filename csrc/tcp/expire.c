@@ -14,10 +14,11 @@ static void give_up(struct pb_tcp *e, struct tcb *c)
 static void syn_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	uint32_t limit = c->state == PB_TCP_SYN_SENT ? e->cfg.syn_retries : e->cfg.synack_retries;
-	if (c->backoff >= limit) {
+	if (c->tries >= limit) {
 		give_up(e, c);
 		return;
 	}
+	c->tries++;
 	c->backoff++;
 	c->flags |= TCB_SYN_OUT;
 	e->stats.retransmits++;
@@ -29,15 +30,25 @@ static void syn_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 /* A window that stays closed is probed for ever while the peer answers (RFC 9293 3.8.6.1). */
 static void persist_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
-	if (c->ka_sent++ >= e->cfg.data_retries) {
+	/* For ever, but not for an application that is gone: the peer could hold the memory as long as it likes. */
+	bool orphan = (c->flags & TCB_DETACHED) && c->tries >= e->cfg.data_retries;
+	if (orphan || c->ka_sent++ >= e->cfg.data_retries) {
 		give_up(e, c);
 		return;
 	}
+	c->tries++;
 	if (c->backoff < 32)
 		c->backoff++;
 	c->flags |= c->snd_wnd ? TCB_FORCE : TCB_PROBE;
 	rtx_arm(e, c, now_ns);
 	tcb_ready(e, c);
+}
+
+/* The peer answers and its window is closed: what is in flight (a FIN, or data that the window shrank over) is a probe
+ * now, and the connection must stay (RFC 9293 3.8.6.1). */
+static bool held_by_window(const struct pb_tcp *e, const struct tcb *c, uint64_t now_ns)
+{
+	return !c->snd_wnd && !(c->flags & TCB_DETACHED) && now_ns - c->last_rx_ns < 2 * e->cfg.rto_max_ns;
 }
 
 static void rtx_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
@@ -48,7 +59,7 @@ static void rtx_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	} else if (c->flags & TCB_PERSIST) {
 		persist_timeout(e, c, now_ns);
 	} else if (in_flight(c)) {
-		if (c->backoff >= e->cfg.data_retries) {
+		if (c->tries >= e->cfg.data_retries && !held_by_window(e, c, now_ns)) {
 			give_up(e, c);
 			return;
 		}
@@ -79,9 +90,10 @@ static void keepalive(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 static void misc_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	c->t_misc = NEVER;
-	if (c->state == PB_TCP_TIME_WAIT || c->state == PB_TCP_FIN_WAIT_2)
+	bool detached = c->flags & TCB_DETACHED;
+	if (c->state == PB_TCP_TIME_WAIT || (c->state == PB_TCP_FIN_WAIT_2 && detached))
 		tcb_closed(e, c, 0);
-	else if (c->ka_idle_ns && (c->state == PB_TCP_ESTABLISHED || c->state == PB_TCP_CLOSE_WAIT))
+	else if (c->ka_idle_ns && keepalive_state(c))
 		keepalive(e, c, now_ns);
 }
 

@@ -5,6 +5,7 @@
 
 /* RFC 5961 7: challenge ACKs are limited, here per connection as Linux does (500 ms). */
 #define CHALLENGE_NS (500ull * NS_PER_MS)
+#define PAWS_IDLE_NS (24ull * 86400 * 1000 * NS_PER_MS) /* RFC 7323 5.5 */
 
 static enum pb_drop parse(const struct pb_tcp *e, const struct pb_desc *d, struct pkt *p)
 {
@@ -34,7 +35,7 @@ static enum pb_drop parse(const struct pb_tcp *e, const struct pb_desc *d, struc
 	p->flags = p->tcp.flags;
 	p->data_off = (uint16_t)(d->off + v.hdr_len + p->tcp.hdr_len);
 	p->data_len = (uint16_t)(tcp_len - p->tcp.hdr_len);
-	p->taken = false;
+	p->taken = p->reused = false;
 	p->hash = flow_hash(e, &v.dst, p->tcp.dport, &v.src, p->tcp.sport);
 	return PB_DROP_NONE;
 }
@@ -65,15 +66,31 @@ void challenge_ack(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	tcb_ready(e, c);
 }
 
+/* The ACK for a segment that is not acceptable. Without payload it is limited too: two ends that disagree would answer
+ * each other's ACKs for ever. */
+static void oow_ack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
+{
+	if (p->flags & PB_TCP_SYN) {
+		challenge_ack(e, c, now_ns); /* RFC 5961 4.2: wherever it lies */
+		return;
+	}
+	if (!p->data_len && !(p->flags & PB_TCP_FIN)) {
+		if (c->last_oow_ns && now_ns - c->last_oow_ns < CHALLENGE_NS)
+			return;
+		c->last_oow_ns = now_ns;
+	}
+	c->flags |= TCB_ACK_NOW;
+	tcb_ready(e, c);
+}
+
 /* RFC 7323 5.3. The clause about connections idle for 24 days is R3 there. */
 static bool paws_reject(const struct tcb *c, const struct pkt *p, uint64_t now_ns)
 {
-	const uint64_t days24 = 24ull * 86400 * 1000 * NS_PER_MS;
 	if (!(c->flags & TCB_TS) || (p->flags & PB_TCP_RST))
 		return false;
 	if (!p->opts.has_ts)
 		return true; /* 3.2: SHOULD silently drop */
-	return seq_lt(p->opts.ts_val, c->ts_recent) && now_ns - c->ts_recent_ns < days24;
+	return seq_lt(p->opts.ts_val, c->ts_recent) && now_ns - c->ts_recent_ns < PAWS_IDLE_NS;
 }
 
 /* The four cases of 3.10.7.4, first check. */
@@ -99,9 +116,8 @@ static enum pb_drop unacceptable(struct pb_tcp *e, struct tcb *c, struct pkt *p,
 		tcb_ready(e, c);
 		return PB_DROP_TCP_DUP;
 	}
-	c->flags |= TCB_ACK_NOW;
-	tcb_ready(e, c);
-	if (c->state == PB_TCP_TIME_WAIT && dup)
+	oow_ack(e, c, p, now_ns);
+	if (c->state == PB_TCP_TIME_WAIT && dup && (p->flags & PB_TCP_FIN))
 		c->t_misc = now_ns + e->cfg.time_wait_ns;
 	if (p->seq == c->rcv_nxt && c->rcv_adv == c->rcv_nxt && (p->flags & PB_TCP_ACK) && !(p->flags & PB_TCP_SYN) &&
 	    c->state != PB_TCP_SYN_RCVD)
@@ -135,7 +151,7 @@ static enum pb_drop in_rst(struct pb_tcp *e, struct tcb *c, const struct pkt *p,
 static void update_ts_recent(struct tcb *c, const struct pkt *p, uint64_t now_ns)
 {
 	if ((c->flags & TCB_TS) && p->opts.has_ts && seq_leq(p->seq, c->last_ack_sent) &&
-	    !seq_lt(p->opts.ts_val, c->ts_recent)) {
+	    (!seq_lt(p->opts.ts_val, c->ts_recent) || now_ns - c->ts_recent_ns >= PAWS_IDLE_NS)) {
 		c->ts_recent = p->opts.ts_val;
 		c->ts_recent_ns = now_ns;
 	}
@@ -151,6 +167,8 @@ static void trim(struct tcb *c, struct pkt *p)
 		p->seq += cut;
 	}
 	uint32_t room = c->rcv_adv - p->seq;
+	if (c->flags & TCB_RFIN) /* nothing comes after a FIN */
+		room = min_u32(room, seq_lt(p->seq, c->rfin_seq) ? c->rfin_seq - p->seq : 0);
 	if (p->data_len > room) {
 		p->data_len = (uint16_t)room;
 		p->flags &= (uint8_t)~PB_TCP_FIN;
@@ -161,10 +179,8 @@ static enum pb_drop established_checks(struct pb_tcp *e, struct tcb *c, struct p
 {
 	uint32_t len = (uint32_t)p->data_len + !!(p->flags & PB_TCP_SYN) + !!(p->flags & PB_TCP_FIN);
 	if (paws_reject(c, p, now_ns)) {
-		if (p->opts.has_ts) {
-			c->flags |= TCB_ACK_NOW;
-			tcb_ready(e, c);
-		}
+		if (p->opts.has_ts)
+			oow_ack(e, c, p, now_ns);
 		return PB_DROP_TCP_PAWS;
 	}
 	/* Simultaneous open: the SYN-ACK repeats a SYN that we have (3.5, figure 8). */
@@ -174,6 +190,8 @@ static enum pb_drop established_checks(struct pb_tcp *e, struct tcb *c, struct p
 		p->seq++;
 		len--;
 	}
+	if (p->flags & PB_TCP_RST)
+		len = 0; /* what it carries is text about the error (RFC 1122 4.2.2.12) */
 	if (!acceptable(c, p, len))
 		return unacceptable(e, c, p, len, now_ns);
 	if (p->flags & PB_TCP_RST)
@@ -197,7 +215,7 @@ static enum pb_drop in_synchronised(struct pb_tcp *e, struct tcb *c, struct pkt 
 			return PB_DROP_TCP_ACK;
 		}
 		establish(e, c, now_ns);
-		c->snd_wnd = (uint32_t)p->tcp.wnd << c->snd_wscale;
+		c->snd_wnd = snd_window(c, p);
 		c->max_snd_wnd = max_u32(c->max_snd_wnd, c->snd_wnd);
 		c->snd_wl1 = p->seq;
 		c->snd_wl2 = p->tcp.ack;
@@ -209,6 +227,7 @@ static enum pb_drop in_synchronised(struct pb_tcp *e, struct tcb *c, struct pkt 
 	if (why || c->state == PB_TCP_CLOSED)
 		return why;
 	trim(c, p);
+	uint32_t fin_seq = p->seq + p->data_len;
 	if (p->data_len) {
 		why = in_data(e, c, p, now_ns);
 		if (c->state == PB_TCP_CLOSED)
@@ -216,9 +235,9 @@ static enum pb_drop in_synchronised(struct pb_tcp *e, struct tcb *c, struct pkt 
 		if (why && why != PB_DROP_TCP_DUP)
 			return why; /* the data was not kept: a FIN behind it must not count */
 	}
-	if ((p->flags & PB_TCP_FIN) && !(c->flags & TCB_RFIN)) {
+	if ((p->flags & PB_TCP_FIN) && !(c->flags & TCB_RFIN) && rcv_ends_by(e, c, fin_seq)) {
 		c->flags |= TCB_RFIN;
-		c->rfin_seq = p->seq + p->data_len;
+		c->rfin_seq = fin_seq;
 	}
 	if ((c->flags & (TCB_RFIN | TCB_RFIN_DONE)) == TCB_RFIN && c->rcv_nxt == c->rfin_seq)
 		in_fin(e, c, now_ns);
@@ -240,6 +259,8 @@ static enum pb_drop arrives(struct pb_tcp *e, struct pkt *p, uint64_t now_ns)
 {
 	struct tcb *c = flow_find(e, p->hash, &p->dst, p->tcp.dport, &p->src, p->tcp.sport);
 	if (c && time_wait_reuse(c, p) && listener_find(e, &p->dst, p->tcp.dport)) {
+		p->reused = true;
+		p->min_iss = c->snd_nxt + 65537;
 		tcb_closed(e, c, 0);
 		c = NULL;
 	}

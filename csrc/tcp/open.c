@@ -14,6 +14,7 @@ static uint16_t default_mss(const struct tcb *c)
 static void negotiate(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
 {
 	const struct pb_tcp_opts *o = &p->opts;
+	uint32_t offered = c->rcv_adv - c->rcv_nxt;
 	uint32_t ours = (uint32_t)e->cfg.mtu - c->ip_hdr_len - PB_TCP_HLEN;
 	uint32_t mss = o->has_mss ? max_u32(o->mss, 64) : default_mss(c);
 	mss = min_u32(mss, ours);
@@ -37,7 +38,8 @@ static void negotiate(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint
 	c->irs = p->tcp.seq;
 	c->rcv_nxt = c->irs + 1;
 	c->last_ack_sent = c->rcv_nxt;
-	c->rcv_adv = c->rcv_nxt + min_u32(rcv_window(e, c), 65535);
+	/* What our SYN offered stands, whatever the peer's MSS makes of the buffer. */
+	c->rcv_adv = c->rcv_nxt + max_u32(offered, min_u32(rcv_window(e, c), 65535));
 	/* A window in a SYN is never scaled (RFC 7323 2.2). */
 	c->snd_wnd = p->tcp.wnd;
 	c->max_snd_wnd = c->snd_wnd;
@@ -54,12 +56,15 @@ static uint8_t pick_wscale(const struct pb_tcp *e)
 }
 
 /* Identity, ISN, first timer; shared by both ways of opening. */
-static void start(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+static void start(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
 {
 	c->hash = flow_hash(e, &c->laddr, c->lport, &c->raddr, c->rport);
 	c->ip_hdr_len = pb_ip_is4(&c->raddr) ? PB_IP4_HLEN : PB_IP6_HLEN;
 	c->rcv_wscale = pick_wscale(e);
 	c->iss = isn_make(e, c, now_ns);
+	/* RFC 1122 4.2.2.13: above all that the last connection of this pair used. */
+	if (p && p->reused && seq_lt(c->iss, p->min_iss))
+		c->iss = p->min_iss;
 	c->ts_offset = ts_offset_make(e, c);
 	c->snd_una = c->iss;
 	c->snd_nxt = c->iss + 1;
@@ -100,7 +105,7 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 	c->state = PB_TCP_SYN_RCVD;
 	l->waiting++;
 	e->stats.passive_opens++;
-	start(e, c, now_ns);
+	start(e, c, p, now_ns);
 	negotiate(e, c, p, now_ns);
 	return PB_DROP_NONE;
 }
@@ -127,7 +132,7 @@ enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_
 		/* Simultaneous open: answer with SYN-ACK, the same ISS. */
 		c->state = PB_TCP_SYN_RCVD;
 		c->flags |= TCB_SYN_OUT;
-		c->backoff = 0;
+		c->backoff = c->tries = 0;
 		c->t_rtx = now_ns + e->cfg.rto_initial_ns;
 		timer_update(e, c);
 		tcb_ready(e, c);
@@ -148,9 +153,12 @@ void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	if (c->syn_ns) /* sent once only (Karn) */
 		rtt_sample(e, c, (uint32_t)((now_ns - c->syn_ns) / NS_PER_US));
 	/* RFC 6298 5.7: the SYN was lost, so start again with 3 s until there is a sample. */
-	if (c->backoff && !c->srtt8_us)
+	if (c->tries && !c->srtt8_us)
 		c->rto_us = max_u32(3000000, (uint32_t)(e->cfg.rto_min_ns / NS_PER_US));
-	c->backoff = 0;
+	/* RFC 6928 2: after more than one retransmission of the SYN the initial window is one segment. */
+	if (c->syns_sent > 2)
+		c->cc.cwnd = min_u32(c->cc.cwnd, c->mss);
+	c->backoff = c->tries = 0;
 	c->t_rtx = NEVER;
 	c->last_rx_ns = now_ns;
 	if (c->ka_idle_ns)
@@ -161,6 +169,7 @@ void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 		struct tcb *l = &e->tcbs[c->listener];
 		c->flags = (c->flags & ~(uint32_t)TCB_EMBRYO) | TCB_QUEUED;
 		c->aq_next = NONE;
+		c->aq_prev = l->aq_tail;
 		if (l->aq_tail == NONE)
 			l->aq_head = c->idx;
 		else
@@ -194,7 +203,7 @@ int pb_tcp_connect(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const 
 	c->rport = remote->port;
 	c->state = PB_TCP_SYN_SENT;
 	e->stats.active_opens++;
-	start(e, c, now_ns);
+	start(e, c, NULL, now_ns);
 	*h = tcb_handle(c);
 	return 0;
 }
@@ -235,6 +244,8 @@ int pb_tcp_accept(struct pb_tcp *e, pb_tcp_handle listener, pb_tcp_handle *h)
 	l->aq_head = c->aq_next;
 	if (l->aq_head == NONE)
 		l->aq_tail = NONE;
+	else
+		e->tcbs[l->aq_head].aq_prev = NONE;
 	l->waiting--;
 	c->flags &= ~(uint32_t)TCB_QUEUED;
 	c->listener = NONE;

@@ -166,7 +166,9 @@ static void resend_lost(struct pb_tcp *e, struct tcb *c, struct out *o)
 			o->stuck = true;
 			return;
 		}
-		if (!cwnd_allows(c, s->len)) {
+		/* RFC 6675 5 (4.3), RFC 6582 3.2: the first hole is filled at once, whatever is still in flight. */
+		bool first = f == c->sq_head && (c->flags & TCB_RECOVERY) && !(s->flags & SEG_REXMIT);
+		if (!first && !cwnd_allows(c, s->len)) {
 			c->flags |= TCB_CWND_LIMITED;
 			return;
 		}
@@ -239,6 +241,10 @@ static void send_fin(struct pb_tcp *e, struct tcb *c, struct out *o)
 	struct pb_tcp_opts opts = {0};
 	if (!emit_control(e, c, o, c->snd_end, PB_TCP_FIN | PB_TCP_ACK, &opts))
 		return;
+	if (c->flags & TCB_FIN_SENT) {
+		c->rexmits++;
+		e->stats.retransmits++;
+	}
 	c->flags = (c->flags | TCB_FIN_SENT) & ~(uint32_t)TCB_FIN_OUT;
 	c->snd_nxt = c->snd_end + 1;
 }
@@ -249,8 +255,11 @@ static void conn_output(struct pb_tcp *e, struct tcb *c, struct out *o)
 		send_syn(e, c, o);
 		return;
 	}
-	if (c->state < PB_TCP_ESTABLISHED)
+	if (c->state < PB_TCP_ESTABLISHED) {
+		if (c->state == PB_TCP_SYN_RCVD && (c->flags & TCB_ACK_NOW))
+			send_ack(e, c, o, c->snd_nxt);
 		return;
+	}
 	/* Blocks of the out-of-order store fit only where there is no payload. */
 	if ((c->flags & TCB_ACK_NOW) && c->oq_count && !send_ack(e, c, o, c->snd_nxt))
 		return;
@@ -269,6 +278,8 @@ static void conn_output(struct pb_tcp *e, struct tcb *c, struct out *o)
 
 static bool more_to_do(const struct tcb *c)
 {
+	if (c->state == PB_TCP_CLOSED)
+		return false;
 	return c->flags & (TCB_ACK_NOW | TCB_SYN_OUT | TCB_PROBE | TCB_FIN_OUT) || c->sq_next != NONE ||
 	       c->lost_bytes || (c->flags & (TCB_FIN_QUEUED | TCB_FIN_SENT)) == TCB_FIN_QUEUED;
 }

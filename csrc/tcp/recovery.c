@@ -4,16 +4,26 @@
 
 #define DUP_THRESH 3u
 
-static void mark_lost(struct tcb *c, struct seg *s)
+static bool mark_lost(struct tcb *c, struct seg *s)
 {
 	if (s->flags & (SEG_LOST | SEG_SACKED))
-		return;
+		return false;
 	s->flags |= SEG_LOST;
 	c->lost_bytes += s->len;
 	c->rtx_hint = c->sq_head;
+	return true;
 }
 
-uint32_t sack_process(struct pb_tcp *e, struct tcb *c, const struct pb_tcp_opts *o)
+void recovery_arrived(struct tcb *c, const struct seg *s, uint64_t now_ns)
+{
+	/* RFC 8985 6.2: back sooner than ever before, so it is the first transmission that arrived. */
+	if ((s->flags & SEG_REXMIT) && now_ns - s->sent_ns < (uint64_t)c->cc.min_rtt_us * NS_PER_US)
+		return;
+	if (s->sent_ns > c->newest_acked_ns)
+		c->newest_acked_ns = s->sent_ns;
+}
+
+uint32_t sack_process(struct pb_tcp *e, struct tcb *c, const struct pb_tcp_opts *o, uint64_t now_ns)
 {
 	uint32_t newly = 0;
 	for (unsigned i = 0; i < o->n_sack; i++) {
@@ -32,16 +42,16 @@ uint32_t sack_process(struct pb_tcp *e, struct tcb *c, const struct pb_tcp_opts 
 			s->flags = (uint8_t)((s->flags | SEG_SACKED) & ~SEG_LOST);
 			c->sacked_bytes += s->len;
 			newly += s->len;
-			if (s->sent_ns > c->newest_acked_ns)
-				c->newest_acked_ns = s->sent_ns;
+			recovery_arrived(c, s, now_ns);
 		}
 	}
 	return newly;
 }
 
-/* RFC 6675 IsLost(): more than (DupThresh - 1) * SMSS bytes above it were SACKed. */
-static void mark_by_sack(struct pb_tcp *e, struct tcb *c)
+/* RFC 6675 IsLost(): more than (DupThresh - 1) * SMSS bytes above it were SACKed. True: a loss that was not known. */
+static bool mark_by_sack(struct pb_tcp *e, struct tcb *c)
 {
+	bool any = false;
 	uint32_t above = c->sacked_bytes, limit = (DUP_THRESH - 1) * c->mss;
 	uint64_t reorder_ns = (uint64_t)c->cc.min_rtt_us * NS_PER_US / 4;
 	for (uint32_t f = c->sq_head; f != NONE && above > limit; f = e->segs[f].next) {
@@ -49,8 +59,9 @@ static void mark_by_sack(struct pb_tcp *e, struct tcb *c)
 		if (s->flags & SEG_SACKED)
 			above -= s->len;
 		else if (!(s->flags & SEG_REXMIT) || s->sent_ns + reorder_ns < c->newest_acked_ns)
-			mark_lost(c, s);
+			any |= mark_lost(c, s);
 	}
+	return any;
 }
 
 static void mark_head(struct pb_tcp *e, struct tcb *c)
@@ -66,7 +77,9 @@ static void enter_recovery(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	c->fast_rexmits++;
 	e->stats.fast_retransmits++;
 	mark_head(e, c);
-	e->cfg.cc->on_loss(&c->cc, in_flight(c), now_ns);
+	/* RFC 5681 3.2: FlightSize without what limited transmit added. */
+	uint32_t flight = (c->dupacks ? seq_min(c->limited_seq, c->snd_nxt) : c->snd_nxt) - c->snd_una;
+	e->cfg.cc->on_loss(&c->cc, flight, now_ns);
 	tcb_ready(e, c);
 }
 
@@ -88,6 +101,20 @@ static void count_reno_dup(struct tcb *c)
 	c->sacked_bytes = min_u32(c->sacked_bytes + c->mss, cap);
 }
 
+/* Without SACK: what the ACK says of the segments that the duplicates stood for. */
+static void reno_acked(struct pb_tcp *e, struct tcb *c, uint32_t acked)
+{
+	if (!(c->flags & TCB_RECOVERY)) {
+		c->sacked_bytes = 0;
+		return;
+	}
+	/* RFC 6582: a partial ACK names the next hole; the first of what it covers was the last one, and not counted.
+	 */
+	uint32_t counted = acked > c->mss ? acked - c->mss : 0;
+	c->sacked_bytes = c->sacked_bytes > counted ? c->sacked_bytes - counted : 0;
+	mark_head(e, c);
+}
+
 void recovery_on_ack(struct pb_tcp *e, struct tcb *c, uint32_t acked, bool dup, uint64_t now_ns)
 {
 	bool sack = c->flags & TCB_SACK;
@@ -97,22 +124,24 @@ void recovery_on_ack(struct pb_tcp *e, struct tcb *c, uint32_t acked, bool dup, 
 		c->sacked_bytes = c->lost_bytes = c->dupacks = 0;
 		return;
 	}
+	if (dup && !c->dupacks++)
+		c->limited_seq = c->snd_nxt;
+	bool found = false;
 	if (sack) {
-		mark_by_sack(e, c);
+		found = mark_by_sack(e, c);
+		/* A hole whose neighbours are too small for IsLost(): a partial ACK names it as well. */
+		if (acked && (c->flags & TCB_RECOVERY) && c->sacked_bytes && !(e->segs[c->sq_head].flags & SEG_REXMIT))
+			mark_head(e, c);
 	} else if (dup) {
 		count_reno_dup(c);
 	} else if (acked) {
-		c->sacked_bytes = c->sacked_bytes > acked ? c->sacked_bytes - acked : 0;
-		if (c->flags & TCB_RECOVERY)
-			mark_head(e, c); /* RFC 6582: a partial ACK names the next hole */
+		reno_acked(e, c, acked);
 	}
 	if (acked)
 		c->dupacks = 0;
-	else if (dup)
-		c->dupacks++;
 	if (!(c->flags & (TCB_RECOVERY | TCB_LOSS))) {
 		/* RFC 6582 4.1: duplicates of what an earlier episode sent twice do not start another. */
-		bool enough = sack ? c->lost_bytes || (c->dupacks >= DUP_THRESH && c->sacked_bytes)
+		bool enough = sack ? found || (c->dupacks >= DUP_THRESH && c->sacked_bytes)
 				   : c->dupacks >= DUP_THRESH && seq_lt(c->recover_seq, c->snd_una);
 		if (enough)
 			enter_recovery(e, c, now_ns);
@@ -123,7 +152,7 @@ void recovery_on_ack(struct pb_tcp *e, struct tcb *c, uint32_t acked, bool dup, 
 
 void recovery_on_rto(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
-	bool first = !c->backoff;
+	bool first = !c->tries++;
 	uint32_t inflight = in_flight(c);
 	c->timeouts++;
 	e->stats.timeouts++;

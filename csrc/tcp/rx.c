@@ -25,7 +25,7 @@ uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 {
 	uint32_t wnd = rcv_window(e, c), old = c->rcv_adv - c->rcv_nxt;
 	if (syn) {
-		wnd = min_u32(wnd, 65535);
+		wnd = max_u32(min_u32(wnd, 65535), min_u32(old, 65535)); /* a SYN-ACK takes nothing of a SYN back */
 		c->rcv_adv = c->rcv_nxt + wnd;
 		return wnd;
 	}
@@ -44,16 +44,18 @@ uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 	return field;
 }
 
-static bool is_small(const struct pb_tcp *e, uint32_t len)
+/* When more memory is charged than the buffer has, any piece that fits is worth a copy. */
+static bool is_small(const struct pb_tcp *e, const struct tcb *c, uint32_t len)
 {
-	return len <= e->pool->frame_bytes / SMALL_DIVISOR;
+	return len <= e->pool->frame_bytes / SMALL_DIVISOR ||
+	       (uint64_t)c->rcv_frames * e->pool->frame_bytes >= c->rcvbuf;
 }
 
 /* Copies a small payload behind that of frame `to`. */
-static bool append_copy(struct pb_tcp *e, uint32_t to, const struct pkt *p)
+static bool append_copy(struct pb_tcp *e, const struct tcb *c, uint32_t to, const struct pkt *p)
 {
 	struct seg *s = &e->segs[to];
-	if (!is_small(e, p->data_len) || (uint32_t)s->off + s->len + p->data_len > e->pool->frame_bytes)
+	if (!is_small(e, c, p->data_len) || (uint32_t)s->off + s->len + p->data_len > e->pool->frame_bytes)
 		return false;
 	memcpy(frame_ptr(e, to) + s->off + s->len, e->pool->base + p->d->addr + p->data_off, p->data_len);
 	s->len = (uint16_t)(s->len + p->data_len);
@@ -120,7 +122,11 @@ static bool drain_ooo(struct pb_tcp *e, struct tcb *c)
 		c->oq_count--;
 		s->next = NONE;
 		uint32_t cut = c->rcv_nxt - s->seq;
-		if (cut >= s->len) {
+		if (cut >= s->len || (c->flags & TCB_RCV_SHUT)) {
+			if (cut < s->len) {
+				c->rcv_nxt += s->len - cut;
+				c->bytes_received += s->len - cut;
+			}
 			rx_free(e, c, frame);
 			continue;
 		}
@@ -154,11 +160,13 @@ static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 		}
 	}
 	/* Those that it covers whole go; the first that it covers in part bounds it. */
+	bool full = c->oq_count >= e->cfg.ooo_segs || !memory_left(e, c);
 	while (f != NONE && seq_leq(e->segs[f].seq + e->segs[f].len, p->seq + p->data_len)) {
 		uint32_t next = e->segs[f].next;
 		rx_free(e, c, f);
 		c->oq_count--;
 		f = next;
+		full = false; /* it takes the place of one that is gone: what was SACKed stays */
 	}
 	if (prev == NONE)
 		c->oq_head = f;
@@ -168,9 +176,9 @@ static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 		p->data_len = (uint16_t)(e->segs[f].seq - p->seq);
 	if (!p->data_len)
 		return PB_DROP_TCP_DUP;
-	if (prev != NONE && e->segs[prev].seq + e->segs[prev].len == p->seq && append_copy(e, prev, p))
+	if (prev != NONE && e->segs[prev].seq + e->segs[prev].len == p->seq && append_copy(e, c, prev, p))
 		return PB_DROP_NONE;
-	if (c->oq_count >= e->cfg.ooo_segs || !memory_left(e, c))
+	if (full)
 		return PB_DROP_TCP_OOO_LIMIT;
 	uint32_t frame = take_frame(e, c, p);
 	e->segs[frame].next = f;
@@ -211,7 +219,7 @@ static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uin
 		c->rcv_adv = seq_max(c->rcv_adv, c->rcv_nxt);
 	} else {
 		/* The store may hold the tail of it already. */
-		if (c->rq_tail == NONE || !append_copy(e, c->rq_tail, p)) {
+		if (c->rq_tail == NONE || !append_copy(e, c, c->rq_tail, p)) {
 			if (!memory_left(e, c))
 				return PB_DROP_TCP_RCVBUF;
 			rq_link(e, c, take_frame(e, c, p));
@@ -268,20 +276,38 @@ int rcv_sack_blocks(const struct pb_tcp *e, const struct tcb *c, struct pb_tcp_o
 	return n;
 }
 
-void rcv_free_all(struct pb_tcp *e, struct tcb *c)
+static void free_chain(struct pb_tcp *e, struct tcb *c, uint32_t f)
 {
-	uint32_t heads[2] = {c->rq_head, c->oq_head};
-	for (int i = 0; i < 2; i++)
-		for (uint32_t f = heads[i], next; f != NONE; f = next) {
-			next = e->segs[f].next;
-			rx_free(e, c, f);
-		}
-	c->rq_head = c->rq_tail = c->oq_head = NONE;
-	c->rq_bytes = c->oq_count = 0;
+	for (uint32_t next; f != NONE; f = next) {
+		next = e->segs[f].next;
+		rx_free(e, c, f);
+	}
 }
 
-/* The application made room: tell the peer if it was waiting for it. */
-static void review_window(struct pb_tcp *e, struct tcb *c)
+void rcv_free_ooo(struct pb_tcp *e, struct tcb *c)
+{
+	free_chain(e, c, c->oq_head);
+	c->oq_head = NONE;
+	c->oq_count = 0;
+}
+
+void rcv_free_all(struct pb_tcp *e, struct tcb *c)
+{
+	rcv_free_ooo(e, c);
+	free_chain(e, c, c->rq_head);
+	c->rq_head = c->rq_tail = NONE;
+	c->rq_bytes = 0;
+}
+
+bool rcv_ends_by(const struct pb_tcp *e, const struct tcb *c, uint32_t seq)
+{
+	uint32_t end = c->rcv_nxt;
+	for (uint32_t f = c->oq_head; f != NONE; f = e->segs[f].next)
+		end = e->segs[f].seq + e->segs[f].len;
+	return seq_leq(end, seq);
+}
+
+void rcv_review(struct pb_tcp *e, struct tcb *c)
 {
 	if (c->state != PB_TCP_ESTABLISHED && c->state != PB_TCP_FIN_WAIT_1 && c->state != PB_TCP_FIN_WAIT_2)
 		return;
@@ -334,7 +360,7 @@ int64_t pb_tcp_recv(struct pb_tcp *e, pb_tcp_handle h, void *buf, size_t len, ui
 		rx_free(e, c, frame);
 	}
 	c->rq_bytes -= (uint32_t)done;
-	review_window(e, c);
+	rcv_review(e, c);
 	return (int64_t)done;
 }
 
@@ -354,6 +380,7 @@ int pb_tcp_recv_frames(struct pb_tcp *e, pb_tcp_handle h, struct pb_desc *d, int
 		c->rq_bytes -= s->len;
 		pb_pool_move(e->cache, d[k].addr, PB_OWN_ENGINE, PB_OWN_APP);
 	}
+	c->held_frames += (uint32_t)k;
 	if (k)
 		return k;
 	int rc = readable(c);
@@ -365,9 +392,10 @@ int pb_tcp_consumed(struct pb_tcp *e, pb_tcp_handle h, uint32_t frames)
 	struct tcb *c = tcb_get(e, h);
 	if (!c)
 		return -EBADF;
-	if (frames > c->rcv_frames)
+	if (frames > c->held_frames)
 		return -EINVAL;
+	c->held_frames -= frames;
 	c->rcv_frames -= frames;
-	review_window(e, c);
+	rcv_review(e, c);
 	return 0;
 }

@@ -3,6 +3,9 @@
 
 #include <errno.h>
 
+/* Sequence numbers must stay comparable: what is queued is below half of their space. */
+#define SENDQ_MAX (1u << 30)
+
 void sq_append(struct pb_tcp *e, struct tcb *c, uint32_t frame)
 {
 	struct seg *s = &e->segs[frame];
@@ -37,7 +40,7 @@ static void trim_front(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t
 	s->csum = pb_csum_partial(frame_ptr(e, frame) + s->off, s->len, 0);
 }
 
-uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack)
+uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack, uint64_t now_ns)
 {
 	uint64_t sample = 0;
 	bool clean = true; /* a retransmission among them makes the sample ambiguous */
@@ -46,8 +49,7 @@ uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack)
 		struct seg *s = &e->segs[frame];
 		if (!seq_lt(s->seq, ack))
 			break;
-		if (s->sent_ns > c->newest_acked_ns)
-			c->newest_acked_ns = s->sent_ns;
+		recovery_arrived(c, s, now_ns);
 		if (seq_lt(ack, s->seq + s->len)) {
 			trim_front(e, c, frame, ack - s->seq);
 			break;
@@ -195,6 +197,8 @@ int pb_tcp_send_frames(struct pb_tcp *e, pb_tcp_handle h, const struct pb_desc *
 		return rc;
 	int i = 0;
 	for (; i < n; i++) {
+		if (c->snd_end - c->snd_una > SENDQ_MAX)
+			return i ? i : -EAGAIN;
 		uint64_t addr = pb_pool_frame(e->pool, d[i].addr);
 		uint32_t off = (uint32_t)(d[i].addr - addr) + d[i].off;
 		if (off < PB_TCP_HEADROOM || off + d[i].len > e->pool->frame_bytes || !d[i].len)

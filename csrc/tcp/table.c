@@ -46,9 +46,10 @@ struct tcb *flow_find(const struct pb_tcp *e, uint32_t hash, const struct pb_ip 
 	return NULL;
 }
 
-static bool any_addr(const struct pb_ip *a)
+/* All zero is any address; 0.0.0.0 any of IPv4. */
+static bool any_addr(const struct pb_ip *a, const struct pb_ip *l)
 {
-	return !(a->q[0] | a->q[1]);
+	return !(a->q[0] | a->q[1]) || (pb_ip_is4(a) && !a->w[3] && pb_ip_is4(l));
 }
 
 /* The listener bound to this address, else the one bound to any. */
@@ -61,7 +62,7 @@ struct tcb *listener_find(const struct pb_tcp *e, const struct pb_ip *l, uint16_
 			continue;
 		if (pb_ip_eq(&c->laddr, l))
 			return c;
-		if (any_addr(&c->laddr))
+		if (any_addr(&c->laddr, l))
 			any = c;
 	}
 	return any;

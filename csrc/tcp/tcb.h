@@ -120,6 +120,7 @@ struct tcb {
 	uint32_t oq_count;
 	uint32_t oq_last_seq; /* most recent arrival: its block is reported first (RFC 2018 4) */
 	uint32_t rcv_frames;  /* frames charged: rq, oq and what the application holds */
+	uint32_t held_frames; /* of these, the application's */
 	uint32_t rcvbuf;      /* bytes of frames */
 	uint32_t rfin_seq;
 	uint16_t unacked_segs; /* full-sized segments not acknowledged yet */
@@ -132,7 +133,8 @@ struct tcb {
 	uint32_t sq_head, sq_tail, sq_next; /* oldest unacknowledged, newest, first never sent */
 	uint32_t rtx_hint;                  /* where the search for lost segments starts */
 	uint32_t sacked_bytes, lost_bytes;  /* of segments in flight */
-	uint32_t recover_seq, high_sacked;
+	uint32_t recover_seq;
+	uint32_t limited_seq;     /* snd_nxt at the first duplicate ACK: what follows is limited transmit (RFC 3042) */
 	uint64_t newest_acked_ns; /* send time of the newest segment known to have arrived */
 	uint32_t iss, irs;
 	uint64_t syn_ns; /* when the SYN went out; 0 if more than once */
@@ -146,16 +148,17 @@ struct tcb {
 	uint64_t heap_key;
 	uint32_t heap_pos;
 	uint32_t srtt8_us, rttvar4_us, rto_us, min_rtt_us;
-	uint32_t backoff;
+	uint32_t backoff; /* of the RTO: kept until there is a sample (Karn) */
+	uint32_t tries;   /* timeouts in a row without progress */
 	uint32_t ready_next, event_next;
 	uint32_t events;
 	int32_t error;
 	uint32_t cookie;
 	/* listener: accept queue; child: its listener and its place in the queue */
-	uint32_t aq_head, aq_tail, aq_next, listener;
+	uint32_t aq_head, aq_tail, aq_next, aq_prev, listener;
 	uint32_t backlog, waiting; /* waiting: embryos and queued children */
 	/* cold */
-	uint64_t last_rx_ns, last_challenge_ns;
+	uint64_t last_rx_ns, last_challenge_ns, last_oow_ns;
 	uint64_t ka_idle_ns, ka_interval_ns;
 	uint32_t ka_probes, ka_sent;
 	uint64_t bytes_sent, bytes_acked, bytes_received, bytes_rexmit;
@@ -198,13 +201,14 @@ struct pkt {
 	struct pb_ip src, dst;
 	struct pb_tcp_view tcp;
 	struct pb_tcp_opts opts;
-	uint32_t seq; /* of the first byte of data (SYN skipped once it is processed) */
+	uint32_t seq;     /* of the first byte of data (SYN skipped once it is processed) */
+	uint32_t min_iss; /* reused: our ISN must lie above what the old connection used */
 	uint32_t hash;
 	uint16_t data_off; /* from the frame's start */
 	uint16_t data_len;
 	uint8_t flags;
 	uint8_t reason; /* enum pb_drop of parsing */
-	bool taken;
+	bool taken, reused;
 };
 
 static inline pb_tcp_handle tcb_handle(const struct tcb *c)
@@ -218,7 +222,7 @@ static inline struct tcb *tcb_get(struct pb_tcp *e, pb_tcp_handle h)
 	if (idx >= e->ntcbs)
 		return NULL;
 	struct tcb *c = &e->tcbs[idx];
-	return c->gen == (uint32_t)(h >> 32) && !(c->flags & TCB_DETACHED) ? c : NULL;
+	return c->gen == (uint32_t)(h >> 32) && c->rcvbuf && !(c->flags & TCB_DETACHED) ? c : NULL;
 }
 
 static inline uint32_t now_ts_ms(const struct tcb *c, uint64_t now_ns)
@@ -236,9 +240,16 @@ static inline uint64_t frame_addr(const struct pb_tcp *e, uint32_t frame)
 	return (uint64_t)frame << e->pool->frame_shift;
 }
 
-static inline bool synchronised(const struct tcb *c)
+/* Where the peer may be silent for ever, unless it is asked. */
+static inline bool keepalive_state(const struct tcb *c)
 {
-	return c->state >= PB_TCP_ESTABLISHED;
+	return c->state == PB_TCP_ESTABLISHED || c->state == PB_TCP_CLOSE_WAIT || c->state == PB_TCP_FIN_WAIT_2;
+}
+
+/* The window in a SYN is never scaled (RFC 7323 2.2). */
+static inline uint32_t snd_window(const struct tcb *c, const struct pkt *p)
+{
+	return (uint32_t)p->tcp.wnd << (p->tcp.flags & PB_TCP_SYN ? 0 : c->snd_wscale);
 }
 
 static inline void drop(struct pb_tcp *e, enum pb_drop why)
@@ -291,12 +302,17 @@ void enter_time_wait(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c);
 uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn);
 int rcv_sack_blocks(const struct pb_tcp *e, const struct tcb *c, struct pb_tcp_opts *o, int max);
+/* Nothing in the store lies beyond: a FIN there can be true. */
+bool rcv_ends_by(const struct pb_tcp *e, const struct tcb *c, uint32_t seq);
 void rcv_free_all(struct pb_tcp *e, struct tcb *c);
+void rcv_free_ooo(struct pb_tcp *e, struct tcb *c);
+/* Room was made: tells the peer if it was waiting for it. */
+void rcv_review(struct pb_tcp *e, struct tcb *c);
 
 /* sendq.c: the queue of segments from snd_una to snd_end */
 void sq_append(struct pb_tcp *e, struct tcb *c, uint32_t frame);
 /* Removes what is below ack. Returns the send time of the oldest segment that gives an RTT sample, 0 for none. */
-uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack);
+uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack, uint64_t now_ns);
 void sq_free_all(struct pb_tcp *e, struct tcb *c);
 /* Cuts a segment at `len` bytes; the rest becomes a segment of its own. False: no frame. */
 bool sq_split(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t len);
@@ -316,8 +332,10 @@ static inline uint32_t pipe_bytes(const struct tcb *c)
 	return out > gone ? out - gone : 0;
 }
 
+/* A segment arrived: its send time says which retransmissions should have arrived too. */
+void recovery_arrived(struct tcb *c, const struct seg *s, uint64_t now_ns);
 /* Marks what the blocks cover; returns bytes newly covered. */
-uint32_t sack_process(struct pb_tcp *e, struct tcb *c, const struct pb_tcp_opts *o);
+uint32_t sack_process(struct pb_tcp *e, struct tcb *c, const struct pb_tcp_opts *o, uint64_t now_ns);
 void recovery_on_ack(struct pb_tcp *e, struct tcb *c, uint32_t acked, bool dup, uint64_t now_ns);
 void recovery_on_rto(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 

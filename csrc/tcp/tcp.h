@@ -164,6 +164,7 @@ PB_API int pb_tcp_shutdown(struct pb_tcp *e, pb_tcp_handle h, int how, uint64_t 
 /* The handle is given up; with unread data the peer gets a RST (RFC 2525 2.17), else the FIN goes after the data. A
  * listener's waiting connections are reset. */
 PB_API int pb_tcp_close(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns);
+/* RST; also of a connection whose handle was closed, until it is gone. */
 PB_API int pb_tcp_abort(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns);
 PB_API int pb_tcp_get_info(struct pb_tcp *e, pb_tcp_handle h, struct pb_tcp_info *info);
 PB_API int pb_tcp_set_nagle(struct pb_tcp *e, pb_tcp_handle h, bool on);

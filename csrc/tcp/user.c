@@ -49,6 +49,7 @@ int pb_tcp_shutdown(struct pb_tcp *e, pb_tcp_handle h, int how, uint64_t now_ns)
 	if (how != SHUT_WR) {
 		c->flags |= TCB_RCV_SHUT;
 		rcv_free_all(e, c);
+		rcv_review(e, c);
 	}
 	if (how != SHUT_RD)
 		queue_fin(e, c);
@@ -72,8 +73,12 @@ static void send_rst(struct pb_tcp *e, const struct tcb *c)
 
 static void abort_conn(struct pb_tcp *e, struct tcb *c)
 {
-	/* 3.10.5: nothing is sent from SYN-SENT, CLOSING, LAST-ACK and TIME-WAIT. */
-	if (c->state == PB_TCP_SYN_RCVD || (c->state >= PB_TCP_ESTABLISHED && c->state <= PB_TCP_CLOSE_WAIT))
+	/* 3.10.5: nothing is sent from SYN-SENT, CLOSING, LAST-ACK and TIME-WAIT. The RFC's connection is in CLOSING or
+	 * LAST-ACK only when all its data went out, ours as soon as the FIN is queued. */
+	bool pending = c->sq_head != NONE || (c->flags & (TCB_FIN_QUEUED | TCB_FIN_SENT)) == TCB_FIN_QUEUED;
+	bool last = c->state == PB_TCP_CLOSING || c->state == PB_TCP_LAST_ACK;
+	if (c->state == PB_TCP_SYN_RCVD || (last && pending) ||
+	    (c->state >= PB_TCP_ESTABLISHED && c->state <= PB_TCP_CLOSE_WAIT))
 		send_rst(e, c);
 	tcb_closed(e, c, ECONNABORTED);
 }
@@ -130,9 +135,12 @@ int pb_tcp_close(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns)
 
 int pb_tcp_abort(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns)
 {
-	struct tcb *c = tcb_get(e, h);
+	uint32_t idx = (uint32_t)h;
+	struct tcb *c = idx < e->ntcbs && e->tcbs[idx].gen == (uint32_t)(h >> 32) ? &e->tcbs[idx] : NULL;
 	if (!c)
 		return -EBADF;
+	if ((c->flags & TCB_DETACHED) && (c->state == PB_TCP_LISTEN || c->state == PB_TCP_CLOSED))
+		return 0;
 	if (c->state == PB_TCP_LISTEN || c->state == PB_TCP_CLOSED)
 		return pb_tcp_close(e, h, now_ns);
 	c->flags |= TCB_DETACHED;
@@ -163,7 +171,7 @@ int pb_tcp_set_keepalive(struct pb_tcp *e, pb_tcp_handle h, uint64_t idle_ns, ui
 	c->ka_interval_ns = interval_ns;
 	c->ka_probes = probes;
 	c->ka_sent = 0;
-	if (c->state == PB_TCP_ESTABLISHED || c->state == PB_TCP_CLOSE_WAIT) {
+	if (keepalive_state(c)) {
 		c->t_misc = idle_ns ? now_ns + idle_ns : NEVER;
 		timer_update(e, c);
 	}
