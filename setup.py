@@ -25,7 +25,11 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).resolve().parent
 LAYERS = ("base", "mem", "wire", "link", "net", "cc", "tcp", "udp", "path", "sim", "app")
 XSK_PREFIX = "xsk"
-CFLAGS = ["-std=c11", "-O3", "-g", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Wextra", "-Icsrc"]
+CFLAGS = ["-std=c11", "-g", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Wextra", "-Icsrc"]
+# Debug information names the sources: not by where the checkout happens to lie.
+CFLAGS.append(f"-ffile-prefix-map={ROOT}=.")
+if "-O" not in os.environ.get("CFLAGS", ""):
+    CFLAGS.append("-O3")
 if os.environ.get("PB_DEBUG") == "1":
     CFLAGS.append("-DPB_DEBUG")
 PLAIN = ("_mem", "_port", "_engine", "_wire", "_sys", "_measure")

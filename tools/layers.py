@@ -142,8 +142,11 @@ def pieces(code: str) -> Iterator[Piece]:
 
 def is_constant(declaration: str) -> bool:
     """Whether the variable itself is const: after the last star where it is a pointer."""
-    before = re.sub(r"\(\s*\*\s*const\b", "(*const ", declaration.split("=")[0])
-    return bool(re.search(r"\bconst\b", before.rsplit("*", 1)[-1]))
+    left = declaration.split("=")[0]
+    function = re.search(r"\(\s*\*\s*(const\b)?[^()]*\)", left)
+    if function:
+        return function[1] is not None
+    return bool(re.search(r"\bconst\b", left.rsplit("*", 1)[-1]))
 
 
 def is_variable(declaration: str) -> bool:
@@ -234,17 +237,16 @@ def imports(tree: ast.AST) -> Iterator[tuple[int, str, str]]:
                 yield node.lineno, "." * node.level + (node.module or ""), alias.name
 
 
-def at_import(tree: ast.Module) -> Iterator[ast.stmt]:
-    """The statements that run when the module is imported, without TYPE_CHECKING blocks."""
-    todo: list[ast.stmt] = list(tree.body)
-    while todo:
-        node = todo.pop()
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
-            todo += node.orelse
-        elif isinstance(node, ast.If | ast.Try | ast.With | ast.ClassDef):
-            todo += [child for child in ast.walk(node) if isinstance(child, ast.Import | ast.ImportFrom)]
-        else:
-            yield node
+def at_import(node: ast.AST) -> Iterator[ast.stmt]:
+    """The imports that run when the module is imported: none of functions, none of TYPE_CHECKING blocks."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import | ast.ImportFrom):
+            yield child
+        elif isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+            for other in child.orelse:
+                yield from at_import(ast.Module([other], []))
+        elif not isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            yield from at_import(child)
 
 
 def module_of(module: str, name: str) -> str:
@@ -308,7 +310,8 @@ def check_foreign(path: str, tree: ast.AST) -> Iterator[Finding]:
 def machine_paths(root: Path) -> re.Pattern[str]:
     """What a path of one machine looks like: somebody's home, or where this checkout happens to lie."""
     own = {str(p) for p in (root, root.parent, Path.home()) if len(p.parts) > 1 and str(p) != tempfile.gettempdir()}
-    return re.compile(r"(?<![\w.$)}-])(?:" + "|".join(map(re.escape, sorted(own))) + r"|/(?:home|Users)/\w+)(?:/|\b)")
+    longest_first = "|".join(map(re.escape, sorted(own, key=len, reverse=True)))
+    return re.compile(rf"(?<![\w.$)}}-])(?:{longest_first}|/(?:home|Users)/\w+)(?:/|\b)")
 
 
 def check_paths(path: str, text: str, pattern: re.Pattern[str]) -> Iterator[Finding]:
