@@ -54,6 +54,7 @@ CODES: dict[str, tuple[str, str]] = {
     "PB055": ("connection is closed", ""),
     "PB056": ("no route", "the address is on no local network and there is no gateway: pass gw="),
     "PB060": ("laboratory not possible here", "needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN)"),
+    "PB061": ("cannot write the file", "name a file in a directory that you may write to"),
     "PB099": ("unexpected error", ""),
 }
 

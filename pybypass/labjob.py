@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import base64
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -130,17 +131,23 @@ class PeerProcess:
     def start(self, do: str, **args: Any) -> None:
         """Sends a command; finish() waits for its answer."""
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps({"do": do, **args}) + "\n")
-        self._process.stdin.flush()
+        try:
+            self._process.stdin.write(json.dumps({"do": do, **args}) + "\n")
+            self._process.stdin.flush()
+        except BrokenPipeError:
+            raise self._dead() from None
+
+    def _dead(self) -> PybypassError:
+        return PybypassError.make("PB060", errno.EIO, f"the kernel's side died with status {self._process.wait()}")
 
     def finish(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise PybypassError.make("PB060", 5, f"the kernel's side died with status {self._process.wait()}")
+            raise self._dead()
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise PybypassError.make("PB050", 5, f"the kernel's side: {answer['error']}")
+            raise PybypassError.make("PB050", errno.EIO, f"the kernel's side: {answer['error']}")
         return answer
 
     def do(self, what: str, **args: Any) -> dict[str, Any]:
@@ -448,10 +455,23 @@ def _why_not_xdp() -> str:
         return f"no laboratory here ({e}): run `pybypass doctor`"
 
 
+def _check_writable(path: str) -> None:
+    """Before anything runs: minutes of measuring must not end at a file that cannot be written."""
+    try:
+        with open(path, "ab"):
+            pass
+    except OSError as e:
+        raise PybypassError.make("PB061", e.errno or errno.EIO, f"{path}: {e.strerror}") from None
+
+
 def run_lab_echo(args: argparse.Namespace) -> int:
     options = JobOptions(
         size=args.bytes, rounds=args.rounds, capture=None if args.no_capture else args.capture, quiet=args.json
     )
+    if args.bytes < 1 or args.rounds < 1:
+        raise PybypassError.make("PB040", errno.EINVAL, "--bytes and --rounds are at least 1")
+    if options.capture:
+        _check_writable(options.capture)
     device, why = args.dev, ""
     if device is None:
         reason = _why_not_xdp()
