@@ -64,7 +64,14 @@ def pytest_sessionstart():
         return
 
     class WatchedUmem(pybypass.Umem):
+        made = False
+
+        def __init__(self, **kwargs):
+            self.made = True
+
         def __del__(self):
+            if not self.made:
+                return  # its construction failed
             info = self.info()
             if info["violations"]:
                 OWNERS.append(f"{info['violations']} forbidden changes of a frame's owner: {info}")
