@@ -1,7 +1,7 @@
 """Forwards frames between two ports, both ways, without a copy: they share one Umem.
 
-    python examples/l2_forward.py                          between two mem: pairs, with a test at the outer ends
-    python examples/l2_forward.py --dev xdp:eth1?steer=all --dev xdp:eth2?steer=all --seconds 10
+python examples/l2_forward.py                          between two mem: pairs, with a test at the outer ends
+python examples/l2_forward.py --dev xdp:eth1?steer=all --dev xdp:eth2?steer=all --seconds 10
 """
 
 import argparse

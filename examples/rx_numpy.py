@@ -1,7 +1,7 @@
 """Counts and measures frames with NumPy: one call per burst, descriptors as a structured array, payloads without a copy.
 
-    python examples/rx_numpy.py                                       a generator at the other end of mem:
-    python examples/rx_numpy.py --dev xdp:eth1?steer=udp --seconds 10
+python examples/rx_numpy.py                                       a generator at the other end of mem:
+python examples/rx_numpy.py --dev xdp:eth1?steer=udp --seconds 10
 """
 
 import argparse

@@ -1,8 +1,8 @@
 """TCP echo, client and server, over any port.
 
-    python examples/tcp_echo.py                                    both ends in this process, over mem:
-    python examples/tcp_echo.py --dev xdp:eth1 --ip 10.0.0.2/24    a server on eth1; talk to it with `nc 10.0.0.2 7777`
-    python examples/tcp_echo.py --dev xdp:eth1 --ip 10.0.0.2/24 --connect 10.0.0.1     a client
+python examples/tcp_echo.py                                    both ends in this process, over mem:
+python examples/tcp_echo.py --dev xdp:eth1 --ip 10.0.0.2/24    a server on eth1; talk to it with `nc 10.0.0.2 7777`
+python examples/tcp_echo.py --dev xdp:eth1 --ip 10.0.0.2/24 --connect 10.0.0.1     a client
 """
 
 import argparse

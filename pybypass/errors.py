@@ -7,13 +7,13 @@ import os
 
 __all__ = [
     "CODES",
+    "BrokenConnection",
     "ConnectionAborted",
     "ConnectionRefused",
     "ConnectionReset",
     "NotNow",
     "NotPermitted",
     "PybypassError",
-    "BrokenConnection",
     "TimedOut",
 ]
 

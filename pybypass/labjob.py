@@ -33,6 +33,7 @@ from .worker import Worker, isolated_cpus
 
 __all__ = ["EchoJob", "JobOptions", "add_parsers"]
 
+Samples = npt.NDArray[np.uint32]
 SCHEMA = "pybypass.lab-echo/1"
 _BYTES, _SLICES = 64, 20
 _ACTIVE, _PASSIVE, _RTT = 5001, 5002, 5003
@@ -62,9 +63,10 @@ class Report:
     why: str = ""
     active: dict[str, Any] = field(default_factory=dict)
     passive: dict[str, Any] = field(default_factory=dict)
-    samples: dict[str, npt.NDArray[np.uint32]] = field(default_factory=dict)
+    samples: dict[str, Samples] = field(default_factory=dict)
     pinned: dict[str, bool] = field(default_factory=dict)
-    drops: int = 0
+    row_drops: dict[str, int] = field(default_factory=dict)
+    drops: int = 0  # of our engine, over the whole job
     drop_reasons: dict[str, int] = field(default_factory=dict)
     captured: int = 0
 
@@ -84,7 +86,11 @@ class Report:
     def as_json(self) -> dict[str, Any]:
         def row(name: str) -> dict[str, Any]:
             s = self.samples[name] / 1000
-            return {"p50": round(float(np.percentile(s, 50)), 3), "p99": round(float(np.percentile(s, 99)), 3), "n": len(s)}
+            return {
+                "p50": round(float(np.percentile(s, 50)), 3),
+                "p99": round(float(np.percentile(s, 99)), 3),
+                "n": len(s),
+            }
 
         return {
             "schema": SCHEMA, "device": self.device, "mode": self.mode, "active": self.active, "passive": self.passive,
@@ -104,13 +110,15 @@ class Report:
             closed = "closed cleanly" if part["closed_cleanly"] else "NOT closed cleanly"
             yield f"{name:8} {part['bytes_each_way']} bytes each way, {verdict}, {closed}"
         yield ""
-        yield f"round trips of {_BYTES} bytes, us, clock CLOCK_MONOTONIC (user), interleaved in one run:"
-        yield f"{'':18}{'p50':>9}{'p90':>9}{'p99':>9}{'p99.9':>9}{'max':>10}{'n':>8}  pinned"
+        yield f"round trips of {_BYTES} bytes, us, interleaved in one run:"
+        yield f"{'':16}{'p50':>9}{'p90':>9}{'p99':>9}{'p99.9':>9}{'max':>10}{'n':>8}{'drops':>7}  pinned  {'mode':13}clock"
         for name, s in self.samples.items():
             v = np.percentile(s / 1000, (50, 90, 99, 99.9, 100))
-            numbers = "".join(f"{x:9.2f}" for x in v[:4]) + f"{v[4]:10.2f}{len(s):8d}"
-            yield f"{name:18}{numbers}  {'yes' if self.pinned[name] else 'no'}"
-        yield f"mode {self.mode}; isolated cores: {sorted(isolated_cpus()) or 'none'}; drops {self.drops} {self.drop_reasons or ''}"
+            numbers = "".join(f"{x:9.2f}" for x in v[:4]) + f"{v[4]:10.2f}{len(s):8d}{self.row_drops[name]:7d}"
+            mode = self.mode if name == "pybypass" else "kernel"
+            yield f"{name:16}{numbers}  {'yes' if self.pinned[name] else 'no':6}  {mode:13}CLOCK_MONOTONIC (user)"
+        isolated = sorted(isolated_cpus()) or "none"
+        yield f"isolated cores: {isolated}; drops of the whole job: {self.drops} {self.drop_reasons or ''}"
         best = self.best
         yield (
             f"ours / kernel's best ({best}): p50 {self.ratio(50, best):.2f}, p99 {self.ratio(99, best):.2f}; "
@@ -205,6 +213,24 @@ def _close(connection: Connection) -> bool:
     return clean and info["error"] == 0 and info["state"] in ("TIME_WAIT", "CLOSED")
 
 
+def _kernel_row(name: str, server: PeerProcess, client: PeerProcess, report: Report) -> Callable[[int], Samples]:
+    """A row of the kernel's: n round trips between two processes with ordinary sockets, placed as KERNEL_MODES says."""
+    how, where = KERNEL_MODES[name]
+    near, far = _placement(where)
+    report.pinned[name] = near is not None
+    report.row_drops[name] = 0
+
+    def run(n: int) -> Samples:
+        before = client.do("troubles")["n"]
+        server.start("echo", name=name, n=n, nbytes=_BYTES, how=how, cpu=far)
+        answer = client.do("pingpong", name=name, n=n, nbytes=_BYTES, how=how, cpu=near)
+        server.finish()
+        report.row_drops[name] += client.do("troubles")["n"] - before
+        return np.frombuffer(base64.b64decode(answer["samples"]), dtype=np.uint32)
+
+    return run
+
+
 class EchoJob:
     """Common to both devices: what is measured, in which order."""
 
@@ -220,12 +246,12 @@ class EchoJob:
             report.drop_reasons[reason] = report.drop_reasons.get(reason, 0) + n
             report.drops += n
 
-    def _interleave(self, rows: dict[str, Callable[[int], npt.NDArray[np.uint32]]]) -> dict[str, npt.NDArray[np.uint32]]:
+    def _interleave(self, rows: dict[str, Callable[[int], Samples]]) -> dict[str, Samples]:
         """Each row in `_SLICES` slices that alternate, after a warm-up of each."""
         total = self.options.rounds
         slices = [total // _SLICES + (i < total % _SLICES) for i in range(_SLICES)]
         slices = [n for n in slices if n]
-        found: dict[str, list[npt.NDArray[np.uint32]]] = {name: [] for name in rows}
+        found: dict[str, list[Samples]] = {name: [] for name in rows}
         for run in rows.values():
             run(min(2000, total))
         with progress.step("round trips", total * len(rows), quiet=self.options.quiet) as advance:
@@ -306,7 +332,7 @@ class XdpJob(EchoJob):
             server.do("accept", port=_RTT, name=name)
         ours_cpu, theirs_cpu = _placement((0, 1))
 
-        def ours(n: int) -> npt.NDArray[np.uint32]:
+        def ours(n: int) -> Samples:
             server.start("echo", name="pybypass", n=n, nbytes=_BYTES, how="spin", cpu=theirs_cpu)
             with pinned(ours_cpu) as is_pinned:
                 report.pinned["pybypass"] = is_pinned
@@ -314,20 +340,9 @@ class XdpJob(EchoJob):
             server.finish()
             return samples
 
-        def kernel(name: str) -> Callable[[int], npt.NDArray[np.uint32]]:
-            how, where = KERNEL_MODES[name]
-            a, b = _placement(where)
-            report.pinned[name] = a is not None
-
-            def run(n: int) -> npt.NDArray[np.uint32]:
-                server.start("echo", name=name, n=n, nbytes=_BYTES, how=how, cpu=b)
-                answer = client.do("pingpong", name=name, n=n, nbytes=_BYTES, how=how, cpu=a)
-                server.finish()
-                return np.frombuffer(base64.b64decode(answer["samples"]), dtype=np.uint32)
-
-            return run
-
-        report.samples = self._interleave({"pybypass": ours, **{name: kernel(name) for name in KERNEL_MODES}})
+        rows = {name: _kernel_row(name, server, client, report) for name in KERNEL_MODES}
+        report.samples = self._interleave({"pybypass": ours, **rows})
+        report.row_drops["pybypass"] = sum(engine.stats()["drops"].values())
         connection.close()
 
 
@@ -390,15 +405,14 @@ class MemJob(EchoJob):
             first, second, Engine(first, ip=f"{self._A}/24", inline=True) as a,
             Engine(second, ip=f"{self._B}/24") as b, PeerProcess(beside) as server, PeerProcess(beside) as client,
         ):  # fmt: skip
-            port = self._loopback(server, client)
-            del port
+            self._loopback(server, client)
             with b.listen(_RTT) as listener:
                 near = a.connect((self._B, _RTT), timeout=10)
                 far = listener.accept(10)
             b._core.stop_loop()  # from here on the echo's thread drives it
             cpus = _placement((0, 1))
 
-            def ours(n: int) -> npt.NDArray[np.uint32]:
+            def ours(n: int) -> Samples:
                 def echo() -> None:
                     with pinned(cpus[1]):
                         _measure.pingpong_echo(b._core, far._number(), n, _BYTES)
@@ -411,29 +425,20 @@ class MemJob(EchoJob):
                 thread.join()
                 return samples
 
-            def kernel(name: str) -> Callable[[int], npt.NDArray[np.uint32]]:
-                how, where = KERNEL_MODES[name]
-                x, y = _placement(where)
-                report.pinned[name] = x is not None
+            rows = {name: _kernel_row(name, server, client, report) for name in KERNEL_MODES}
+            report.samples = self._interleave({"pybypass": ours, **rows})
+            before = report.drops
+            for engine in (a, b):
+                self._add_drops(report, engine)
+            report.row_drops["pybypass"] = report.drops - before
 
-                def run(n: int) -> npt.NDArray[np.uint32]:
-                    server.start("echo", name=name, n=n, nbytes=_BYTES, how=how, cpu=y)
-                    answer = client.do("pingpong", name=name, n=n, nbytes=_BYTES, how=how, cpu=x)
-                    server.finish()
-                    return np.frombuffer(base64.b64decode(answer["samples"]), dtype=np.uint32)
-
-                return run
-
-            report.samples = self._interleave({"pybypass": ours, **{name: kernel(name) for name in KERNEL_MODES}})
-
-    def _loopback(self, server: PeerProcess, client: PeerProcess) -> int:
+    def _loopback(self, server: PeerProcess, client: PeerProcess) -> None:
         with socket.create_server(("127.0.0.1", 0)) as probe:
-            port: int = probe.getsockname()[1]
+            port = probe.getsockname()[1]
         server.do("listen", ip="127.0.0.1", port=port)
         for name in KERNEL_MODES:
             client.do("connect", ip="127.0.0.1", port=port, name=name)
             server.do("accept", port=port, name=name)
-        return port
 
 
 def _why_not_xdp() -> str:

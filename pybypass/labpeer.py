@@ -117,6 +117,13 @@ class Peer:
         samples = _measure.kernel_pingpong(self._blocking(name), n, nbytes, how)
         return {"samples": base64.b64encode(samples.tobytes()).decode()}
 
+    def troubles(self) -> dict[str, Any]:
+        """Segments that this namespace's kernel sent again or refused: what a drop looks like from outside."""
+        with open("/proc/thread-self/net/snmp", encoding="ascii") as f:
+            names, values = (line.split()[1:] for line in f if line.startswith("Tcp:"))
+        counters = dict(zip(names, map(int, values), strict=True))
+        return {"n": counters["RetransSegs"] + counters["InErrs"]}
+
     def close(self, name: str) -> dict[str, Any]:
         self.connections.pop(name).close()
         return {}

@@ -84,7 +84,10 @@ class Uri:
         unknown = sorted(set(self.options) - set(allowed))
         if unknown:
             raise PybypassError.make(
-                "PB010", errno.EINVAL, f"unknown option {unknown[0]!r}", hint=f"{self.scheme}: knows {', '.join(allowed)}"
+                "PB010",
+                errno.EINVAL,
+                f"unknown option {unknown[0]!r}",
+                hint=f"{self.scheme}: knows {', '.join(allowed)}",
             )
 
 
@@ -193,7 +196,9 @@ class Port:
 class XdpPort(Port):
     """An AF_XDP socket on one queue of a kernel interface."""
 
-    def __init__(self, uri: str, queues: list[Queue], umem: Umem, report: dict[str, Any], program: Any, ifname: str) -> None:
+    def __init__(
+        self, uri: str, queues: list[Queue], umem: Umem, report: dict[str, Any], program: Any, ifname: str
+    ) -> None:
         super().__init__(uri, "xdp", queues, umem, report)
         self.program = program
         self.ifname = ifname
@@ -286,7 +291,9 @@ def _umem_for(uri: Uri, umem: Umem | None) -> Umem:
 def _open_mem(text: str, uri: Uri, umem: Umem | None, rx: Impairment | None, tx: Impairment | None) -> Port:
     uri.only("frames", "frame", "pages", "ring", "mtu", "completion_delay_ns", "completion_reorder", "seed")
     memory = _umem_for(uri, umem)
-    numbers = {k: uri.integer(k, d) for k, d in (("ring", 1024), ("mtu", 1500), ("completion_delay_ns", 0), ("seed", 0))}
+    numbers = {
+        k: uri.integer(k, d) for k, d in (("ring", 1024), ("mtu", 1500), ("completion_delay_ns", 0), ("seed", 0))
+    }
     try:
         queue = _port.open_mem(
             uri.name, memory, **numbers, completion_reorder=bool(uri.integer("completion_reorder", 0)),
@@ -338,7 +345,9 @@ def _open_xdp(text: str, uri: Uri, umem: Umem | None, netns: Any, rx: Impairment
         raise _xdp_error(e) from None
     except (ValueError, OverflowError) as e:
         raise PybypassError.make("PB010", errno.EINVAL, f"{text!r}: {e}") from None
-    port = XdpPort(text, [_port.adopt(capsule, memory, "xdp", impair_rx=rx, impair_tx=tx)], memory, report, program, uri.name)
+    port = XdpPort(
+        text, [_port.adopt(capsule, memory, "xdp", impair_rx=rx, impair_tx=tx)], memory, report, program, uri.name
+    )
     port.netns = netns
     try:
         _steer_all(port, uri.options.get("steer", ""))

@@ -43,7 +43,9 @@ def _pseudo6(src: bytes, dst: bytes, length: int) -> bytes:
 class SlowPath:
     """Serves the exceptions of one engine. `counters` counts what was seen and done, by name."""
 
-    def __init__(self, core: Any, port: Port, mac: bytes, addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]) -> None:
+    def __init__(
+        self, core: Any, port: Port, mac: bytes, addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]
+    ) -> None:
         self._core = core
         self._port = port
         self._mac = mac
@@ -169,5 +171,3 @@ class SlowPath:
             option = message[24:32]
             mac = option[2:8] if option[:2] == b"\x02\x01" else frame[6:12]
             self._learn(message[8:24], mac)
-
-

@@ -287,7 +287,9 @@ class Engine:
             if remote in i.network:
                 return i.ip
         if not same:
-            raise PybypassError.make("PB056", errno.EADDRNOTAVAIL, f"no IPv{remote.version} address to reach {remote} from")
+            raise PybypassError.make(
+                "PB056", errno.EADDRNOTAVAIL, f"no IPv{remote.version} address to reach {remote} from"
+            )
         return same[0].ip
 
     # ---- sockets ----
@@ -496,7 +498,7 @@ class Listener(_Socket):
         self.close()
 
     def __repr__(self) -> str:
-        return f"<Listener {'closed' if self.closed else '%s:%d' % self.getsockname()}>"
+        return "<Listener closed>" if self.closed else "<Listener {}:{}>".format(*self.getsockname())
 
 
 class Connection(_Socket):
@@ -593,5 +595,3 @@ class Connection(_Socket):
         if self.closed:
             return "<Connection closed>"
         return "<Connection {}:{} to {}:{}>".format(*self.getsockname(), *self.getpeername())
-
-

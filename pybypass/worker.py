@@ -61,7 +61,13 @@ class Worker:
     def pinned(self) -> bool:
         """Whether the thread runs on that one CPU: read back from the running thread."""
         core = getattr(self._engine, "_core", None)
-        return core is not None and not core.closed and core.threaded and core.loop_cpu == self._cpu and self._cpu is not None
+        return (
+            core is not None
+            and not core.closed
+            and core.threaded
+            and core.loop_cpu == self._cpu
+            and self._cpu is not None
+        )
 
     @property
     def isolated(self) -> bool:

@@ -12,7 +12,7 @@ from pybypass.errors import CODES, connection_error
 def test_codes_say_what_and_what_to_do():
     for code, (what, hint) in CODES.items():
         assert re.fullmatch(r"PB\d{3}", code)
-        assert what and what[0].islower() or what.startswith(("MTU", "XDP"))
+        assert (what and what[0].islower()) or what.startswith(("MTU", "XDP"))
         assert hint or code in ("PB050", "PB052", "PB055", "PB099")
 
 

@@ -138,7 +138,9 @@ def test_l2_forward_between_two_interfaces():
             with left.a.netns:
                 for name in ("tx", "tso", "gso", "gro"):
                     laboratory.set_offload("fc", name, False)
-            process = start(left.a, "l2_forward.py", "--dev", "xdp:fa?steer=all", "--dev", "xdp:fc?steer=all", "--seconds", "4")
+            process = start(
+                left.a, "l2_forward.py", "--dev", "xdp:fa?steer=all", "--dev", "xdp:fc?steer=all", "--seconds", "4"
+            )
             assert "native copy" in process.stdout.readline()
             ping = left.b.netns.popen(
                 ["ping", "-c", "20", "-i", "0.05", "-w", "5", "10.77.0.3"], stdout=subprocess.PIPE, text=True

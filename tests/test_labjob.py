@@ -91,7 +91,9 @@ def test_text_says_what_each_number_is(tmp_path):
     assert done.returncode == 0, done.stderr
     text = done.stdout
     for row in ("pybypass", "kernel_blocking", "kernel_spin_2", "kernel_spin_1"):
-        assert re.search(rf"^{row} +(\d+\.\d\d +){{5}} *400  (yes|no)$", text, re.M), text
+        assert re.search(
+            rf"^{row} +(\d+\.\d\d +){{5}}400 +\d+  (yes|no) +(native copy|kernel) +CLOCK_MONOTONIC", text, re.M
+        ), text
     for word in ("p99.9", "CLOCK_MONOTONIC", "native copy", "pinned", "isolated", "drops", "kernel's best"):
         assert word in text
     assert text.count("SHA-256 equal, closed cleanly") == 2
@@ -249,7 +251,9 @@ def serve(cwd, *args, netns=None):
 @root
 def test_echo_serves_any_client_and_ends_by_itself(lab, tmp_path):
     uri = f"xdp:{lab.a.ifname}"
-    server = serve(tmp_path, "--dev", uri, "--ip", f"{lab.a.ip}/24", "--port", "7000", "--seconds", "3", netns=lab.a.netns)
+    server = serve(
+        tmp_path, "--dev", uri, "--ip", f"{lab.a.ip}/24", "--port", "7000", "--seconds", "3", netns=lab.a.netns
+    )
     for _ in range(3):
         with lab.b.netns:
             client = socket.create_connection((lab.a.ip, 7000), timeout=10)
@@ -291,7 +295,9 @@ def test_echo_ends_in_order_at_sigterm(lab, tmp_path):
     ],
 )
 def test_echo_with_bad_arguments(args, status, tmp_path):
-    done = subprocess.run(command("echo", *args), capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=20)
+    done = subprocess.run(
+        command("echo", *args), capture_output=True, text=True, env=environment(), cwd=tmp_path, timeout=20
+    )
     assert done.returncode in status
     assert "Traceback" not in done.stderr
     assert done.stderr

@@ -58,7 +58,9 @@ def arp(op, sha, spa, tha, tpa, dst=b"\xff" * 6):
 
 def ip4(proto, payload, src=B4, dst=A4, **over):
     fields = {"version_ihl": 0x45, "total": 20 + len(payload), "frag": 0, "csum": None, **over}
-    head = struct.pack(">BBHHHBBH", fields["version_ihl"], 0, fields["total"], 1, fields["frag"], 64, proto, 0) + src + dst
+    head = (
+        struct.pack(">BBHHHBBH", fields["version_ihl"], 0, fields["total"], 1, fields["frag"], 64, proto, 0) + src + dst
+    )
     csum = internet_checksum(head) if fields["csum"] is None else fields["csum"]
     return head[:10] + csum.to_bytes(2, "big") + head[12:] + payload
 

@@ -192,15 +192,14 @@ def test_no_route(pair):
 
 
 def test_gateway_carries_what_is_not_local():
-    with pb.open("mem:gw") as x, pb.open("mem:gw") as y:
-        with (
-            pb.Engine(x, ip="10.0.0.1/24", gw="10.0.0.2") as a,
-            pb.Engine(y, ip=["10.0.0.2/24", "10.9.9.9/24"], gw="10.0.0.1") as b,
-            b.listen(80, ip="10.9.9.9") as listener,
-        ):  # fmt: skip
-            with a.connect(("10.9.9.9", 80), timeout=5) as c, listener.accept(5) as s:
-                c.sendall(b"via")
-                assert s.recv(10) == b"via"
+    with (
+        pb.open("mem:gw") as x, pb.open("mem:gw") as y, pb.Engine(x, ip="10.0.0.1/24", gw="10.0.0.2") as a,
+        pb.Engine(y, ip=["10.0.0.2/24", "10.9.9.9/24"], gw="10.0.0.1") as b,
+        b.listen(80, ip="10.9.9.9") as listener,
+    ):  # fmt: skip
+        with a.connect(("10.9.9.9", 80), timeout=5) as c, listener.accept(5) as s:
+            c.sendall(b"via")
+            assert s.recv(10) == b"via"
 
 
 def test_timeouts(pair):

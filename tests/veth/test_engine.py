@@ -86,15 +86,17 @@ def snmp(side, name):
 @pytest.mark.parametrize("mode", ["native", "generic"])
 @pytest.mark.parametrize("how", ["thread", "inline"])
 def test_active_and_passive(lab, mode, how):
-    with kernel_listener(lab.b, 5000) as server, engine_on(lab.a, query=f"?mode={mode}", inline=how == "inline") as engine:
+    with (
+        kernel_listener(lab.b, 5000) as server,
+        engine_on(lab.a, query=f"?mode={mode}", inline=how == "inline") as engine,
+    ):
         assert engine.port.mode == f"{mode} copy"
         ours = engine.connect((lab.b.ip, 5000), timeout=5)
         exchange(ours, server.accept()[0], 2 << 20)
-        with engine.listen(6000) as listener:
-            with ThreadPoolExecutor() as pool:
-                theirs = pool.submit(kernel_connect, lab.b, (lab.a.ip, 6000))
-                ours = listener.accept(5)
-                exchange(ours, theirs.result(), 2 << 20)
+        with engine.listen(6000) as listener, ThreadPoolExecutor() as pool:
+            theirs = pool.submit(kernel_connect, lab.b, (lab.a.ip, 6000))
+            ours = listener.accept(5)
+            exchange(ours, theirs.result(), 2 << 20)
         stats = engine.stats()
         assert stats["resets_in"] == stats["resets_out"] == 0
     assert snmp(lab.a, "OutRsts") == 0
@@ -214,9 +216,8 @@ def test_address_must_be_on_the_interface(lab):
 
 
 def test_refused_by_the_kernel(lab):
-    with engine_on(lab.a) as engine:
-        with pytest.raises(ConnectionRefusedError):
-            engine.connect((lab.b.ip, 9), timeout=5)
+    with engine_on(lab.a) as engine, pytest.raises(ConnectionRefusedError):
+        engine.connect((lab.b.ip, 9), timeout=5)
 
 
 def test_no_such_neighbour(lab):
@@ -239,6 +240,7 @@ def test_unreachable_from_a_router_ends_the_attempt(lab):
 
 def frag_needed(side, to, mtu, quoted_src, quoted_dst, sport, dport, seq):
     """Sends ICMP type 3 code 4 that quotes a segment."""
+
     def addr(ip):
         return socket.inet_aton(ip)
 
