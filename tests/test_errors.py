@@ -39,3 +39,34 @@ def test_text_has_code_errno_and_hint():
         "another queue"
     )
     assert e.detail == {}
+
+
+@pytest.mark.parametrize(
+    ("stage", "number", "code"),
+    [
+        ("socket", errno.EAFNOSUPPORT, "PB029"),  # a kernel without AF_XDP
+        ("prog_load", errno.EINVAL, "PB031"),  # or without what the program needs
+        ("socket", errno.EPERM, "PB025"),
+        ("prog_load", errno.EPERM, "PB025"),
+        ("iface", errno.ENODEV, "PB020"),
+        ("iface", errno.ENETDOWN, "PB021"),
+        ("queue", errno.EINVAL, "PB022"),
+        ("bind", errno.EBUSY, "PB023"),
+        ("bind", errno.EOPNOTSUPP, "PB028"),
+        ("prog_busy", errno.EBUSY, "PB024"),
+        ("prog_file", errno.ENOENT, "PB030"),
+        ("umem", errno.ENOBUFS, "PB026"),
+        ("mtu", errno.EMSGSIZE, "PB027"),
+        ("fill", errno.ENOBUFS, "PB003"),
+        ("what", errno.EIO, "PB099"),
+    ],
+)
+def test_each_stage_of_opening_has_its_code(stage, number, code):
+    from pybypass.ports import _xdp_error
+
+    failure = OSError(number, "text of the step")
+    failure.stage, failure.report = stage, {"rungs": []}
+    e = _xdp_error(failure)
+    assert (e.code, e.errno) == (code, number)
+    assert "text of the step" in str(e)
+    assert e.detail == {"rungs": []}

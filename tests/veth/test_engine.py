@@ -7,6 +7,7 @@ import re
 import socket
 import struct
 import subprocess
+import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -404,6 +405,24 @@ def test_without_privilege(lab):
             return f"{e.code} {isinstance(e, PermissionError)} {'CAP_' in e.hint}"
 
     assert in_child(attempt) == "PB025 True True"
+
+
+def test_memlock_too_small(lab):
+    program = (
+        "import pybypass as pb, sys\n"
+        "try:\n    pb.open(sys.argv[1])\n"
+        "except pb.PybypassError as e:\n    print(e.code, e.errno, 'ulimit' in e.hint)\n"
+    )
+    limited = ["prlimit", "--memlock=65536", "setpriv", "--bounding-set=-ipc_lock", "--inh-caps=-all"]
+    paths = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    child = lab.a.netns.popen(
+        [*limited, sys.executable, "-c", program, f"xdp:{lab.a.ifname}"], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )  # fmt: skip
+    out, _ = child.communicate(timeout=20)
+    code, number, advised = out.split()
+    assert (code, advised) == ("PB026", "True")
+    assert int(number) in (errno.ENOBUFS, errno.ENOMEM, errno.EPERM)
 
 
 def test_another_xdp_program_is_attached(lab):
