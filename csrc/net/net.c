@@ -41,6 +41,8 @@ bool pb_net_is_local(const struct pb_net *net, const struct pb_ip *addr)
 
 static bool in_prefix(const struct pb_net_local *l, const struct pb_ip *a)
 {
+	if (pb_ip_is4(&l->addr) != pb_ip_is4(a)) /* a short IPv6 prefix covers the mapped form of IPv4 */
+		return false;
 	unsigned bytes = l->prefix / 8, bits = l->prefix % 8;
 	if (memcmp(l->addr.b, a->b, bytes))
 		return false;
@@ -89,8 +91,20 @@ static struct pb_net_neigh *find(struct pb_net *net, const struct pb_ip *addr)
 	return &net->neighs[i];
 }
 
+/* A slot on the way to addr whose neighbour was forgotten, or NULL. */
+static struct pb_net_neigh *forgotten(struct pb_net *net, const struct pb_ip *addr)
+{
+	uint32_t i = slot_of(addr);
+	for (; net->neighs[i].addr.q[0] | net->neighs[i].addr.q[1]; i = (i + 1) & (PB_NET_NEIGHS - 1))
+		if (!net->neighs[i].valid)
+			return &net->neighs[i];
+	return NULL;
+}
+
 int pb_net_neigh_set(struct pb_net *net, const struct pb_ip *addr, const uint8_t *mac)
 {
+	if (pb_ip_is_unspecified(addr))
+		return -EINVAL;
 	struct pb_net_neigh *n = find(net, addr);
 	bool known = pb_ip_eq(&n->addr, addr);
 	net->last = NULL;
@@ -99,9 +113,11 @@ int pb_net_neigh_set(struct pb_net *net, const struct pb_ip *addr, const uint8_t
 		return 0;
 	}
 	if (!known) {
-		if (net->nneighs >= PB_NET_NEIGHS / 4 * 3)
+		struct pb_net_neigh *old = forgotten(net, addr);
+		if (!old && net->nneighs >= PB_NET_NEIGHS / 4 * 3)
 			return -ENOSPC;
-		net->nneighs++;
+		net->nneighs += !old;
+		n = old ? old : n;
 		n->addr = *addr;
 	}
 	memcpy(n->mac, mac, 6);

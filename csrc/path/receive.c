@@ -91,14 +91,15 @@ static bool classify(struct pb_path *p, struct pb_desc *d, uint64_t now_ns)
 		return false;
 	}
 	bool icmp = proto == PB_IPPROTO_ICMP || proto == PB_IPPROTO_ICMP6;
-	if (icmp) {
+	bool local = pb_net_is_local(&p->net, &dst);
+	if (icmp && (local || pb_ip_is_multicast(&dst))) {
 		if (icmp_error(p, ip, len, now_ns, &why))
 			count_drop(p, d, why);
 		else
 			pb_path_except(p, d, PB_EXC_ICMP);
 		return false;
 	}
-	if (!pb_net_is_local(&p->net, &dst)) {
+	if (!local) {
 		if (pb_ip_is_multicast(&dst) && proto != PB_IPPROTO_TCP)
 			pb_path_except(p, d, proto == PB_IPPROTO_UDP ? PB_EXC_UDP : PB_EXC_IP_OTHER);
 		else
@@ -108,6 +109,10 @@ static bool classify(struct pb_path *p, struct pb_desc *d, uint64_t now_ns)
 	/* IPv6 extension headers: the engine's parser walks them and finds out. */
 	bool ext = eth.type == PB_ETH_IP6 && (proto == PB_IPPROTO_HOPOPTS || proto == PB_IPPROTO_ROUTING ||
 					      proto == PB_IPPROTO_FRAGMENT || proto == PB_IPPROTO_DSTOPTS);
+	if (proto == PB_IPPROTO_TCP && pb_eth_is_group(eth.dst)) {
+		count_drop(p, d, PB_DROP_L2_DST); /* RFC 1122 3.3.6: unicast IP in a broadcast frame */
+		return false;
+	}
 	if (proto == PB_IPPROTO_TCP || ext) {
 		d->off = (uint16_t)(d->off + eth.hdr_len);
 		d->len = (uint16_t)len;

@@ -42,16 +42,17 @@ static void fin_acked(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	}
 }
 
-/* The RTT in us that this ACK shows, 0 for none: of a segment that was sent once (Karn), else by the timestamp that it
- * echoes (RFC 7323 4.1), which is no better than its clock. */
-static uint32_t sample_of(const struct tcb *c, const struct pkt *p, uint64_t sent_ns, uint64_t now_ns)
+/* The RTT in us that this ACK shows, 0 for none: of a segment that was sent once (Karn), or of a retransmission whose
+ * timestamp it echoes (RFC 7323 4.1), as good as that clock. An older echo says nothing: the ACK may be the answer to
+ * the first transmission, or to any, with its own predecessors lost. */
+static uint32_t sample_of(const struct tcb *c, const struct pkt *p, uint64_t sent_ns, uint64_t rexmit_ns,
+			  uint64_t now_ns)
 {
 	if (sent_ns)
 		return max_u32((uint32_t)((now_ns - sent_ns) / NS_PER_US), 1);
-	if (!(c->flags & TCB_TS) || !p->opts.ts_ecr)
+	if (!rexmit_ns || !(c->flags & TCB_TS) || !p->opts.has_ts || seq_lt(p->opts.ts_ecr, now_ts_ms(c, rexmit_ns)))
 		return 0;
-	uint32_t ms = now_ts_ms(c, now_ns) - p->opts.ts_ecr;
-	return ms <= 60000 ? max_u32(ms, 1) * 1000 : 0;
+	return max_u32((uint32_t)((now_ns - rexmit_ns) / NS_PER_US), 1000);
 }
 
 /* snd_una moves to ack. Returns whether our FIN is among it. */
@@ -61,7 +62,8 @@ static bool advance(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint32
 	uint32_t acked = ack - c->snd_una;
 	bool fin = (c->flags & TCB_FIN_SENT) && ack == c->snd_end + 1;
 	uint32_t payload = acked - fin;
-	*rtt_us = sample_of(c, p, sq_ack(e, c, ack, now_ns), now_ns);
+	uint64_t rexmit_ns, sent_ns = sq_ack(e, c, ack, &rexmit_ns, now_ns);
+	*rtt_us = sample_of(c, p, sent_ns, rexmit_ns, now_ns);
 	c->snd_una = ack;
 	c->tries = 0;
 	if (*rtt_us) {

@@ -264,7 +264,8 @@ static void conn_output(struct pb_tcp *e, struct tcb *c, struct out *o)
 	if ((c->flags & TCB_ACK_NOW) && c->oq_count && !send_ack(e, c, o, c->snd_nxt))
 		return;
 	resend_lost(e, c, o);
-	send_new(e, c, o);
+	if (!c->lost_bytes) /* NextSeg() of RFC 6675: new data after all that is lost */
+		send_new(e, c, o);
 	send_fin(e, c, o);
 	if ((c->flags & TCB_PROBE) && o->n < o->room && send_ack(e, c, o, c->snd_una - 1)) {
 		/* An old sequence number: whatever the peer's window, it must answer (RFC 9293 3.8.6.1, 3.8.4). */

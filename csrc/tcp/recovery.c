@@ -64,6 +64,15 @@ static bool mark_by_sack(struct pb_tcp *e, struct tcb *c)
 	return any;
 }
 
+static bool sacked_segs_reach(const struct pb_tcp *e, const struct tcb *c, uint32_t n)
+{
+	if (!c->sacked_bytes)
+		return false;
+	for (uint32_t f = c->sq_head; f != NONE && n; f = e->segs[f].next)
+		n -= !!(e->segs[f].flags & SEG_SACKED);
+	return !n;
+}
+
 static void mark_head(struct pb_tcp *e, struct tcb *c)
 {
 	if (c->sq_head != NONE && (e->segs[c->sq_head].flags & SEG_SENT))
@@ -130,7 +139,8 @@ void recovery_on_ack(struct pb_tcp *e, struct tcb *c, uint32_t acked, bool dup, 
 	if (sack) {
 		found = mark_by_sack(e, c);
 		/* A hole whose neighbours are too small for IsLost(): a partial ACK names it as well. */
-		if (acked && (c->flags & TCB_RECOVERY) && c->sacked_bytes && !(e->segs[c->sq_head].flags & SEG_REXMIT))
+		if (acked && (c->flags & TCB_RECOVERY) && !(e->segs[c->sq_head].flags & SEG_REXMIT) &&
+		    sacked_segs_reach(e, c, DUP_THRESH))
 			mark_head(e, c);
 	} else if (dup) {
 		count_reno_dup(c);

@@ -40,9 +40,10 @@ static void trim_front(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t
 	s->csum = pb_csum_partial(frame_ptr(e, frame) + s->off, s->len, 0);
 }
 
-uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack, uint64_t now_ns)
+uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack, uint64_t *rexmit_ns, uint64_t now_ns)
 {
 	uint64_t sample = 0;
+	*rexmit_ns = 0;
 	bool clean = true; /* a retransmission among them makes the sample ambiguous */
 	while (c->sq_head != NONE) {
 		uint32_t frame = c->sq_head;
@@ -54,10 +55,12 @@ uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack, uint64_t now_ns)
 			trim_front(e, c, frame, ack - s->seq);
 			break;
 		}
-		if (s->flags & SEG_REXMIT)
+		if (s->flags & SEG_REXMIT) {
 			clean = false;
-		else if (!sample && !(s->flags & SEG_SACKED))
+			*rexmit_ns = s->sent_ns > *rexmit_ns ? s->sent_ns : *rexmit_ns;
+		} else if (!sample && !(s->flags & SEG_SACKED)) {
 			sample = s->sent_ns;
+		}
 		forget(c, s, s->len);
 		c->sq_head = s->next;
 		if (c->sq_head == NONE)

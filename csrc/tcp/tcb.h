@@ -311,8 +311,9 @@ void rcv_review(struct pb_tcp *e, struct tcb *c);
 
 /* sendq.c: the queue of segments from snd_una to snd_end */
 void sq_append(struct pb_tcp *e, struct tcb *c, uint32_t frame);
-/* Removes what is below ack. Returns the send time of the oldest segment that gives an RTT sample, 0 for none. */
-uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack, uint64_t now_ns);
+/* Removes what is below ack. Returns the send time of the oldest segment that gives an RTT sample, 0 for none;
+ * *rexmit_ns: of the newest retransmission among them, 0 for none. */
+uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack, uint64_t *rexmit_ns, uint64_t now_ns);
 void sq_free_all(struct pb_tcp *e, struct tcb *c);
 /* Cuts a segment at `len` bytes; the rest becomes a segment of its own. False: no frame. */
 bool sq_split(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t len);

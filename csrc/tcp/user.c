@@ -2,7 +2,6 @@
 #include "tcp/tcb.h"
 
 #include <errno.h>
-#include <sys/socket.h>
 
 static const char *const state_names[PB_TCP_STATE_COUNT] = {
 	"CLOSED",     "LISTEN",     "SYN_SENT", "SYN_RCVD", "ESTABLISHED", "FIN_WAIT_1",
@@ -42,16 +41,16 @@ int pb_tcp_shutdown(struct pb_tcp *e, pb_tcp_handle h, int how, uint64_t now_ns)
 	struct tcb *c = tcb_get(e, h);
 	if (!c)
 		return -EBADF;
-	if (how != SHUT_RD && how != SHUT_WR && how != SHUT_RDWR)
+	if (how != PB_TCP_SHUT_RD && how != PB_TCP_SHUT_WR && how != PB_TCP_SHUT_RDWR)
 		return -EINVAL;
 	if (c->state < PB_TCP_ESTABLISHED)
 		return -ENOTCONN;
-	if (how != SHUT_WR) {
+	if (how != PB_TCP_SHUT_WR) {
 		c->flags |= TCB_RCV_SHUT;
 		rcv_free_all(e, c);
 		rcv_review(e, c);
 	}
-	if (how != SHUT_RD)
+	if (how != PB_TCP_SHUT_RD)
 		queue_fin(e, c);
 	return 0;
 }

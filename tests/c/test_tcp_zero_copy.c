@@ -1,0 +1,197 @@
+/* Frames in and out without a copy: who owns them, and what happens while the device holds them. */
+#include "tcp_script.h"
+
+static struct script script, *const s = &script;
+
+/* n frames of `len` bytes; the payload starts at HEADROOM + k. */
+static int send_frames(uint32_t at, uint32_t n, uint16_t len, unsigned k)
+{
+	struct pb_desc d[16] = {0};
+	uint32_t sums[16] = {0};
+	uint64_t addr;
+	for (uint32_t i = 0; i < n; i++) {
+		if (!pb_pool_get(s->cache, &addr, 1, 0, PB_OWN_APP))
+			return -1;
+		d[i] = (struct pb_desc){.addr = addr, .off = (uint16_t)(PB_TCP_HEADROOM + k), .len = len};
+		uint8_t *p = pb_pool_data(s->pool, &d[i]);
+		for (uint32_t j = 0; j < len; j++)
+			p[j] = tx_byte(at + i * len + j);
+		sums[i] = pb_csum_partial(p, len, 0);
+	}
+	int rc = pb_tcp_send_frames(s->e, s->h, d, sums, (int)n);
+	for (int i = rc < 0 ? 0 : rc; i < (int)n; i++)
+		pb_pool_put(s->cache, d[i].addr, PB_OWN_APP);
+	script_ok(s, __FILE__, __LINE__);
+	return rc;
+}
+
+TEST(sent_from_their_own_frames)
+{
+	struct pb_tcp_config c = script_config();
+	for (unsigned k = 0; k < 3; k++) {
+		REQUIRE(script_open(s, &c));
+		CHECK_EQ(send_frames(1, 1, 100, 0), (uint64_t)-EBADF);
+		ACTIVE();
+		CHECK_EQ(send_frames(1, 3, 1460, k), 3);
+		for (uint32_t i = 0; i < 3; i++)
+			OUT(.f = A, .seq = 1 + 1460 * i, .ack = 1, .len = 1460);
+		IN_OK(.f = A, .seq = 1, .ack = 4381);
+		/* Longer than a segment: split; shorter: joined. */
+		CHECK_EQ(send_frames(4381, 1, 1700, k), 1);
+		OUT(.f = A, .seq = 4381, .ack = 1, .len = 1460);
+		OUT(.f = A, .seq = 5841, .ack = 1, .len = 240);
+		CHECK_EQ(send_frames(6081, 4, 301, k), 4);
+		OUT(.f = A, .seq = 6081, .ack = 1, .len = 1204);
+		CLOSE(s);
+	}
+}
+
+TEST(refused_frames)
+{
+	struct pb_tcp_config c = script_config();
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	uint64_t addr;
+	uint32_t sum = 0;
+	REQUIRE(pb_pool_get(s->cache, &addr, 1, 0, PB_OWN_APP));
+	struct pb_desc bad[] = {{.addr = addr, .off = PB_TCP_HEADROOM - 1, .len = 10},
+				{.addr = addr, .off = PB_TCP_HEADROOM, .len = 0},
+				{.addr = addr, .off = 2000, .len = 49}};
+	for (unsigned i = 0; i < PB_ARRAY_LEN(bad); i++)
+		CHECK_EQ(pb_tcp_send_frames(s->e, s->h, &bad[i], &sum, 1), (uint64_t)-EINVAL);
+	SHUT(SHUT_WR);
+	CHECK_EQ(pb_tcp_send_frames(s->e, s->h, bad, &sum, 1), (uint64_t)-EPIPE);
+	pb_pool_put(s->cache, addr, PB_OWN_APP);
+	FORGET();
+	CLOSE(s);
+}
+
+/* The device still holds the frame: the retransmission is a copy, and the original stays as it is until it is back. */
+TEST(retransmission_copies)
+{
+	struct pb_tcp_config c = script_config();
+	for (int back = 0; back < 2; back++) {
+		REQUIRE(script_open(s, &c));
+		ACTIVE();
+		s->hold = true;
+		CHECK_EQ(send_frames(1, 2, 1000, 0), 2);
+		OUT(.f = A, .seq = 1, .ack = 1, .len = 1000);
+		OUT(.f = A, .seq = 1001, .ack = 1, .len = 1000);
+		CHECK_EQ(s->nheld, 2);
+		uint64_t first = s->held[0];
+		if (back)
+			script_complete(s, true);
+		WAIT(SEC);
+		OUT(.f = A, .seq = 1, .ack = 1, .len = 1000);
+		FORGET();
+		REQUIRE(s->nheld >= 1);
+		CHECK_EQ(s->held[back ? 0 : 2] == first, back);
+		IN_OK(.f = A, .seq = 1, .ack = 2001);
+		struct pb_pool_info info;
+		pb_pool_info(s->pool, &info);
+		CHECK_EQ(info.own[PB_OWN_TX], s->nheld); /* acknowledged, and not free before the device is done */
+		CHECK_EQ(info.own[PB_OWN_ENGINE], 0);
+		script_complete(s, true);
+		pb_pool_info(s->pool, &info);
+		CHECK_EQ(info.own[PB_OWN_FREE], info.frames);
+		CLOSE(s);
+	}
+}
+
+/* A partial ACK of a frame that the device holds: its rest goes as a copy with the right bytes. */
+TEST(partial_ack_of_a_held_frame)
+{
+	struct pb_tcp_config c = script_config();
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	s->hold = true;
+	CHECK_EQ(send_frames(1, 1, 1001, 1), 1);
+	OUT(.f = A, .seq = 1, .ack = 1, .len = 1001);
+	IN_OK(.f = A, .seq = 1, .ack = 502);
+	WAIT(3 * SEC);
+	OUT(.f = A, .seq = 502, .ack = 1, .len = 500);
+	FORGET();
+	script_complete(s, false);
+	WAIT(30 * SEC);
+	OUT(.f = A, .seq = 502, .ack = 1, .len = 500); /* from the frame itself now */
+	FORGET();
+	CLOSE(s);
+}
+
+/* Abort, close and destroy while the device holds everything. */
+TEST(end_with_frames_in_the_device)
+{
+	struct pb_tcp_config c = script_config();
+	for (int k = 0; k < 3; k++) {
+		REQUIRE(script_open(s, &c));
+		ACTIVE();
+		s->hold = true;
+		CHECK_EQ(send_frames(1, 8, 1000, 0), 8);
+		SEND(8001, 20000);
+		FORGET();
+		if (k == 1)
+			CHECK_EQ(pb_tcp_abort(s->e, s->h, s->now_ns), 0);
+		if (k == 2)
+			IN_OK(.f = R, .seq = 1);
+		FORGET();
+		CLOSE(s);
+	}
+}
+
+TEST(received_frames)
+{
+	struct pb_tcp_config c = script_config();
+	c.rcvbuf_bytes = 32768;
+	REQUIRE(script_open(s, &c));
+	struct pb_desc d[16];
+	CHECK_EQ(pb_tcp_recv_frames(s->e, s->h, d, 16), (uint64_t)-EBADF);
+	ACTIVE();
+	CHECK_EQ(pb_tcp_recv_frames(s->e, s->h, d, 16), 0);
+	uint32_t at = 1, before = script_info(s).rcv_wnd;
+	for (unsigned i = 0; i < 10; i++, at += 1400)
+		IN_OK(.f = A, .seq = at, .ack = 1, .len = 1400);
+	FORGET();
+	CHECK_EQ(pb_tcp_recv_frames(s->e, s->h, d, 16), 10);
+	for (uint32_t i = 0; i < 10; i++) {
+		CHECK_EQ(d[i].len, 1400);
+		CHECK_EQ(pb_pool_data(s->pool, &d[i])[7], rx_byte(1 + 1400 * i + 7));
+	}
+	script_ok(s, __FILE__, __LINE__);
+	/* Held frames count against the window until they are told to be consumed. */
+	CHECK_EQ(script_info(s).rcv_wnd, before - 14000);
+	IN_OK(.f = A, .seq = at, .ack = 1, .len = 10);
+	CHECK_EQ(pb_tcp_consumed(s->e, s->h, 11), (uint64_t)-EINVAL); /* one is not the application's */
+	for (unsigned i = 0; i < 10; i++)
+		pb_pool_put(s->cache, d[i].addr, PB_OWN_APP);
+	CHECK_EQ(pb_tcp_consumed(s->e, s->h, 10), 0);
+	script_ok(s, __FILE__, __LINE__);
+	struct seen *o = NEXT();
+	CHECK(o && o->v.wnd > before - 14010);
+	READ(at, 10);
+	IN_OK(.f = F | A, .seq = at + 10, .ack = 1);
+	CHECK_EQ(pb_tcp_recv_frames(s->e, s->h, d, 16), 0);
+	FORGET();
+	CLOSE(s);
+}
+
+/* Closed while the application holds frames: they are its own to give back. */
+TEST(closed_while_held)
+{
+	struct pb_tcp_config c = script_config();
+	REQUIRE(script_open(s, &c));
+	struct pb_desc d[4];
+	ACTIVE();
+	IN_OK(.f = A, .seq = 1, .ack = 1, .len = 700);
+	IN_OK(.f = A, .seq = 701, .ack = 1, .len = 700);
+	CHECK_EQ(pb_tcp_recv_frames(s->e, s->h, d, 4), 2);
+	FORGET();
+	CLOSE_H(); /* all was handed up: no RST */
+	OUT(.f = F | A, .seq = 1, .ack = 1401);
+	CHECK_EQ(pb_tcp_consumed(s->e, s->h, 2), (uint64_t)-EBADF);
+	pb_pool_put(s->cache, d[0].addr, PB_OWN_APP);
+	pb_pool_put(s->cache, d[1].addr, PB_OWN_APP);
+	CLOSE(s);
+}
+
+MAIN(T(sent_from_their_own_frames), T(refused_frames), T(retransmission_copies), T(partial_ack_of_a_held_frame),
+     T(end_with_frames_in_the_device), T(received_frames), T(closed_while_held))
