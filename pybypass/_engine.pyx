@@ -3,13 +3,15 @@
 
 import errno as _errno
 import os
+import threading
 
 import numpy as np
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.exc cimport PyErr_CheckSignals
-from libc.stdlib cimport calloc, free, malloc
+from libc.errno cimport EAGAIN
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy, memset
 
 from pybypass._mem cimport Umem
@@ -18,6 +20,7 @@ from pybypass.c.dev cimport pb_dev
 from pybypass.c.drops cimport PB_DROP_COUNT, pb_drop_name, pb_drops
 from pybypass.c.path cimport *
 from pybypass.c.pool cimport PB_OWN_APP, pb_desc, pb_pool, pb_pool_cache, pb_pool_cache_create, pb_pool_cache_destroy, pb_pool_put
+from pybypass.c.stdlib cimport aligned_alloc
 from pybypass.c.tcp cimport pb_tcp_config, pb_tcp_config_default, pb_tcp_endpoint, pb_tcp_info, pb_tcp_state_name
 from pybypass.c.types cimport int64_t, pb_ip, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -30,6 +33,7 @@ WAIT_ANY, WAIT_SLOWPATH = -1, -2
 EXC_REASONS = {PB_EXC_ARP: "arp", PB_EXC_ICMP: "icmp", PB_EXC_UDP: "udp", PB_EXC_IP_OTHER: "ip", PB_EXC_L2_OTHER: "l2",
                PB_EXC_NEIGH: "neigh"}
 
+cdef int WAIT_ANY_C = -1
 cdef uint64_t FOREVER = 0xffffffffffffffff
 cdef uint64_t SLICE_NS = 50000000   # signals are looked at this often
 
@@ -64,6 +68,8 @@ cdef class EngineCore:
     cdef readonly object slowpath   # called when exceptions wait and this thread drives the path
     cdef public uint64_t spin_ns
     cdef pb_tap tap
+    cdef pb_path_report report      # the loop writes it: it must outlive a caller that gives up
+    cdef object asking              # one call that wants an answer at a time
     cdef int pid
     cdef long long holds
     cdef object __weakref__
@@ -80,6 +86,7 @@ cdef class EngineCore:
         self.pid = os.getpid()
         self.slowpath = slowpath
         self.spin_ns = 50000
+        self.asking = threading.RLock()
         pb_tcp_config_default(&cfg)
         cfg.mtu = 0
         fill_config(&cfg, config)
@@ -305,12 +312,12 @@ cdef class EngineCore:
                 if not everything:
                     break
                 continue
-            if k != -_errno_again:
+            if k != -EAGAIN:
                 raise connection_error(<int>-k)
             if timeout is not None and timeout <= 0:
                 if done:
                     break
-                raise connection_error(_errno_again)
+                raise connection_error(EAGAIN)
             if not have_until:
                 until = until_of(timeout)
                 have_until = True
@@ -337,7 +344,7 @@ cdef class EngineCore:
                 k = pb_sock_recv(self.app, s, &dst[0], size)
             if k >= 0:
                 return k
-            if k != -_errno_again:
+            if k != -EAGAIN:
                 raise connection_error(<int>-k)
             if timeout is not None and timeout <= 0:
                 self.kick()
@@ -363,13 +370,13 @@ cdef class EngineCore:
                 return np.frombuffer(make_span(self, s, &d), dtype=np.uint8)
             if rc == 0:
                 return None
-            if rc != -_errno_again:
+            if rc != -EAGAIN:
                 raise connection_error(-rc)
             if timeout is not None and timeout <= 0:
                 self.kick()
                 if pb_sock_poll(self.app, s) & PB_SOCK_READ:
                     continue
-                raise connection_error(_errno_again)
+                raise connection_error(EAGAIN)
             if not self.wait_until(s, PB_SOCK_READ, until):
                 raise connection_error(_errno.ETIMEDOUT, "recv")
 
@@ -389,21 +396,25 @@ cdef class EngineCore:
         return 0
 
     def shutdown(self, int s, int how):
-        self.alive()
-        self.call(s, pb_sock_shutdown(self.app, s, how), NULL)
+        with self.asking:
+            self.alive()
+            self.call(s, pb_sock_shutdown(self.app, s, how), NULL)
 
     def set_nagle(self, int s, bint on):
-        self.alive()
-        self.call(s, pb_sock_set_nagle(self.app, s, on), NULL)
+        with self.asking:
+            self.alive()
+            self.call(s, pb_sock_set_nagle(self.app, s, on), NULL)
 
     def set_keepalive(self, int s, uint64_t idle_ns, uint64_t interval_ns, uint32_t probes):
-        self.alive()
-        self.call(s, pb_sock_set_keepalive(self.app, s, idle_ns, interval_ns, probes), NULL)
+        with self.asking:
+            self.alive()
+            self.call(s, pb_sock_set_keepalive(self.app, s, idle_ns, interval_ns, probes), NULL)
 
     def info(self, int s):
         cdef pb_tcp_info i
-        self.alive()
-        self.call(s, pb_sock_info(self.app, s), &i)
+        with self.asking:
+            self.alive()
+            self.call(s, pb_sock_info(self.app, s), &i)
         return {
             "state": STATE_NAMES[i.state], "mss": i.mss, "cwnd": i.cwnd_bytes, "ssthresh": i.ssthresh_bytes,
             "srtt_us": i.srtt_us, "rttvar_us": i.rttvar_us, "rto_us": i.rto_us, "min_rtt_us": i.min_rtt_us,
@@ -422,7 +433,7 @@ cdef class EngineCore:
         while True:
             rc = pb_sock_close(self.app, s, abort)
             self.kick()
-            if rc != -_errno_again:
+            if rc != -EAGAIN:
                 return
             self.wait_until(WAIT_ANY, 0, pb_now_ns() + 1000000)
 
@@ -474,29 +485,28 @@ cdef class EngineCore:
     # ---- the whole ----
 
     cdef int ask(self, pb_cmd_op op, void *ptr) except -1:
+        """With `asking` held. ptr belongs to this object: the loop may write it after the caller has given up."""
         cdef uint64_t until = pb_now_ns() + 5000000000
-        cdef int rc
         self.alive()
-        while True:
-            rc = pb_app_call(self.app, op, ptr)
-            if rc == -_errno.EINPROGRESS:
-                break
+        while pb_app_call(self.app, op, ptr) != -_errno.EINPROGRESS:
             self.wait_until(WAIT_ANY, 0, pb_now_ns() + 1000000)
-        # The answer is written into ptr by the loop: leaving before it has come is not an option.
         while not pb_app_replied(self.app):
             if pb_now_ns() > until:
                 self.check_loop()
                 raise connection_error(_errno.ETIMEDOUT, "the loop does not answer")
             self.kick()
             if self.loop != NULL:
-                pb_app_wait(self.app, WAIT_ANY, 0, pb_now_ns() + 1000000, 20000)
+                with nogil:
+                    pb_app_wait(self.app, WAIT_ANY_C, 0, pb_now_ns() + 1000000, 20000)
         return 0
 
     def stats(self):
         cdef pb_path_report r
-        if self.loop != NULL and pb_loop_error(self.loop):
-            self.stop_loop()
-        self.ask(PB_CMD_STATS, &r)
+        with self.asking:
+            if self.loop != NULL and pb_loop_error(self.loop):
+                self.stop_loop()
+            self.ask(PB_CMD_STATS, &self.report)
+            r = self.report
         drops = {}
         for part in (drops_dict(&r.path.drops), drops_dict(&r.tcp.drops), drops_dict(&r.dev.drops)):
             for k, v in part.items():
@@ -516,20 +526,22 @@ cdef class EngineCore:
         }
 
     def capture_start(self, size_t nbytes):
-        if self.tap.buf != NULL:
-            raise PybypassError.make("PB040", _errno.EBUSY, "a capture is running")
-        memset(&self.tap, 0, sizeof(self.tap))
-        self.tap.buf = <uint8_t *>malloc(nbytes)
-        if self.tap.buf == NULL:
-            raise MemoryError
-        self.tap.size = nbytes
-        self.ask(PB_CMD_TAP, &self.tap)
+        with self.asking:
+            if self.tap.buf != NULL:
+                raise PybypassError.make("PB040", _errno.EBUSY, "a capture is running")
+            memset(&self.tap, 0, sizeof(self.tap))
+            self.tap.buf = <uint8_t *>malloc(nbytes)
+            if self.tap.buf == NULL:
+                raise MemoryError
+            self.tap.size = nbytes
+            self.ask(PB_CMD_TAP, &self.tap)
 
     def capture_stop(self):
         """(records, packets, dropped): each record is struct pb_tap_rec (ts_ns u64, len u32, out u32) and the packet."""
-        if self.tap.buf == NULL:
-            raise PybypassError.make("PB040", _errno.EINVAL, "no capture is running")
-        self.ask(PB_CMD_TAP, NULL)
+        with self.asking:
+            if self.tap.buf == NULL:
+                raise PybypassError.make("PB040", _errno.EINVAL, "no capture is running")
+            self.ask(PB_CMD_TAP, NULL)
         data = PyBytes_FromStringAndSize(<char *>self.tap.buf, self.tap.used)
         free(self.tap.buf)
         self.tap.buf = NULL
@@ -575,14 +587,6 @@ cdef Span make_span(EngineCore core, int s, const pb_desc *d):
     span.d = d[0]
     core.holds += 1
     return span
-
-
-cdef extern from "<stdlib.h>" nogil:
-    void *aligned_alloc(size_t alignment, size_t size)
-
-
-cdef extern from "<errno.h>" nogil:
-    int _errno_again "EAGAIN"
 
 
 cdef void *aligned(size_t n) noexcept:

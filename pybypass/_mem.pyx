@@ -46,11 +46,13 @@ cdef class Umem:
         pb_pool_unref(self.pool)
 
     cdef pb_pool *handle(self) except NULL:
+        if self.pool == NULL:
+            raise ValueError("the Umem was not made")
         return self.pool
 
     def info(self):
         cdef pb_pool_info i
-        pb_pool_get_info(self.pool, &i)
+        pb_pool_get_info(self.handle(), &i)
         return {
             "frames": i.frames,
             "frame_bytes": i.frame_bytes,
@@ -62,10 +64,10 @@ cdef class Umem:
         }
 
     def capsule(self):
-        return PyCapsule_New(self.pool, POOL_CAPSULE, NULL)
+        return PyCapsule_New(self.handle(), POOL_CAPSULE, NULL)
 
     def __repr__(self):
-        return f"<Umem {self.pool.nframes} frames of {self.pool.frame_bytes} bytes, {self.info()['pages']} pages>"
+        return f"<Umem {self.handle().nframes} frames of {self.handle().frame_bytes} bytes, {self.info()['pages']} pages>"
 
 
 def drop_reasons():

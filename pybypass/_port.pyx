@@ -24,6 +24,7 @@ from pybypass.c.dev cimport (
     pb_link_config,
 )
 from pybypass.c.drops cimport PB_DROP_COUNT, pb_drop_name
+from pybypass.c.flag cimport pb_flag_drop, pb_flag_take, pb_flag_try
 from pybypass.c.path cimport pb_now_ns
 from pybypass.c.pool cimport (
     PB_BURST_MAX,
@@ -57,17 +58,6 @@ DESC_DTYPE = np.dtype([
 CSUM_GOOD, CSUM_PARTIAL, VLAN, MORE, MARK = 1, 2, 4, 8, 16
 TS_SOURCES = ("none", "hardware", "xdp", "user")
 HASH_TYPES = ("none", "l2", "l3_v4", "l3_v6", "l4_v4", "l4_v6", "other")
-
-
-cdef extern from *:
-    """
-    static inline int pb_flag_try(int *f) { return !__atomic_exchange_n(f, 1, __ATOMIC_ACQUIRE); }
-    static inline void pb_flag_take(int *f) { while (__atomic_exchange_n(f, 1, __ATOMIC_ACQUIRE)) __builtin_ia32_pause(); }
-    static inline void pb_flag_drop(int *f) { __atomic_store_n(f, 0, __ATOMIC_RELEASE); }
-    """
-    bint pb_flag_try(int *f) nogil
-    void pb_flag_take(int *f) nogil
-    void pb_flag_drop(int *f) nogil
 
 
 cdef int reap_all(pb_dev *dev, uint64_t now) noexcept nogil:

@@ -1,17 +1,8 @@
 # cython: language_level=3
 """Checksums and hashes of the C core, for the slow path and for tests."""
 
-from pybypass.c.types cimport uint8_t, uint32_t
-
-
-cdef extern from "wire/csum.h" nogil:
-    ctypedef struct be16:
-        uint8_t b[2]
-    uint32_t pb_csum_partial(const void *p, size_t n, uint32_t sum)
-    be16 pb_csum_finish(uint32_t sum)
-
-cdef extern from "wire/toeplitz.h" nogil:
-    uint32_t pb_toeplitz(const uint8_t *key, uint32_t key_len, const uint8_t *data, uint32_t n)
+from pybypass.c.types cimport uint32_t
+from pybypass.c.wire cimport be16, pb_csum_finish, pb_csum_partial, pb_toeplitz
 
 
 def internet_checksum(const unsigned char[::1] data not None):

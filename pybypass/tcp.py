@@ -572,7 +572,10 @@ class Connection(_Socket):
         self._core.set_nagle(self._number(), not on)
 
     def set_keepalive(self, idle: float, interval: float = 75.0, probes: int = 9) -> None:
-        """Probes an idle connection (RFC 9293 3.8.4); idle 0 switches it off. Seconds."""
+        """Probes an idle connection (RFC 9293 3.8.4); idle 0 switches it off. Seconds.
+
+        Peers that follow RFC 5961 (this engine, Linux) answer two probes a second at most: let `interval` be above 0.5.
+        """
         self._core.set_keepalive(self._number(), round(idle * 1e9), round(interval * 1e9), probes)
 
     def info(self) -> dict[str, Any]:

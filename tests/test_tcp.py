@@ -453,8 +453,8 @@ def test_info_names_and_units(pair):
 def test_keepalive_finds_a_dead_peer():
     with Pair() as p:
         c, s = p.connect()
-        c.set_keepalive(0.05, 0.05, 2)
-        time.sleep(0.3)
+        c.set_keepalive(0.05, 0.6, 2)
+        time.sleep(1.5)
         assert c.info()["state"] == "ESTABLISHED"  # the peer answers
         assert c.info()["zero_window_probes"] >= 1
         p.a.neighbour(B, "02:00:00:00:00:99")  # now nobody does
@@ -501,6 +501,25 @@ def test_threads_share_an_engine(pair):
     for t in threads:
         t.join(30)
         assert not t.is_alive()
+
+
+def test_questions_from_many_threads_at_once(pair):
+    c, s = pair.connect()
+
+    def ask():
+        for _ in range(200):
+            assert c.info()["state"] == "ESTABLISHED"
+            assert pair.a.stats()["connections"] == 1
+            c.set_nodelay(True)
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(30)
+        assert not t.is_alive()
+    c.close()
+    s.close()
 
 
 def test_inline_engine_with_two_threads():

@@ -1,5 +1,6 @@
 #include "mem/pool.h"
 
+#include "base/flag.h"
 #include "base/handles.h"
 
 #include <errno.h>
@@ -26,7 +27,7 @@ const char *pb_owner_name(unsigned owner)
 static void lock(struct pb_pool *p)
 {
 	while (atomic_exchange_explicit(&p->lock, 1, memory_order_acquire))
-		__builtin_ia32_pause();
+		pb_cpu_relax();
 }
 
 static void unlock(struct pb_pool *p)

@@ -1,0 +1,3 @@
+# <stdlib.h>, C11: what Cython's own libc does not have
+cdef extern from "<stdlib.h>" nogil:
+    void *aligned_alloc(size_t alignment, size_t size)
