@@ -127,6 +127,7 @@ int pb_path_receive(struct pb_path *p, uint64_t now_ns)
 	struct pb_desc d[PB_BURST_MAX], in[PB_BURST_MAX];
 	struct pb_tcp_verdict v[PB_BURST_MAX];
 	int n = pb_dev_rx(p->dev, d, PB_BURST_MAX, now_ns), k = 0;
+	bool more = false;
 	if (n <= 0)
 		return n;
 	p->stats.rx_pkts += (uint64_t)n;
@@ -135,7 +136,12 @@ int pb_path_receive(struct pb_path *p, uint64_t now_ns)
 	for (int i = 0; i < n; i++) {
 		if (p->tap)
 			pb_tap_add(p->tap, pb_pool_data(p->dev->pool, &d[i]), d[i].len, false, now_ns);
-		if (classify(p, &d[i], now_ns))
+		/* No engine takes a packet of several frames, and its later ones do not begin with a header. */
+		bool part = more || (d[i].flags & PB_DESC_MORE);
+		more = d[i].flags & PB_DESC_MORE;
+		if (part)
+			count_drop(p, &d[i], PB_DROP_TOO_LONG);
+		else if (classify(p, &d[i], now_ns))
 			in[k++] = d[i];
 	}
 	pb_tcp_input(p->tcp, in, k, now_ns, v);

@@ -366,6 +366,28 @@ TEST(neighbour_parking)
 	world_close();
 }
 
+/* A jumbo frame arrives in pieces: the second, however it looks, is not taken for a packet. */
+TEST(packet_of_two_frames)
+{
+	uint64_t addr[2];
+	uint8_t p[256];
+	REQUIRE(world_open());
+	CHECK_EQ(pb_net_neigh_set(&w.path->net, &w.peer, other_mac), 0);
+	REQUIRE(pb_pool_get(w.far->cache, addr, 2, 0, PB_OWN_APP) == 2);
+	struct pb_desc d[2] = {{.addr = addr[0], .len = 700, .flags = PB_DESC_MORE}, {.addr = addr[1], .len = 700}};
+	for (int i = 0; i < 2; i++) {
+		memset(pb_pool_data(w.pool[1], &d[i]), 0, 700);
+		for (uint32_t at = 0; at + 60 <= 700; at += i ? 60 : 700)
+			syn(pb_pool_data(w.pool[1], &d[i]) + at, false);
+	}
+	CHECK_EQ(pb_dev_tx(w.far, d, 2, PB_OWN_APP, w.now_ns), 2);
+	step();
+	step();
+	CHECK_EQ(drops(PB_DROP_TOO_LONG), 2);
+	CHECK_EQ(sent(p, sizeof(p)), 0);
+	world_close();
+}
+
 /* Any frame with any damage: counted, kept or passed on, and never lost. */
 TEST(mutations)
 {
@@ -391,4 +413,4 @@ TEST(mutations)
 }
 
 MAIN(T(hostile_frames), T(hostile_options), T(broadcast_syn), T(ipv6), T(for_the_slow_path), T(icmp_about_us),
-     T(neighbour_parking), T(mutations))
+     T(neighbour_parking), T(packet_of_two_frames), T(mutations))
