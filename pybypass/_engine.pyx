@@ -521,7 +521,7 @@ cdef class EngineCore:
             "resets_out": r.tcp.resets_out, "challenge_acks": r.tcp.challenge_acks, "active_opens": r.tcp.active_opens,
             "passive_opens": r.tcp.passive_opens, "attempt_fails": r.tcp.attempt_fails,
             "estab_resets": r.tcp.estab_resets, "coalesced": r.tcp.coalesced, "connections": r.tcp.conns,
-            "time_waits": r.tcp.time_waits,
+            "states": {STATE_NAMES[i]: r.tcp.states[i] for i in range(11) if r.tcp.states[i]},
             "drops": drops,
         }
 

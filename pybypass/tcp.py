@@ -29,6 +29,8 @@ from .worker import Worker
 __all__ = ["Connection", "Engine", "EngineConfig", "Listener"]
 
 _TCP = 6
+# Their data or FIN is not acknowledged yet.
+_UNFINISHED = ("SYN_RCVD", "ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "CLOSING", "LAST_ACK")
 _EPHEMERAL = (32768, 60999)  # net.ipv4.ip_local_port_range of Linux
 
 
@@ -395,8 +397,8 @@ class Engine:
 
     def _drain(self, until: float) -> None:
         while time.monotonic() < until:
-            s = self._core.stats()
-            if s["connections"] <= s["time_waits"]:
+            states = self._core.stats()["states"]
+            if not any(states.get(name) for name in _UNFINISHED):
                 break
             self._core.wait(_engine.WAIT_ANY, 0, 0.005)
 

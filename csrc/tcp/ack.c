@@ -24,7 +24,7 @@ static void fin_acked(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	switch (c->state) {
 	case PB_TCP_FIN_WAIT_1:
-		c->state = PB_TCP_FIN_WAIT_2;
+		tcb_set_state(e, c, PB_TCP_FIN_WAIT_2);
 		/* An application that is gone will not read: do not wait for ever (Linux tcp_fin_timeout). */
 		c->t_misc = c->flags & TCB_DETACHED ? now_ns + e->cfg.fin_wait2_ns
 			    : c->ka_idle_ns         ? now_ns + c->ka_idle_ns
@@ -123,8 +123,7 @@ enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now
 
 void enter_time_wait(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
-	c->state = PB_TCP_TIME_WAIT;
-	e->stats.time_waits++;
+	tcb_set_state(e, c, PB_TCP_TIME_WAIT);
 	c->t_rtx = NEVER;
 	c->t_misc = now_ns + e->cfg.time_wait_ns;
 	timer_update(e, c);
@@ -142,10 +141,10 @@ void in_fin(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	tcb_event(e, c, PB_TCP_EV_FIN | PB_TCP_EV_READABLE);
 	switch (c->state) {
 	case PB_TCP_ESTABLISHED:
-		c->state = PB_TCP_CLOSE_WAIT;
+		tcb_set_state(e, c, PB_TCP_CLOSE_WAIT);
 		break;
 	case PB_TCP_FIN_WAIT_1: /* our FIN is still unacknowledged, or in_ack would have moved on */
-		c->state = PB_TCP_CLOSING;
+		tcb_set_state(e, c, PB_TCP_CLOSING);
 		break;
 	case PB_TCP_FIN_WAIT_2:
 		enter_time_wait(e, c, now_ns);

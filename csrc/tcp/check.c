@@ -78,12 +78,13 @@ static int check_timers(const struct pb_tcp *e, const struct tcb *c)
 
 int pb_tcp_check(struct pb_tcp *e)
 {
-	uint64_t live = 0;
+	uint64_t live = 0, states[PB_TCP_STATE_COUNT] = {0};
 	for (uint32_t i = 0; i < e->ntcbs; i++) {
 		const struct tcb *c = &e->tcbs[i];
 		if (!c->rcvbuf)
 			continue; /* free */
 		live++;
+		states[c->state]++;
 		int rc = check_send(e, c);
 		if (!rc)
 			rc = check_receive(e, c);
@@ -94,6 +95,7 @@ int pb_tcp_check(struct pb_tcp *e)
 		MUST(!!(c->flags & TCB_HASHED) == (c->state >= PB_TCP_SYN_SENT));
 	}
 	MUST(live == e->stats.conns);
+	MUST(!memcmp(states, e->stats.states, sizeof(states)));
 	for (uint32_t i = 1; i < e->heap_n; i++)
 		MUST(e->tcbs[e->heap[(i - 1) / 4]].heap_key <= e->tcbs[e->heap[i]].heap_key);
 	return 0;

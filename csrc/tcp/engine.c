@@ -175,6 +175,7 @@ struct tcb *tcb_alloc(struct pb_tcp *e)
 	if (e->cfg.nagle)
 		c->flags |= TCB_NAGLE;
 	e->stats.conns++;
+	e->stats.states[PB_TCP_CLOSED]++;
 	return c;
 }
 
@@ -193,6 +194,7 @@ static void tcb_free(struct pb_tcp *e, struct tcb *c)
 	c->state = PB_TCP_CLOSED;
 	c->rcvbuf = 0;
 	e->stats.conns--;
+	e->stats.states[PB_TCP_CLOSED]--;
 	if (c->flags & TCB_READY)
 		c->flags = TCB_READY | TCB_DEAD; /* the output list links it still: output gives it back */
 	else
@@ -252,8 +254,7 @@ void tcb_closed(struct pb_tcp *e, struct tcb *c, int err)
 		c->flags |= TCB_DETACHED;
 	if (err && !c->error)
 		c->error = err;
-	e->stats.time_waits -= c->state == PB_TCP_TIME_WAIT;
-	c->state = PB_TCP_CLOSED;
+	tcb_set_state(e, c, PB_TCP_CLOSED);
 	c->t_rtx = c->t_delack = c->t_misc = NEVER;
 	c->flags &= ~(uint32_t)(TCB_ACK_NOW | TCB_SYN_OUT | TCB_FIN_OUT | TCB_PROBE | TCB_PERSIST);
 	timer_remove(e, c);

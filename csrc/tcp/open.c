@@ -102,7 +102,7 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 	c->rport = p->tcp.sport;
 	c->listener = l->idx;
 	c->flags |= TCB_PASSIVE | TCB_EMBRYO;
-	c->state = PB_TCP_SYN_RCVD;
+	tcb_set_state(e, c, PB_TCP_SYN_RCVD);
 	l->waiting++;
 	e->stats.passive_opens++;
 	start(e, c, p, now_ns);
@@ -130,7 +130,7 @@ enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_
 	negotiate(e, c, p, now_ns);
 	if (!acked) {
 		/* Simultaneous open: answer with SYN-ACK, the same ISS. */
-		c->state = PB_TCP_SYN_RCVD;
+		tcb_set_state(e, c, PB_TCP_SYN_RCVD);
 		c->flags |= TCB_SYN_OUT;
 		c->backoff = c->tries = 0;
 		c->t_rtx = now_ns + e->cfg.rto_initial_ns;
@@ -147,7 +147,7 @@ enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_
 void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	/* A close in SYN-RECEIVED waited for this (3.10.4). */
-	c->state = c->flags & TCB_FIN_QUEUED ? PB_TCP_FIN_WAIT_1 : PB_TCP_ESTABLISHED;
+	tcb_set_state(e, c, c->flags & TCB_FIN_QUEUED ? PB_TCP_FIN_WAIT_1 : PB_TCP_ESTABLISHED);
 	c->snd_una = c->iss + 1;
 	c->flags &= ~(uint32_t)TCB_SYN_OUT;
 	if (c->syn_ns) /* sent once only (Karn) */
@@ -201,7 +201,7 @@ int pb_tcp_connect(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const 
 	c->lport = local->port;
 	c->raddr = remote->addr;
 	c->rport = remote->port;
-	c->state = PB_TCP_SYN_SENT;
+	tcb_set_state(e, c, PB_TCP_SYN_SENT);
 	e->stats.active_opens++;
 	start(e, c, NULL, now_ns);
 	*h = tcb_handle(c);
@@ -224,7 +224,7 @@ int pb_tcp_listen(struct pb_tcp *e, const struct pb_tcp_endpoint *local, uint32_
 		return -ENOBUFS;
 	l->laddr = local->addr;
 	l->lport = local->port;
-	l->state = PB_TCP_LISTEN;
+	tcb_set_state(e, l, PB_TCP_LISTEN);
 	l->backlog = backlog;
 	e->listeners[e->nlisten++] = l->idx;
 	*h = tcb_handle(l);

@@ -252,6 +252,13 @@ static inline uint32_t snd_window(const struct tcb *c, const struct pkt *p)
 	return (uint32_t)p->tcp.wnd << (p->tcp.flags & PB_TCP_SYN ? 0 : c->snd_wscale);
 }
 
+static inline void tcb_set_state(struct pb_tcp *e, struct tcb *c, enum pb_tcp_state state)
+{
+	e->stats.states[c->state]--;
+	e->stats.states[state]++;
+	c->state = (uint8_t)state;
+}
+
 static inline void drop(struct pb_tcp *e, enum pb_drop why)
 {
 	e->stats.drops.n[why]++;

@@ -116,9 +116,9 @@ struct pb_tcp_info {
 struct pb_tcp_stats {
 	uint64_t segs_in, segs_out, retransmits, timeouts, fast_retransmits;
 	uint64_t resets_in, resets_out, challenge_acks, active_opens, passive_opens, attempt_fails, estab_resets;
-	uint64_t coalesced;  /* small segments copied together */
-	uint64_t conns;      /* now, listeners and TIME_WAIT included */
-	uint64_t time_waits; /* now */
+	uint64_t coalesced;                  /* small segments copied together */
+	uint64_t conns;                      /* now, listeners and TIME_WAIT included */
+	uint64_t states[PB_TCP_STATE_COUNT]; /* now, by state */
 	struct pb_drops drops;
 };
 

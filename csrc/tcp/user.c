@@ -29,9 +29,9 @@ static void queue_fin(struct pb_tcp *e, struct tcb *c)
 		return;
 	c->flags |= TCB_FIN_QUEUED;
 	if (c->state == PB_TCP_ESTABLISHED)
-		c->state = PB_TCP_FIN_WAIT_1;
+		tcb_set_state(e, c, PB_TCP_FIN_WAIT_1);
 	else if (c->state == PB_TCP_CLOSE_WAIT)
-		c->state = PB_TCP_LAST_ACK;
+		tcb_set_state(e, c, PB_TCP_LAST_ACK);
 	tcb_ready(e, c);
 }
 
@@ -93,7 +93,7 @@ static void close_listener(struct pb_tcp *e, struct tcb *l)
 	for (uint32_t i = 0; i < e->nlisten; i++)
 		if (e->listeners[i] == l->idx)
 			e->listeners[i] = e->listeners[--e->nlisten];
-	l->state = PB_TCP_CLOSED;
+	tcb_set_state(e, l, PB_TCP_CLOSED);
 	tcb_event(e, l, PB_TCP_EV_CLOSED | PB_TCP_EV_GONE);
 }
 

@@ -50,7 +50,8 @@ cdef extern from "tcp/tcp.h" nogil:
         uint64_t segs_in, segs_out, retransmits, timeouts, fast_retransmits
         uint64_t resets_in, resets_out, challenge_acks, active_opens, passive_opens, attempt_fails, estab_resets
         uint64_t coalesced
-        uint64_t conns, time_waits
+        uint64_t conns
+        uint64_t states[11]
         pb_drops drops
     void pb_tcp_config_default(pb_tcp_config *cfg)
     const char *pb_tcp_state_name(unsigned state)
