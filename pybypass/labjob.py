@@ -13,29 +13,25 @@ import contextlib
 import errno
 import json
 import os
-import signal
 import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from . import _measure, labpeer, pcap, ports, progress
 from .errors import PybypassError
+from .labreport import MESSAGE_BYTES, Report, Samples
 from .tcp import Connection, Engine, EngineConfig
-from .worker import Worker, isolated_cpus
+from .worker import Worker
 
-__all__ = ["EchoJob", "JobOptions", "add_parsers"]
+__all__ = ["EchoJob", "JobOptions", "add_parser"]
 
-Samples = npt.NDArray[np.uint32]
-SCHEMA = "pybypass.lab-echo/1"
-_BYTES, _SLICES = 64, 20
+_SLICES = 20
 _ACTIVE, _PASSIVE, _RTT = 5001, 5002, 5003
 KERNEL_MODES = {
     "kernel_blocking": ("blocking", (0, 1)),
@@ -52,78 +48,6 @@ class JobOptions:
     rounds: int = 20000
     capture: str | None = "lab.pcapng"
     quiet: bool = False
-
-
-@dataclass
-class Report:
-    """What was found; `as_json()` is the schema pybypass.lab-echo/1."""
-
-    device: str
-    mode: str
-    why: str = ""
-    active: dict[str, Any] = field(default_factory=dict)
-    passive: dict[str, Any] = field(default_factory=dict)
-    samples: dict[str, Samples] = field(default_factory=dict)
-    pinned: dict[str, bool] = field(default_factory=dict)
-    row_drops: dict[str, int] = field(default_factory=dict)
-    drops: int = 0  # of our engine, over the whole job
-    drop_reasons: dict[str, int] = field(default_factory=dict)
-    captured: int = 0
-
-    @property
-    def best(self) -> str:
-        """The kernel's row with the lowest median."""
-        rows = [k for k in self.samples if k.startswith("kernel")]
-        return min(rows, key=lambda k: float(np.median(self.samples[k])))
-
-    def ratio(self, percentile: float, other: str) -> float:
-        ours = np.percentile(self.samples["pybypass"], percentile)
-        return float(ours / np.percentile(self.samples[other], percentile))
-
-    def ok(self) -> bool:
-        return all(part["sha256_ok"] and part["closed_cleanly"] for part in (self.active, self.passive))
-
-    def as_json(self) -> dict[str, Any]:
-        def row(name: str) -> dict[str, Any]:
-            s = self.samples[name] / 1000
-            return {
-                "p50": round(float(np.percentile(s, 50)), 3),
-                "p99": round(float(np.percentile(s, 99)), 3),
-                "n": len(s),
-            }
-
-        return {
-            "schema": SCHEMA, "device": self.device, "mode": self.mode, "active": self.active, "passive": self.passive,
-            "rtt_us": {
-                "pybypass": row("pybypass"), "kernel_blocking": row("kernel_blocking"), "kernel_best": row(self.best),
-                "ratio_p50": round(self.ratio(50, self.best), 4), "ratio_p99": round(self.ratio(99, self.best), 4),
-            },
-            "drops": self.drops,
-        }  # fmt: skip
-
-    def lines(self) -> Iterator[str]:
-        if self.why:
-            yield self.why
-        yield f"device {self.device}, mode {self.mode}"
-        for name, part in (("active", self.active), ("passive", self.passive)):
-            verdict = "SHA-256 equal" if part["sha256_ok"] else "SHA-256 DIFFERS"
-            closed = "closed cleanly" if part["closed_cleanly"] else "NOT closed cleanly"
-            yield f"{name:8} {part['bytes_each_way']} bytes each way, {verdict}, {closed}"
-        yield ""
-        yield f"round trips of {_BYTES} bytes, us, interleaved in one run:"
-        yield f"{'':16}{'p50':>9}{'p90':>9}{'p99':>9}{'p99.9':>9}{'max':>10}{'n':>8}{'drops':>7}  pinned  {'mode':13}clock"
-        for name, s in self.samples.items():
-            v = np.percentile(s / 1000, (50, 90, 99, 99.9, 100))
-            numbers = "".join(f"{x:9.2f}" for x in v[:4]) + f"{v[4]:10.2f}{len(s):8d}{self.row_drops[name]:7d}"
-            mode = self.mode if name == "pybypass" else "kernel"
-            yield f"{name:16}{numbers}  {'yes' if self.pinned[name] else 'no':6}  {mode:13}CLOCK_MONOTONIC (user)"
-        isolated = sorted(isolated_cpus()) or "none"
-        yield f"isolated cores: {isolated}; drops of the whole job: {self.drops} {self.drop_reasons or ''}"
-        best = self.best
-        yield (
-            f"ours / kernel's best ({best}): p50 {self.ratio(50, best):.2f}, p99 {self.ratio(99, best):.2f}; "
-            f"ours / kernel_blocking: p50 {self.ratio(50, 'kernel_blocking'):.2f}"
-        )
 
 
 class PeerProcess:
@@ -222,8 +146,8 @@ def _kernel_row(name: str, server: PeerProcess, client: PeerProcess, report: Rep
 
     def run(n: int) -> Samples:
         before = client.do("troubles")["n"]
-        server.start("echo", name=name, n=n, nbytes=_BYTES, how=how, cpu=far)
-        answer = client.do("pingpong", name=name, n=n, nbytes=_BYTES, how=how, cpu=near)
+        server.start("echo", name=name, n=n, nbytes=MESSAGE_BYTES, how=how, cpu=far)
+        answer = client.do("pingpong", name=name, n=n, nbytes=MESSAGE_BYTES, how=how, cpu=near)
         server.finish()
         report.row_drops[name] += client.do("troubles")["n"] - before
         return np.frombuffer(base64.b64decode(answer["samples"]), dtype=np.uint32)
@@ -333,10 +257,10 @@ class XdpJob(EchoJob):
         ours_cpu, theirs_cpu = _placement((0, 1))
 
         def ours(n: int) -> Samples:
-            server.start("echo", name="pybypass", n=n, nbytes=_BYTES, how="spin", cpu=theirs_cpu)
+            server.start("echo", name="pybypass", n=n, nbytes=MESSAGE_BYTES, how="spin", cpu=theirs_cpu)
             with pinned(ours_cpu) as is_pinned:
                 report.pinned["pybypass"] = is_pinned
-                samples = _measure.pingpong(engine._core, connection._number(), n, _BYTES)
+                samples = _measure.pingpong(engine._core, connection._number(), n, MESSAGE_BYTES)
             server.finish()
             return samples
 
@@ -415,13 +339,13 @@ class MemJob(EchoJob):
             def ours(n: int) -> Samples:
                 def echo() -> None:
                     with pinned(cpus[1]):
-                        _measure.pingpong_echo(b._core, far._number(), n, _BYTES)
+                        _measure.pingpong_echo(b._core, far._number(), n, MESSAGE_BYTES)
 
                 thread = threading.Thread(target=echo, daemon=True)
                 thread.start()
                 with pinned(cpus[0]) as is_pinned:
                     report.pinned["pybypass"] = is_pinned
-                    samples = _measure.pingpong(a._core, near._number(), n, _BYTES)
+                    samples = _measure.pingpong(a._core, near._number(), n, MESSAGE_BYTES)
                 thread.join()
                 return samples
 
@@ -495,60 +419,8 @@ def run_lab_echo(args: argparse.Namespace) -> int:
     return 0 if report.ok() else 1
 
 
-# ---- pybypass echo ----
-
-
-def _serve(connection: Connection, stop: threading.Event) -> None:
-    buffer = bytearray(1 << 17)
-    view = memoryview(buffer)
-    connection.settimeout(0.5)
-    with connection:
-        while not stop.is_set():
-            try:
-                n = connection.recv_into(buffer)
-                if not n:
-                    connection.settimeout(None)
-                    connection.shutdown(socket.SHUT_WR)
-                    connection.wait_sent(5.0)
-                    return
-                connection.settimeout(None)
-                connection.sendall(view[:n])
-                connection.settimeout(0.5)
-            except TimeoutError:
-                continue
-            except OSError as e:
-                print(f"{connection!r}: {e}", file=sys.stderr)
-                return
-
-
-def run_echo(args: argparse.Namespace) -> int:
-    """Sends back whatever comes, to as many clients as come, until --seconds are over or a signal."""
-    stop = threading.Event()
-    previous = signal.signal(signal.SIGTERM, lambda *_: stop.set())
-    until = time.monotonic() + args.seconds if args.seconds else float("inf")
-    try:
-        with ports.open(args.dev) as port, Engine(port, ip=args.ip, cpu=args.cpu) as engine:
-            with engine.listen(args.port) as listener:
-                print(f"listening on {listener.getsockname()[0]} port {args.port}, {port.mode}", flush=True)
-                threads: list[threading.Thread] = []
-                while not stop.is_set() and time.monotonic() < until:
-                    try:
-                        connection = listener.accept(min(0.2, max(0.0, until - time.monotonic())))
-                    except (TimeoutError, BlockingIOError):
-                        continue
-                    thread = threading.Thread(target=_serve, args=(connection, stop), daemon=True)
-                    thread.start()
-                    threads = [t for t in threads if t.is_alive()] + [thread]
-            stop.set()
-            for thread in threads:
-                thread.join(timeout=6.0)
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-    return 0
-
-
-def add_parsers(subparsers: Any) -> None:
-    """Adds `lab` and `echo` to the command line."""
+def add_parser(subparsers: Any) -> None:
+    """Adds `lab` to the command line."""
     lab = subparsers.add_parser("lab", help="a laboratory on this machine")
     kinds = lab.add_subparsers(dest="lab_command", required=True)
     job = kinds.add_parser("echo", help="TCP between this engine and the kernel: data both ways, round trips")
@@ -559,10 +431,3 @@ def add_parsers(subparsers: Any) -> None:
     job.add_argument("--capture", default="lab.pcapng", metavar="FILE", help="default: lab.pcapng")
     job.add_argument("--no-capture", action="store_true")
     job.set_defaults(run=run_lab_echo)
-    echo = subparsers.add_parser("echo", help="an echo server that any client can talk to")
-    echo.add_argument("--dev", required=True, metavar="URI", help="xdp:IFNAME or mem:NAME")
-    echo.add_argument("--ip", required=True, metavar="A/N", help="the address, with its prefix")
-    echo.add_argument("--port", required=True, type=int)
-    echo.add_argument("--seconds", type=float, default=0.0, metavar="N", help="default: until a signal")
-    echo.add_argument("--cpu", type=int, help="pin the loop to this core")
-    echo.set_defaults(run=run_echo)

@@ -8,13 +8,13 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qsl
 
 from . import _port
 from ._mem import Umem
 from ._port import Burst, Queue
+from .closing import Closing
 from .errors import PybypassError
 
 __all__ = ["Burst", "Impairment", "Port", "Queue", "open"]
@@ -91,7 +91,7 @@ class Uri:
             )
 
 
-class Port:
+class Port(Closing):
     """A device that is open. A context manager; close() closes its engine first.
 
     `kind` is "xdp" or "mem". `report` says what the device granted: for xdp the mode ("native", "generic"), zerocopy, the
@@ -180,14 +180,6 @@ class Port:
             child.close()
         for queue in self._queues:
             queue.close()
-
-    def __enter__(self) -> Port:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def __repr__(self) -> str:
         return f"<Port {self.uri} {'closed' if self.closed else self.mode}>"

@@ -8,22 +8,19 @@ import os
 import random
 import threading
 import time
-import warnings
 import weakref
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass
-from types import TracebackType
 from typing import Any
-
-import numpy as np
-import numpy.typing as npt
 
 from . import _engine
 from ._engine import EngineCore
-from .errors import PybypassError, connection_error
+from .closing import Closing
+from .engineconfig import EngineConfig, interfaces_of
+from .errors import PybypassError
 from .ports import IpAddress, Port
 from .slowpath import SlowPath
+from .sockets import Connection, Listener, Socket
 from .worker import Worker
 
 __all__ = ["Connection", "Engine", "EngineConfig", "Listener"]
@@ -34,98 +31,7 @@ _UNFINISHED = ("SYN_RCVD", "ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "CLOSING",
 _EPHEMERAL = (32768, 60999)  # net.ipv4.ip_local_port_range of Linux
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineConfig:
-    """Limits and timers of an engine. Times are seconds, sizes bytes.
-
-    `rcvbuf` is memory that received data may hold per connection, charged by whole frames (RFC 9293 3.8.6; the advertised
-    window is less). `sndbuf` is payload queued and not acknowledged. `reserve_frames` is kept from data for the fill ring
-    and for control segments. RTO: RFC 6298 with the bounds given. `nagle`: RFC 896; off unless asked for.
-    """
-
-    max_connections: int = 1024
-    max_listeners: int = 64
-    rcvbuf: int = 1 << 20
-    sndbuf: int = 1 << 20
-    reserve_frames: int = 512
-    ttl: int = 64
-    timestamps: bool = True
-    sack: bool = True
-    window_scale: bool = True
-    nagle: bool = False
-    rto_initial: float = 1.0
-    rto_min: float = 0.2
-    rto_max: float = 120.0
-    delayed_ack: float = 0.04
-    time_wait: float = 60.0
-    fin_wait2: float = 60.0
-    syn_retries: int = 6
-    synack_retries: int = 5
-    data_retries: int = 15
-    keepalive_idle: float = 0.0
-    keepalive_interval: float = 75.0
-    keepalive_probes: int = 9
-
-    def __post_init__(self) -> None:
-        ranges = {
-            "max_connections": (1, 1 << 22), "max_listeners": (1, 1 << 16), "rcvbuf": (4096, 1 << 30),
-            "sndbuf": (4096, 1 << 30), "reserve_frames": (0, 1 << 22), "ttl": (1, 255), "rto_initial": (1e-6, 3600),
-            "rto_min": (1e-6, 3600), "rto_max": (1e-3, 3600), "delayed_ack": (0, 0.5), "time_wait": (0, 3600),
-            "fin_wait2": (0, 3600), "syn_retries": (0, 32), "synack_retries": (0, 32), "data_retries": (0, 32),
-            "keepalive_idle": (0, 86400 * 365), "keepalive_interval": (1e-3, 86400 * 365), "keepalive_probes": (1, 127),
-        }  # fmt: skip
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise PybypassError.make("PB040", errno.EINVAL, f"{name}={value!r} is not {low} to {high}")
-        if self.rto_min > self.rto_max:
-            raise PybypassError.make("PB040", errno.EINVAL, "rto_min is above rto_max")
-
-    def _for_core(self) -> dict[str, Any]:
-        def ns(seconds: float) -> int:
-            return round(seconds * 1e9)
-
-        return {
-            "max_conns": self.max_connections, "max_listeners": self.max_listeners, "rcvbuf_bytes": self.rcvbuf,
-            "sndbuf_bytes": self.sndbuf, "reserve_frames": self.reserve_frames, "ttl": self.ttl,
-            "timestamps": self.timestamps, "sack": self.sack, "wscale": self.window_scale, "nagle": self.nagle,
-            "rto_initial_ns": ns(self.rto_initial), "rto_min_ns": ns(self.rto_min), "rto_max_ns": ns(self.rto_max),
-            "delack_ns": ns(self.delayed_ack), "time_wait_ns": ns(self.time_wait), "fin_wait2_ns": ns(self.fin_wait2),
-            "syn_retries": self.syn_retries, "synack_retries": self.synack_retries, "data_retries": self.data_retries,
-            "keepalive_idle_ns": ns(self.keepalive_idle), "keepalive_interval_ns": ns(self.keepalive_interval),
-            "keepalive_probes": self.keepalive_probes, "secret": os.urandom(16),
-        }  # fmt: skip
-
-
-Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
-
-
-def _interfaces(port: Port, ip: str | Iterable[str] | None) -> list[Interface]:
-    """The engine's addresses with their prefixes: given, or completed from the kernel's, or all of the kernel's."""
-    kernel = port.local_networks()
-    wanted = [ip] if isinstance(ip, str) else list(ip) if ip is not None else None
-    if wanted is None:
-        if not kernel:
-            raise PybypassError.make("PB040", errno.EINVAL, "no address", hint="pass ip='A.B.C.D/N'")
-        return kernel
-    found: list[Interface] = []
-    for text in wanted:
-        try:
-            interface = ipaddress.ip_interface(text)
-        except ValueError as e:
-            raise PybypassError.make("PB040", errno.EINVAL, f"ip={text!r}: {e}") from None
-        known = next((k for k in kernel or [] if k.ip == interface.ip), None)
-        if kernel is not None and known is None:
-            raise PybypassError.make("PB041", errno.EADDRNOTAVAIL, str(interface.ip))
-        if "/" not in text and known is not None:
-            interface = known
-        elif "/" not in text:
-            raise PybypassError.make("PB040", errno.EINVAL, f"ip={text!r} without a prefix", hint="write A.B.C.D/N")
-        found.append(interface)
-    return found
-
-
-class Engine:
+class Engine(Closing):
     """The TCP engine of a port's queue.
 
     `ip`: "A.B.C.D/N", or several, or None for all addresses of the interface (xdp). `gw`: gateways, one per family.
@@ -158,14 +64,14 @@ class Engine:
         if not 0 <= vlan <= 4095:
             raise PybypassError.make("PB040", errno.EINVAL, f"vlan={vlan} is not 0 to 4095")
         self.port = port
-        self.interfaces = _interfaces(port, ip)
+        self.interfaces = interfaces_of(port, ip)
         gateways = [ipaddress.ip_address(g) for g in ([gw] if isinstance(gw, str) else gw or [])]
         self._worker = None if inline else worker if worker is not None else Worker(cpu=cpu)
         queue = port.queues[0]
         self._core = EngineCore(
             queue,
             [(i.ip.packed, i.network.prefixlen) for i in self.interfaces],
-            self.config._for_core(),
+            self.config.for_core(),
             gw4=next((g.packed for g in gateways if g.version == 4), None),
             gw6=next((g.packed for g in gateways if g.version == 6), None),
             vlan=vlan,
@@ -174,7 +80,7 @@ class Engine:
         )
         self._core.spin_ns = round(spin_us * 1000)
         self.slowpath = SlowPath(self._core, port, queue.mac, [i.ip for i in self.interfaces])
-        self._sockets: weakref.WeakSet[_Socket] = weakref.WeakSet()
+        self._sockets: weakref.WeakSet[Socket] = weakref.WeakSet()
         self._holds: dict[int, tuple[IpAddress | None, Any]] = {}
         self._users: Counter[int] = Counter()
         self._lock = threading.RLock()
@@ -402,201 +308,7 @@ class Engine:
                 break
             self._core.wait(_engine.WAIT_ANY, 0, 0.005)
 
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
     def __repr__(self) -> str:
         addresses = ", ".join(str(i) for i in self.interfaces)
         how = "closed" if self.closed else "inline" if self.inline else repr(self._worker)
         return f"<Engine {addresses} on {self.port.uri} ({how})>"
-
-
-class _Socket:
-    """What a listener and a connection share."""
-
-    def __init__(self, engine: Engine, s: int) -> None:
-        self.engine = engine
-        self._core = engine._core
-        self._s = s
-        self._timeout: float | None = None
-        engine._sockets.add(self)
-
-    def _await_open(self, timeout: float | None, what: str) -> None:
-        mask = self._core.wait(self._s, _engine.CONNECTED | _engine.ERROR | _engine.CLOSED, timeout)
-        if not mask:
-            raise connection_error(errno.ETIMEDOUT, what)
-        if not mask & _engine.CONNECTED:
-            raise connection_error(self._core.error(self._s) or errno.ECONNABORTED, what)
-
-    @property
-    def closed(self) -> bool:
-        return self._s < 0
-
-    def _number(self) -> int:
-        if self._s < 0:
-            raise connection_error(errno.EBADF, "closed")
-        return self._s
-
-    def settimeout(self, timeout: float | None) -> None:
-        """Seconds that calls wait; None: for ever; 0: not at all (NotNow)."""
-        if timeout is not None and timeout < 0:
-            raise ValueError("a timeout is not negative")
-        self._timeout = timeout
-
-    def gettimeout(self) -> float | None:
-        return self._timeout
-
-    def setblocking(self, flag: bool) -> None:
-        self.settimeout(None if flag else 0.0)
-
-    def getsockname(self) -> tuple[str, int]:
-        ip, port = self._core.name(self._number())[0]
-        return str(ipaddress.ip_address(ip)), port
-
-    def close(self) -> None:
-        """Gives the socket up; again does nothing."""
-        s, self._s = self._s, -1
-        self.engine._sockets.discard(self)
-        if s >= 0 and not self._core.closed:
-            self._core.close_sock(s, False)
-
-    def __del__(self) -> None:
-        if getattr(self, "_s", -1) >= 0 and not self._core.closed:
-            warnings.warn(f"unclosed {type(self).__name__}", ResourceWarning, source=self, stacklevel=2)
-            self.close()
-
-
-class Listener(_Socket):
-    """A listening socket; comes from Engine.listen()."""
-
-    def accept(self, timeout: float | None = -1.0) -> Connection:
-        """The next connection. `timeout`: as settimeout() unless given. NotNow, TimedOut."""
-        core, limit = self._core, self._timeout if timeout is not None and timeout < 0 else timeout
-        until = None if limit is None else time.monotonic() + limit
-        while True:
-            left = None if until is None else max(0.0, until - time.monotonic())
-            if not core.wait(self._number(), _engine.ACCEPT | _engine.CLOSED, left):
-                raise connection_error(errno.EAGAIN if limit == 0 else errno.ETIMEDOUT, "accept")
-            self.engine._let_go()
-            s = core.accept(self._number())
-            core.wait(s, _engine.CONNECTED | _engine.ERROR | _engine.CLOSED, 5.0)
-            if core.poll(s) & _engine.CONNECTED:
-                break
-            core.close_sock(s, False)  # somebody else was faster, or it was reset meanwhile
-        self.engine._acquire(ipaddress.ip_address(core.name(s)[0][0]), core.name(s)[0][1])
-        return Connection(self.engine, s)
-
-    def __enter__(self) -> Listener:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        return "<Listener closed>" if self.closed else "<Listener {}:{}>".format(*self.getsockname())
-
-
-class Connection(_Socket):
-    """An established connection; comes from Engine.connect() or Listener.accept()."""
-
-    def _discard(self, number: int) -> None:
-        """After a failed open: the engine lets go of the port by itself if it ever had it."""
-        s, self._s = self._s, -1
-        self.engine._sockets.discard(self)
-        opened = self._core.poll(s) & (_engine.GONE | _engine.CLOSED) == 0 or self._core.error(s) not in (
-            errno.EADDRINUSE, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.EINVAL,
-        )  # fmt: skip
-        self._core.close_sock(s, True)
-        if not opened:
-            self.engine._release(number)
-
-    def send(self, data: bytes | bytearray | memoryview) -> int:
-        """Queues bytes; returns how many were taken (at least one). BrokenConnection, ConnectionReset, NotNow, TimedOut."""
-        taken: int = self._core.send(self._number(), data, self._timeout)
-        return taken
-
-    def sendall(self, data: bytes | bytearray | memoryview) -> None:
-        """Queues all of the bytes."""
-        sent = self._core.send(self._number(), data, self._timeout, True)
-        if sent < memoryview(data).nbytes:
-            raise connection_error(errno.ETIMEDOUT, f"{sent} bytes were taken")
-
-    def recv_into(self, buffer: bytearray | memoryview | npt.NDArray[Any], nbytes: int = 0) -> int:
-        """Copies received bytes into a writable buffer; 0 at the end of the stream."""
-        got: int = self._core.recv_into(self._number(), buffer, self._timeout, nbytes)
-        return got
-
-    def recv(self, nbytes: int) -> bytes:
-        """Up to nbytes; b"" at the end of the stream."""
-        buffer = bytearray(nbytes)
-        return bytes(memoryview(buffer)[: self.recv_into(buffer)])
-
-    def recv_view(self) -> npt.NDArray[np.uint8] | None:
-        """The next piece of received data where the NIC put it, without a copy; None at the end of the stream.
-
-        The frame is pinned, and counts against the receive window, while the array or anything based on it lives.
-        """
-        view: npt.NDArray[np.uint8] | None = self._core.recv_view(self._number(), self._timeout)
-        return view
-
-    def shutdown(self, how: int) -> None:
-        """socket.SHUT_RD, SHUT_WR (FIN follows what was queued) or SHUT_RDWR."""
-        self._core.shutdown(self._number(), how)
-
-    def abort(self) -> None:
-        """Resets the connection."""
-        s, self._s = self._s, -1
-        self.engine._sockets.discard(self)
-        if s >= 0 and not self._core.closed:
-            self._core.close_sock(s, True)
-
-    def wait_sent(self, timeout: float | None = None) -> bool:
-        """Waits until everything sent was acknowledged; False at the timeout."""
-        return bool(self._core.wait(self._number(), _engine.SENT | _engine.CLOSED, timeout))
-
-    def wait_closed(self, timeout: float | None = None) -> bool:
-        """Waits until the connection is over in both directions; False at the timeout."""
-        return bool(self._core.wait(self._number(), _engine.CLOSED, timeout))
-
-    def getpeername(self) -> tuple[str, int]:
-        ip, port = self._core.name(self._number())[1]
-        return str(ipaddress.ip_address(ip)), port
-
-    def set_nodelay(self, on: bool) -> None:
-        """False: small segments wait for the ACK of the last one (RFC 896)."""
-        self._core.set_nagle(self._number(), not on)
-
-    def set_keepalive(self, idle: float, interval: float = 75.0, probes: int = 9) -> None:
-        """Probes an idle connection (RFC 9293 3.8.4); idle 0 switches it off. Seconds.
-
-        Peers that follow RFC 5961 (this engine, Linux) answer two probes a second at most: let `interval` be above 0.5.
-        """
-        self._core.set_keepalive(self._number(), round(idle * 1e9), round(interval * 1e9), probes)
-
-    def info(self) -> dict[str, Any]:
-        """state (RFC 9293 name), mss, cwnd, ssthresh, snd_wnd, rcv_wnd, inflight, unsent, unread (bytes), srtt_us,
-        rttvar_us, rto_us, min_rtt_us, bytes_sent (retransmissions included), bytes_acked, bytes_received,
-        bytes_retransmitted, segs_out, segs_in, retransmits (segments), fast_retransmits (episodes), timeouts,
-        dup_acks_in, zero_window_probes, ooo_segs, timestamps, sack, wscale, snd_wscale, rcv_wscale, error (errno)."""
-        found: dict[str, Any] = self._core.info(self._number())
-        return found
-
-    def __enter__(self) -> Connection:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, exc: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def __repr__(self) -> str:
-        if self.closed:
-            return "<Connection closed>"
-        return "<Connection {}:{} to {}:{}>".format(*self.getsockname(), *self.getpeername())

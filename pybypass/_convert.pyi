@@ -1,0 +1,3 @@
+"""Between Python's values and the engine's structures. Private."""
+
+STATE_NAMES: tuple[str, ...]

@@ -1,0 +1,105 @@
+"""Limits, timers and addresses of an engine."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from .errors import PybypassError
+from .ports import Port
+
+__all__ = ["EngineConfig", "Interface", "interfaces_of"]
+
+Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineConfig:
+    """Limits and timers of an engine. Times are seconds, sizes bytes.
+
+    `rcvbuf` is memory that received data may hold per connection, charged by whole frames (RFC 9293 3.8.6; the advertised
+    window is less). `sndbuf` is payload queued and not acknowledged. `reserve_frames` is kept from data for the fill ring
+    and for control segments. RTO: RFC 6298 with the bounds given. `nagle`: RFC 896; off unless asked for.
+    """
+
+    max_connections: int = 1024
+    max_listeners: int = 64
+    rcvbuf: int = 1 << 20
+    sndbuf: int = 1 << 20
+    reserve_frames: int = 512
+    ttl: int = 64
+    timestamps: bool = True
+    sack: bool = True
+    window_scale: bool = True
+    nagle: bool = False
+    rto_initial: float = 1.0
+    rto_min: float = 0.2
+    rto_max: float = 120.0
+    delayed_ack: float = 0.04
+    time_wait: float = 60.0
+    fin_wait2: float = 60.0
+    syn_retries: int = 6
+    synack_retries: int = 5
+    data_retries: int = 15
+    keepalive_idle: float = 0.0
+    keepalive_interval: float = 75.0
+    keepalive_probes: int = 9
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "max_connections": (1, 1 << 22), "max_listeners": (1, 1 << 16), "rcvbuf": (4096, 1 << 30),
+            "sndbuf": (4096, 1 << 30), "reserve_frames": (0, 1 << 22), "ttl": (1, 255), "rto_initial": (1e-6, 3600),
+            "rto_min": (1e-6, 3600), "rto_max": (1e-3, 3600), "delayed_ack": (0, 0.5), "time_wait": (0, 3600),
+            "fin_wait2": (0, 3600), "syn_retries": (0, 32), "synack_retries": (0, 32), "data_retries": (0, 32),
+            "keepalive_idle": (0, 86400 * 365), "keepalive_interval": (1e-3, 86400 * 365), "keepalive_probes": (1, 127),
+        }  # fmt: skip
+        for name, (low, high) in ranges.items():
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise PybypassError.make("PB040", errno.EINVAL, f"{name}={value!r} is not {low} to {high}")
+        if self.rto_min > self.rto_max:
+            raise PybypassError.make("PB040", errno.EINVAL, "rto_min is above rto_max")
+
+    def for_core(self) -> dict[str, Any]:
+        def ns(seconds: float) -> int:
+            return round(seconds * 1e9)
+
+        return {
+            "max_conns": self.max_connections, "max_listeners": self.max_listeners, "rcvbuf_bytes": self.rcvbuf,
+            "sndbuf_bytes": self.sndbuf, "reserve_frames": self.reserve_frames, "ttl": self.ttl,
+            "timestamps": self.timestamps, "sack": self.sack, "wscale": self.window_scale, "nagle": self.nagle,
+            "rto_initial_ns": ns(self.rto_initial), "rto_min_ns": ns(self.rto_min), "rto_max_ns": ns(self.rto_max),
+            "delack_ns": ns(self.delayed_ack), "time_wait_ns": ns(self.time_wait), "fin_wait2_ns": ns(self.fin_wait2),
+            "syn_retries": self.syn_retries, "synack_retries": self.synack_retries, "data_retries": self.data_retries,
+            "keepalive_idle_ns": ns(self.keepalive_idle), "keepalive_interval_ns": ns(self.keepalive_interval),
+            "keepalive_probes": self.keepalive_probes, "secret": os.urandom(16),
+        }  # fmt: skip
+
+
+def interfaces_of(port: Port, ip: str | Iterable[str] | None) -> list[Interface]:
+    """The engine's addresses with their prefixes: given, or completed from the kernel's, or all of the kernel's."""
+    kernel = port.local_networks()
+    wanted = [ip] if isinstance(ip, str) else list(ip) if ip is not None else None
+    if wanted is None:
+        if not kernel:
+            raise PybypassError.make("PB040", errno.EINVAL, "no address", hint="pass ip='A.B.C.D/N'")
+        return kernel
+    found: list[Interface] = []
+    for text in wanted:
+        try:
+            interface = ipaddress.ip_interface(text)
+        except ValueError as e:
+            raise PybypassError.make("PB040", errno.EINVAL, f"ip={text!r}: {e}") from None
+        known = next((k for k in kernel or [] if k.ip == interface.ip), None)
+        if kernel is not None and known is None:
+            raise PybypassError.make("PB041", errno.EADDRNOTAVAIL, str(interface.ip))
+        if "/" not in text and known is not None:
+            interface = known
+        elif "/" not in text:
+            raise PybypassError.make("PB040", errno.EINVAL, f"ip={text!r} without a prefix", hint="write A.B.C.D/N")
+        found.append(interface)
+    return found

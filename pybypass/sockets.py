@@ -1,0 +1,191 @@
+"""Listener and Connection: names and errno semantics are those of `socket`."""
+
+from __future__ import annotations
+
+import errno
+import ipaddress
+import time
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from . import _engine
+from .closing import Closing
+from .errors import connection_error
+
+if TYPE_CHECKING:
+    from .tcp import Engine
+
+__all__ = ["Connection", "Listener", "Socket"]
+
+
+class Socket(Closing):
+    """What a listener and a connection share."""
+
+    def __init__(self, engine: Engine, s: int) -> None:
+        self.engine = engine
+        self._core = engine._core
+        self._s = s
+        self._timeout: float | None = None
+        engine._sockets.add(self)
+
+    def _await_open(self, timeout: float | None, what: str) -> None:
+        mask = self._core.wait(self._s, _engine.CONNECTED | _engine.ERROR | _engine.CLOSED, timeout)
+        if not mask:
+            raise connection_error(errno.ETIMEDOUT, what)
+        if not mask & _engine.CONNECTED:
+            raise connection_error(self._core.error(self._s) or errno.ECONNABORTED, what)
+
+    @property
+    def closed(self) -> bool:
+        return self._s < 0
+
+    def _number(self) -> int:
+        if self._s < 0:
+            raise connection_error(errno.EBADF, "closed")
+        return self._s
+
+    def settimeout(self, timeout: float | None) -> None:
+        """Seconds that calls wait; None: for ever; 0: not at all (NotNow)."""
+        if timeout is not None and timeout < 0:
+            raise ValueError("a timeout is not negative")
+        self._timeout = timeout
+
+    def gettimeout(self) -> float | None:
+        return self._timeout
+
+    def setblocking(self, flag: bool) -> None:
+        self.settimeout(None if flag else 0.0)
+
+    def getsockname(self) -> tuple[str, int]:
+        ip, port = self._core.name(self._number())[0]
+        return str(ipaddress.ip_address(ip)), port
+
+    def close(self) -> None:
+        """Gives the socket up; again does nothing."""
+        s, self._s = self._s, -1
+        self.engine._sockets.discard(self)
+        if s >= 0 and not self._core.closed:
+            self._core.close_sock(s, False)
+
+    def __del__(self) -> None:
+        if getattr(self, "_s", -1) >= 0 and not self._core.closed:
+            warnings.warn(f"unclosed {type(self).__name__}", ResourceWarning, source=self, stacklevel=2)
+            self.close()
+
+
+class Listener(Socket):
+    """A listening socket; comes from Engine.listen()."""
+
+    def accept(self, timeout: float | None = -1.0) -> Connection:
+        """The next connection. `timeout`: as settimeout() unless given. NotNow, TimedOut."""
+        core, limit = self._core, self._timeout if timeout is not None and timeout < 0 else timeout
+        until = None if limit is None else time.monotonic() + limit
+        while True:
+            left = None if until is None else max(0.0, until - time.monotonic())
+            if not core.wait(self._number(), _engine.ACCEPT | _engine.CLOSED, left):
+                raise connection_error(errno.EAGAIN if limit == 0 else errno.ETIMEDOUT, "accept")
+            self.engine._let_go()
+            s = core.accept(self._number())
+            core.wait(s, _engine.CONNECTED | _engine.ERROR | _engine.CLOSED, 5.0)
+            if core.poll(s) & _engine.CONNECTED:
+                break
+            core.close_sock(s, False)  # somebody else was faster, or it was reset meanwhile
+        self.engine._acquire(ipaddress.ip_address(core.name(s)[0][0]), core.name(s)[0][1])
+        return Connection(self.engine, s)
+
+    def __repr__(self) -> str:
+        return "<Listener closed>" if self.closed else "<Listener {}:{}>".format(*self.getsockname())
+
+
+class Connection(Socket):
+    """An established connection; comes from Engine.connect() or Listener.accept()."""
+
+    def _discard(self, number: int) -> None:
+        """After a failed open: the engine lets go of the port by itself if it ever had it."""
+        s, self._s = self._s, -1
+        self.engine._sockets.discard(self)
+        opened = self._core.poll(s) & (_engine.GONE | _engine.CLOSED) == 0 or self._core.error(s) not in (
+            errno.EADDRINUSE, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.EINVAL,
+        )  # fmt: skip
+        self._core.close_sock(s, True)
+        if not opened:
+            self.engine._release(number)
+
+    def send(self, data: bytes | bytearray | memoryview) -> int:
+        """Queues bytes; returns how many were taken (at least one). BrokenConnection, ConnectionReset, NotNow, TimedOut."""
+        taken: int = self._core.send(self._number(), data, self._timeout)
+        return taken
+
+    def sendall(self, data: bytes | bytearray | memoryview) -> None:
+        """Queues all of the bytes."""
+        sent = self._core.send(self._number(), data, self._timeout, True)
+        if sent < memoryview(data).nbytes:
+            raise connection_error(errno.ETIMEDOUT, f"{sent} bytes were taken")
+
+    def recv_into(self, buffer: bytearray | memoryview | npt.NDArray[Any], nbytes: int = 0) -> int:
+        """Copies received bytes into a writable buffer; 0 at the end of the stream."""
+        got: int = self._core.recv_into(self._number(), buffer, self._timeout, nbytes)
+        return got
+
+    def recv(self, nbytes: int) -> bytes:
+        """Up to nbytes; b"" at the end of the stream."""
+        buffer = bytearray(nbytes)
+        return bytes(memoryview(buffer)[: self.recv_into(buffer)])
+
+    def recv_view(self) -> npt.NDArray[np.uint8] | None:
+        """The next piece of received data where the NIC put it, without a copy; None at the end of the stream.
+
+        The frame is pinned, and counts against the receive window, while the array or anything based on it lives.
+        """
+        view: npt.NDArray[np.uint8] | None = self._core.recv_view(self._number(), self._timeout)
+        return view
+
+    def shutdown(self, how: int) -> None:
+        """socket.SHUT_RD, SHUT_WR (FIN follows what was queued) or SHUT_RDWR."""
+        self._core.shutdown(self._number(), how)
+
+    def abort(self) -> None:
+        """Resets the connection."""
+        s, self._s = self._s, -1
+        self.engine._sockets.discard(self)
+        if s >= 0 and not self._core.closed:
+            self._core.close_sock(s, True)
+
+    def wait_sent(self, timeout: float | None = None) -> bool:
+        """Waits until everything sent was acknowledged; False at the timeout."""
+        return bool(self._core.wait(self._number(), _engine.SENT | _engine.CLOSED, timeout))
+
+    def wait_closed(self, timeout: float | None = None) -> bool:
+        """Waits until the connection is over in both directions; False at the timeout."""
+        return bool(self._core.wait(self._number(), _engine.CLOSED, timeout))
+
+    def getpeername(self) -> tuple[str, int]:
+        ip, port = self._core.name(self._number())[1]
+        return str(ipaddress.ip_address(ip)), port
+
+    def set_nodelay(self, on: bool) -> None:
+        """False: small segments wait for the ACK of the last one (RFC 896)."""
+        self._core.set_nagle(self._number(), not on)
+
+    def set_keepalive(self, idle: float, interval: float = 75.0, probes: int = 9) -> None:
+        """Probes an idle connection (RFC 9293 3.8.4); idle 0 switches it off. Seconds.
+
+        Peers that follow RFC 5961 (this engine, Linux) answer two probes a second at most: let `interval` be above 0.5.
+        """
+        self._core.set_keepalive(self._number(), round(idle * 1e9), round(interval * 1e9), probes)
+
+    def info(self) -> dict[str, Any]:
+        """state (RFC 9293 name), mss, cwnd, ssthresh, snd_wnd, rcv_wnd, inflight, unsent, unread (bytes), srtt_us,
+        rttvar_us, rto_us, min_rtt_us, bytes_sent (retransmissions included), bytes_acked, bytes_received,
+        bytes_retransmitted, segs_out, segs_in, retransmits (segments), fast_retransmits (episodes), timeouts,
+        dup_acks_in, zero_window_probes, ooo_segs, timestamps, sack, wscale, snd_wscale, rcv_wscale, error (errno)."""
+        found: dict[str, Any] = self._core.info(self._number())
+        return found
+
+    def __repr__(self) -> str:
+        if self.closed:
+            return "<Connection closed>"
+        return "<Connection {}:{} to {}:{}>".format(*self.getsockname(), *self.getpeername())
