@@ -23,7 +23,8 @@ __all__ = ["SlowPath"]
 
 log = logging.getLogger("pybypass.slowpath")
 
-_ARP, _IP4, _IP6 = 0x0806, 0x0800, 0x86DD
+_ARP, _IP4, _IP6, _VLAN = 0x0806, 0x0800, 0x86DD, 0x8100
+_VLAN_BYTES = _VLAN.to_bytes(2, "big")
 _BROADCAST = b"\xff" * 6
 _ASK_AGAIN_S = 0.2
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
@@ -44,8 +45,14 @@ class SlowPath:
     """Serves the exceptions of one engine. `counters` counts what was seen and done, by name."""
 
     def __init__(
-        self, core: Any, port: Port, mac: bytes, addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address]
+        self,
+        core: Any,
+        port: Port,
+        mac: bytes,
+        addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address],
+        vlan: int = 0,
     ) -> None:
+        self._tag = struct.pack(">HH", _VLAN, vlan) if vlan else b""
         self._core = core
         self._port = port
         self._mac = mac
@@ -60,6 +67,8 @@ class SlowPath:
             for reason, frame, hop in self._core.exceptions():
                 self.counters[reason] += 1
                 try:
+                    if frame is not None and frame[12:14] == _VLAN_BYTES:
+                        frame = frame[:12] + frame[16:]  # the loop has checked that it is ours
                     if reason == "neigh":
                         self._want(hop)
                     elif reason == "arp":
@@ -83,6 +92,10 @@ class SlowPath:
         elif self._port.local_networks() is None:
             self._ask(hop)
 
+    def _send(self, frame: bytes) -> None:
+        """Injects a frame, tagged if the engine's VLAN wants it."""
+        self._core.inject(frame[:12] + self._tag + frame[12:])
+
     def _source(self, size: int) -> bytes | None:
         return next((a for a in self._addresses if len(a) == size), None)
 
@@ -93,7 +106,7 @@ class SlowPath:
         self.counters["asked"] += 1
         if len(hop) == 4:
             body = struct.pack(">HHBBH", 1, _IP4, 6, 4, 1) + self._mac + src + b"\0" * 6 + hop
-            self._core.inject(_BROADCAST + self._mac + struct.pack(">H", _ARP) + body)
+            self._send(_BROADCAST + self._mac + struct.pack(">H", _ARP) + body)
             return
         # RFC 4861 4.3, 7.2.2: solicitation to the solicited-node address.
         group = bytes.fromhex("ff0200000000000000000001ff") + hop[13:]
@@ -103,7 +116,7 @@ class SlowPath:
     def _send6(self, to: bytes, src: bytes, dst: bytes, message: bytes) -> None:
         message = _with_checksum(message, _pseudo6(src, dst, len(message)))
         header = struct.pack(">IHBB", 6 << 28, len(message), 58, 255) + src + dst
-        self._core.inject(to + self._mac + struct.pack(">H", _IP6) + header + message)
+        self._send(to + self._mac + struct.pack(">H", _IP6) + header + message)
 
     def _learn(self, addr: bytes, mac: bytes) -> None:
         if not mac[0] & 1 and any(mac):
@@ -125,7 +138,7 @@ class SlowPath:
             self._learn(spa, sha)
         if op == 1:
             body = struct.pack(">HHBBH", 1, _IP4, 6, 4, 2) + self._mac + tpa + sha + spa
-            self._core.inject(sha + self._mac + struct.pack(">H", _ARP) + body)
+            self._send(sha + self._mac + struct.pack(">H", _ARP) + body)
             self.counters["arp_answered"] += 1
 
     def _icmp(self, frame: bytes) -> None:
@@ -148,7 +161,7 @@ class SlowPath:
         reply = _with_checksum(bytes([_ECHO_REPLY, 0]) + message[2:])
         header = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(reply), 0, 0x4000, 64, 1, 0, dst, src)
         header = header[:10] + internet_checksum(header).to_bytes(2, "big") + header[12:]
-        self._core.inject(frame[6:12] + self._mac + struct.pack(">H", _IP4) + header + reply)
+        self._send(frame[6:12] + self._mac + struct.pack(">H", _IP4) + header + reply)
         self.counters["echo_answered"] += 1
 
     def _icmp6(self, frame: bytes) -> None:

@@ -79,7 +79,7 @@ class Engine(Closing):
             slowpath=self._slow,
         )
         self._core.spin_ns = round(spin_us * 1000)
-        self.slowpath = SlowPath(self._core, port, queue.mac, [i.ip for i in self.interfaces])
+        self.slowpath = SlowPath(self._core, port, queue.mac, [i.ip for i in self.interfaces], vlan)
         self._sockets: weakref.WeakSet[Socket] = weakref.WeakSet()
         self._holds: dict[int, tuple[IpAddress | None, Any]] = {}
         self._users: Counter[int] = Counter()

@@ -166,6 +166,7 @@ def tcp(flags=2, sport=1000, dport=80, src=B4, dst=A4, offset=5, csum=None, opti
 HOSTILE = {
     "l2_short": lambda net: net.mac + MAC,
     "l2_dst": lambda net: eth(net, 0x0800, ip4(6, tcp()), dst=b"\x02\0\0\0\0\x09"),
+    "l2_vlan": lambda net: net.mac + MAC + b"\x81\x00\x00\x07\x08\x00" + ip4(6, tcp()),
     "ip_short": lambda net: eth(net, 0x0800, ip4(6, tcp(), total=2000)),
     "ip_version": lambda net: eth(net, 0x0800, ip4(6, tcp(), version_ihl=0x44)),
     "ip_csum": lambda net: eth(net, 0x0800, ip4(6, tcp(), csum=1)),

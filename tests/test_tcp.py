@@ -202,6 +202,22 @@ def test_gateway_carries_what_is_not_local():
             assert s.recv(10) == b"via"
 
 
+def test_vlan_keeps_to_itself():
+    with pb.open("mem:vlan") as x, pb.open("mem:vlan") as y:
+        with (
+            pb.Engine(x, ip="10.0.0.1/24", vlan=7) as a, pb.Engine(y, ip="10.0.0.2/24", vlan=7) as b,
+            b.listen(80) as listener,
+        ):  # fmt: skip
+            with a.connect(("10.0.0.2", 80), timeout=5) as c, listener.accept(5) as s:
+                c.sendall(b"tagged")
+                assert s.recv(10) == b"tagged"
+    with pb.open("mem:vlan") as x, pb.open("mem:vlan") as y:
+        with pb.Engine(x, ip="10.0.0.1/24", vlan=7) as a, pb.Engine(y, ip="10.0.0.2/24", vlan=8) as b, b.listen(80):
+            with pytest.raises(TimeoutError):
+                a.connect(("10.0.0.2", 80), timeout=0.2)
+            assert b.stats()["drops"]["l2_vlan"] >= 1
+
+
 def test_timeouts(pair):
     c, s = pair.connect()
     c.settimeout(0)

@@ -8,6 +8,7 @@
 	X(L2_SHORT, "l2_short", "shorter than its Ethernet or VLAN header")                                            \
 	X(L2_TYPE, "l2_type", "EtherType that nothing here handles")                                                   \
 	X(L2_DST, "l2_dst", "unicast to another MAC address")                                                          \
+	X(L2_VLAN, "l2_vlan", "VLAN other than the engine's")                                                          \
 	X(ARP_BAD, "arp_bad", "malformed ARP (RFC 826)")                                                               \
 	X(IP_SHORT, "ip_short", "shorter than its IP header or total length")                                          \
 	X(IP_VERSION, "ip_version", "IP version or header length invalid")                                             \

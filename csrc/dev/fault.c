@@ -29,17 +29,6 @@ static struct fault *of(struct pb_dev *dev)
 	return (struct fault *)dev;
 }
 
-static uint32_t packet_at(const struct pb_desc *d, uint32_t n, uint32_t *bytes)
-{
-	*bytes = 0;
-	for (uint32_t i = 0; i < n; i++) {
-		*bytes += d[i].len;
-		if (!(d[i].flags & PB_DESC_MORE))
-			return i + 1;
-	}
-	return 0;
-}
-
 static void flip(struct fault *f, struct pb_desc *d, uint32_t n, uint32_t bit)
 {
 	for (uint32_t i = 0; i < n; i++) {
@@ -201,7 +190,7 @@ static int fault_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_
 		end(f);
 		return rc;
 	}
-	while (n > 0 && (len = packet_at(d + at, (uint32_t)n - at, &bytes)) && len <= PB_BURST_MAX &&
+	while (n > 0 && (len = pb_desc_packet(d + at, (uint32_t)n - at, &bytes)) && len <= PB_BURST_MAX &&
 	       f->n_done + len <= DONE_MAX) {
 		if (!sane(f, d + at, len)) {
 			/* The inner device refuses it as it would without us. */
@@ -281,7 +270,7 @@ static int pull(struct fault *f)
 	if (k <= 0)
 		return k;
 	uint32_t n = f->n_begun + (uint32_t)k, at = 0, len, bytes;
-	while ((len = packet_at(f->pull + at, n - at, &bytes))) {
+	while ((len = pb_desc_packet(f->pull + at, n - at, &bytes))) {
 		receive_packet(f, f->pull + at, len, bytes);
 		at += len;
 	}

@@ -14,18 +14,6 @@ static struct pb_mem_dev *of(struct pb_dev *dev)
 	return (struct pb_mem_dev *)dev;
 }
 
-/* Descriptors of the packet that starts at d[0], and its bytes; 0 if its end is not among the n. */
-static uint32_t packet_at(const struct pb_desc *d, uint32_t n, uint32_t *bytes)
-{
-	*bytes = 0;
-	for (uint32_t i = 0; i < n; i++) {
-		*bytes += d[i].len;
-		if (!(d[i].flags & PB_DESC_MORE))
-			return i + 1;
-	}
-	return 0;
-}
-
 static bool in_pool(const struct pb_pool *p, uint64_t addr)
 {
 	return addr >> p->frame_shift < p->nframes;
@@ -60,7 +48,7 @@ static int mem_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_ow
 	uint32_t at = 0, len, bytes;
 	(void)now_ns;
 	bool peer = pb_mem_enter(m);
-	while (n > 0 && (len = packet_at(d + at, (uint32_t)n - at, &bytes))) {
+	while (n > 0 && (len = pb_desc_packet(d + at, (uint32_t)n - at, &bytes))) {
 		if (len > m->cfg.ring_size - m->in_flight)
 			break;
 		enum pb_drop why = check_tx(m, d + at, len, bytes);

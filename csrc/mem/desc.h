@@ -44,6 +44,18 @@ struct pb_desc {
 _Static_assert(sizeof(struct pb_desc) == 32, "two descriptors to a cache line");
 _Static_assert(offsetof(struct pb_desc, len) == 20 && offsetof(struct pb_desc, queue) == 30, "ABI with NumPy");
 
+/* Descriptors of the packet that starts at d[0], and its bytes; 0 if its end is not among the n. */
+static inline uint32_t pb_desc_packet(const struct pb_desc *d, uint32_t n, uint32_t *bytes)
+{
+	*bytes = 0;
+	for (uint32_t i = 0; i < n; i++) {
+		*bytes += d[i].len;
+		if (!(d[i].flags & PB_DESC_MORE))
+			return i + 1;
+	}
+	return 0;
+}
+
 /* The largest number of descriptors that one pass handles. */
 #define PB_BURST_MAX 64
 #endif

@@ -61,65 +61,80 @@ static bool icmp_error(struct pb_path *p, const uint8_t *ip, uint32_t len, uint6
 	return true;
 }
 
-/* Where a packet goes: 0 to the engine (d then starts at the IP header), else it is done with. */
-static bool classify(struct pb_path *p, struct pb_desc *d, uint64_t now_ns)
+/* What becomes of a frame. */
+struct fate {
+	enum { FATE_ENGINE, FATE_DROP, FATE_EXCEPTION } what;
+	unsigned reason; /* enum pb_drop, enum pb_exc_reason */
+};
+
+static struct fate dropped(enum pb_drop why)
+{
+	return (struct fate){FATE_DROP, why};
+}
+
+static struct fate exception(enum pb_exc_reason why)
+{
+	return (struct fate){FATE_EXCEPTION, why};
+}
+
+/* The VLAN that a frame came in: a tag in it, or one that the device stripped; 0 is none, and a mere priority. */
+static uint16_t vlan_of(const struct pb_desc *d, const struct pb_eth_view *eth)
+{
+	uint16_t tci = eth->vlans ? eth->vlan : d->flags & PB_DESC_VLAN ? d->vlan : 0;
+	return tci & 0xfff;
+}
+
+static struct fate fate_of_ip(struct pb_path *p, const struct pb_eth_view *eth, const uint8_t *ip, uint32_t len,
+			      uint64_t now_ns)
+{
+	bool v4 = eth->type == PB_ETH_IP4;
+	if (len < (v4 ? PB_IP4_HLEN : PB_IP6_HLEN))
+		return dropped(PB_DROP_IP_SHORT);
+	uint8_t proto = v4 ? ip[offsetof(struct pb_ip4_hdr, proto)] : ip[offsetof(struct pb_ip6_hdr, next)];
+	struct pb_ip dst = v4 ? pb_ip_from4(ip + offsetof(struct pb_ip4_hdr, dst))
+			      : pb_ip_from6(ip + offsetof(struct pb_ip6_hdr, dst));
+	bool local = pb_net_is_local(&p->net, &dst), group = pb_ip_is_multicast(&dst);
+	if (!local && (!group || proto == PB_IPPROTO_TCP))
+		return dropped(PB_DROP_IP_DST);
+	if (proto == PB_IPPROTO_ICMP || proto == PB_IPPROTO_ICMP6) {
+		enum pb_drop why;
+		return icmp_error(p, ip, len, now_ns, &why) ? dropped(why) : exception(PB_EXC_ICMP);
+	}
+	if (proto == PB_IPPROTO_UDP)
+		return exception(PB_EXC_UDP);
+	/* IPv6 extension headers: the engine's parser walks them and finds out. */
+	bool ext = !v4 && (proto == PB_IPPROTO_HOPOPTS || proto == PB_IPPROTO_ROUTING || proto == PB_IPPROTO_FRAGMENT ||
+			   proto == PB_IPPROTO_DSTOPTS);
+	if ((proto != PB_IPPROTO_TCP && !ext) || !local)
+		return exception(PB_EXC_IP_OTHER);
+	if (pb_eth_is_group(eth->dst))
+		return dropped(PB_DROP_L2_DST); /* RFC 1122 3.3.6: unicast IP in a broadcast frame */
+	return (struct fate){FATE_ENGINE, 0};
+}
+
+/* For the engine, d then starts at the IP header. */
+static struct fate classify(struct pb_path *p, struct pb_desc *d, uint64_t now_ns)
 {
 	const uint8_t *frame = pb_pool_data(p->dev->pool, d);
 	struct pb_eth_view eth;
 	enum pb_drop why = pb_eth_parse(frame, d->len, &eth);
-	if (!why && !pb_eth_is_group(eth.dst) && memcmp(eth.dst, p->dev->mac, 6))
-		why = PB_DROP_L2_DST;
-	if (why) {
-		count_drop(p, d, why);
-		return false;
-	}
-	const uint8_t *ip = frame + eth.hdr_len;
+	if (why)
+		return dropped(why);
+	if (!pb_eth_is_group(eth.dst) && memcmp(eth.dst, p->dev->mac, 6))
+		return dropped(PB_DROP_L2_DST);
+	if (vlan_of(d, &eth) != (p->net.vlan & 0xfff))
+		return dropped(PB_DROP_L2_VLAN);
+	if (eth.type == PB_ETH_ARP)
+		return exception(PB_EXC_ARP);
+	if (eth.type != PB_ETH_IP4 && eth.type != PB_ETH_IP6)
+		return exception(PB_EXC_L2_OTHER);
 	uint32_t len = (uint32_t)d->len - eth.hdr_len;
-	uint8_t proto;
-	struct pb_ip dst;
-	if (eth.type == PB_ETH_IP4 && len >= PB_IP4_HLEN) {
-		proto = ip[offsetof(struct pb_ip4_hdr, proto)];
-		dst = pb_ip_from4(ip + offsetof(struct pb_ip4_hdr, dst));
-	} else if (eth.type == PB_ETH_IP6 && len >= PB_IP6_HLEN) {
-		proto = ip[offsetof(struct pb_ip6_hdr, next)];
-		dst = pb_ip_from6(ip + offsetof(struct pb_ip6_hdr, dst));
-	} else if (eth.type == PB_ETH_IP4 || eth.type == PB_ETH_IP6) {
-		count_drop(p, d, PB_DROP_IP_SHORT);
-		return false;
-	} else {
-		pb_path_except(p, d, eth.type == PB_ETH_ARP ? PB_EXC_ARP : PB_EXC_L2_OTHER);
-		return false;
-	}
-	bool icmp = proto == PB_IPPROTO_ICMP || proto == PB_IPPROTO_ICMP6;
-	bool local = pb_net_is_local(&p->net, &dst);
-	if (icmp && (local || pb_ip_is_multicast(&dst))) {
-		if (icmp_error(p, ip, len, now_ns, &why))
-			count_drop(p, d, why);
-		else
-			pb_path_except(p, d, PB_EXC_ICMP);
-		return false;
-	}
-	if (!local) {
-		if (pb_ip_is_multicast(&dst) && proto != PB_IPPROTO_TCP)
-			pb_path_except(p, d, proto == PB_IPPROTO_UDP ? PB_EXC_UDP : PB_EXC_IP_OTHER);
-		else
-			count_drop(p, d, PB_DROP_IP_DST);
-		return false;
-	}
-	/* IPv6 extension headers: the engine's parser walks them and finds out. */
-	bool ext = eth.type == PB_ETH_IP6 && (proto == PB_IPPROTO_HOPOPTS || proto == PB_IPPROTO_ROUTING ||
-					      proto == PB_IPPROTO_FRAGMENT || proto == PB_IPPROTO_DSTOPTS);
-	if (proto == PB_IPPROTO_TCP && pb_eth_is_group(eth.dst)) {
-		count_drop(p, d, PB_DROP_L2_DST); /* RFC 1122 3.3.6: unicast IP in a broadcast frame */
-		return false;
-	}
-	if (proto == PB_IPPROTO_TCP || ext) {
+	struct fate f = fate_of_ip(p, &eth, frame + eth.hdr_len, len, now_ns);
+	if (f.what == FATE_ENGINE) {
 		d->off = (uint16_t)(d->off + eth.hdr_len);
 		d->len = (uint16_t)len;
-		return true;
 	}
-	pb_path_except(p, d, proto == PB_IPPROTO_UDP ? PB_EXC_UDP : PB_EXC_IP_OTHER);
-	return false;
+	return f;
 }
 
 int pb_path_receive(struct pb_path *p, uint64_t now_ns)
@@ -139,10 +154,13 @@ int pb_path_receive(struct pb_path *p, uint64_t now_ns)
 		/* No engine takes a packet of several frames, and its later ones do not begin with a header. */
 		bool part = more || (d[i].flags & PB_DESC_MORE);
 		more = d[i].flags & PB_DESC_MORE;
-		if (part)
-			count_drop(p, &d[i], PB_DROP_TOO_LONG);
-		else if (classify(p, &d[i], now_ns))
+		struct fate f = part ? dropped(PB_DROP_TOO_LONG) : classify(p, &d[i], now_ns);
+		if (f.what == FATE_ENGINE)
 			in[k++] = d[i];
+		else if (f.what == FATE_DROP)
+			count_drop(p, &d[i], f.reason);
+		else
+			pb_path_except(p, &d[i], f.reason);
 	}
 	pb_tcp_input(p->tcp, in, k, now_ns, v);
 	for (int i = 0; i < k; i++)
