@@ -1,4 +1,5 @@
-/* Why a packet was not delivered: one list, from which the enum, the names and the explanations are made. */
+/* Why a packet was not delivered: one list, from which the enum, the names and the explanations are made. New ones go
+ * to the end: the numbers are part of the ABI. */
 #ifndef PB_BASE_DROPS_H
 #define PB_BASE_DROPS_H
 #include "base/types.h"
@@ -8,7 +9,6 @@
 	X(L2_SHORT, "l2_short", "shorter than its Ethernet or VLAN header")                                            \
 	X(L2_TYPE, "l2_type", "EtherType that nothing here handles")                                                   \
 	X(L2_DST, "l2_dst", "unicast to another MAC address")                                                          \
-	X(L2_VLAN, "l2_vlan", "VLAN other than the engine's")                                                          \
 	X(ARP_BAD, "arp_bad", "malformed ARP (RFC 826)")                                                               \
 	X(IP_SHORT, "ip_short", "shorter than its IP header or total length")                                          \
 	X(IP_VERSION, "ip_version", "IP version or header length invalid")                                             \
@@ -50,7 +50,8 @@
 	X(RX_BAD, "rx_bad", "descriptor from the device invalid")                                                      \
 	X(NO_PEER, "no_peer", "the other end of a mem: pair is not open")                                              \
 	X(LINK_LOSS, "link_loss", "lost by the impaired link")                                                         \
-	X(LINK_QUEUE, "link_queue", "queue of the impaired link full")
+	X(LINK_QUEUE, "link_queue", "queue of the impaired link full")                                                 \
+	X(L2_VLAN, "l2_vlan", "VLAN other than the engine's")
 
 enum pb_drop {
 #define X(id, name, why) PB_DROP_##id,
