@@ -20,7 +20,8 @@ from pybypass._port cimport Queue
 from pybypass.c.dev cimport pb_dev
 from pybypass.c.path cimport *
 from pybypass.c.pool cimport PB_OWN_APP, pb_desc, pb_pool, pb_pool_cache, pb_pool_cache_create, pb_pool_cache_destroy, pb_pool_put
-from pybypass.c.stdlib cimport aligned_alloc
+from pybypass.c.flag cimport pb_call_depth
+from pybypass.c.stdlib cimport aligned_alloc, usleep
 from pybypass.c.tcp cimport pb_tcp_config, pb_tcp_config_default, pb_tcp_endpoint, pb_tcp_info
 from pybypass.c.types cimport int64_t, pb_ip, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -53,6 +54,8 @@ cdef class EngineCore:
     cdef pb_path_report report      # the loop writes it: it must outlive a caller that gives up
     cdef object asking              # one call that wants an answer at a time
     cdef int pid
+    cdef int users                  # threads inside a call that may release the GIL
+    cdef bint closing
     cdef long long holds
     cdef object __weakref__
 
@@ -60,7 +63,6 @@ cdef class EngineCore:
                   int max_socks=1024, slowpath=None):
         cdef pb_tcp_config cfg
         cdef pb_app_config acfg
-        cdef pb_ip ip
         cdef int err = 0, rc
         cdef pb_dev *dev
         self.queue = queue
@@ -88,6 +90,16 @@ cdef class EngineCore:
         if self.path == NULL:
             queue.untake(dev)
             raise PybypassError.make("PB040", -err, "the engine's limits", hint="see EngineConfig for the ranges")
+        try:
+            self.furnish(locals_, gw4, gw6, vlan, &acfg)
+        except BaseException:
+            self.destroy()
+            queue.abandon()
+            raise
+
+    cdef int furnish(self, list locals_, gw4, gw6, int vlan, const pb_app_config *acfg) except -1:
+        cdef pb_ip ip
+        cdef int err = 0, rc
         for raw, prefix in locals_:
             ip_in(raw, &ip)
             rc = pb_net_add_local(&self.path.net, &ip, <unsigned>prefix)
@@ -98,42 +110,54 @@ cdef class EngineCore:
         if gw6 is not None:
             ip_in(gw6, &self.path.net.gw6)
         self.path.net.vlan = <uint16_t>vlan
-        self.app = pb_app_create(self.path, &acfg, &err)
+        self.app = pb_app_create(self.path, acfg, &err)
         if self.app == NULL:
             raise PybypassError.make("PB001", -err, "the application's end")
+        return 0
 
     def __dealloc__(self):
         self.destroy()
 
     cdef void destroy(self) noexcept:
-        cdef bint ours = os.getpid() == self.pid
-        if self.loop != NULL and ours:
-            with nogil:
-                pb_loop_stop(self.loop)
-        self.loop = NULL
-        if not ours:
+        """Each pointer is taken out before the GIL goes, so that nobody finds what is being freed."""
+        cdef pb_loop *loop = self.loop
+        cdef pb_path *path = self.path
+        cdef pb_app *app = self.app
+        cdef pb_chan *chan = self.chan
+        self.loop, self.path, self.app, self.chan = NULL, NULL, NULL, NULL
+        if os.getpid() != self.pid:
             return   # a forked child: rings, device and memory are the parent's
-        # The path first: what it owns goes back by the application's rings.
-        if self.path != NULL:
-            with nogil:
-                pb_path_destroy(self.path)
-            self.path = NULL
-        if self.app != NULL:
-            pb_app_destroy(self.app)
-            self.app = NULL
-        if self.chan != NULL:
-            pb_chan_fini(self.chan)
-            free(self.chan)
-            self.chan = NULL
+        # The path before the application's end: what it owns goes back by the application's rings.
+        with nogil:
+            if loop != NULL:
+                pb_loop_stop(loop)
+            if path != NULL:
+                pb_path_destroy(path)
+            if app != NULL:
+                pb_app_destroy(app)
+            if chan != NULL:
+                pb_chan_fini(chan)
+                free(chan)
         free(self.tap.buf)
         self.tap.buf = NULL
 
     cdef pb_app *alive(self) except NULL:
-        if self.app == NULL:
+        if self.app == NULL or self.closing:
             raise PybypassError.make("PB043", _errno.EBADF)
         if os.getpid() != self.pid:
             raise PybypassError.make("PB015", _errno.EBADF)
         return self.app
+
+    cdef int enter(self) except -1:
+        """Before anything that may release the GIL: close() waits until all have left."""
+        self.alive()
+        self.users += 1
+        pb_call_depth()[0] += 1
+        return 0
+
+    cdef void leave(self) noexcept:
+        self.users -= 1
+        pb_call_depth()[0] -= 1
 
     @property
     def closed(self):
@@ -143,32 +167,54 @@ cdef class EngineCore:
     def live_views(self):
         return self.holds
 
-    def close(self):
-        if self.holds:
+    def close(self, bint force=False):
+        if self.app == NULL or self.closing:
+            return
+        if self.holds and not force:
             raise BufferError(f"{self.holds} views of received data are alive: drop them before the engine is closed")
+        if pb_call_depth()[0] and os.getpid() == self.pid:
+            raise PybypassError.make("PB045", _errno.EDEADLK)
+        self.closing = True
+        if os.getpid() == self.pid:
+            pb_app_shut(self.app)
+            while self.users:
+                with nogil:
+                    usleep(100)
         self.destroy()
+        self.slowpath = None
+
+    def in_use(self):
+        """For the measuring loops in C: `with core.in_use() as pointer` keeps the engine from being closed."""
+        return InUse(self)
 
     # ---- the loop ----
 
     def start_loop(self, int cpu, long long spin_ns):
         cdef pb_loop_config cfg
         cdef int err = 0
-        self.alive()
-        cfg.cpu = cpu
-        cfg.spin_ns = FOREVER if spin_ns < 0 else <uint64_t>spin_ns
-        pb_app_set_inline(self.app, False)
-        self.loop = pb_loop_start(self.path, &cfg, &err)
-        if self.loop == NULL:
-            pb_app_set_inline(self.app, True)
-            raise PybypassError.make("PB044", -err, f"cpu {cpu}")
+        self.enter()
+        try:
+            cfg.cpu = cpu
+            cfg.spin_ns = FOREVER if spin_ns < 0 else <uint64_t>spin_ns
+            pb_app_set_inline(self.app, False)
+            self.loop = pb_loop_start(self.path, &cfg, &err)
+            if self.loop == NULL:
+                pb_app_set_inline(self.app, True)
+                raise PybypassError.make("PB044", -err, f"cpu {cpu}")
+        finally:
+            self.leave()
 
     def stop_loop(self):
         cdef pb_loop *l = self.loop
-        self.loop = NULL
-        if l != NULL:
-            with nogil:
-                pb_loop_stop(l)
-            pb_app_set_inline(self.app, True)
+        self.enter()
+        try:
+            self.loop = NULL
+            if l != NULL:
+                with nogil:
+                    pb_loop_stop(l)
+                pb_app_set_inline(self.app, True)
+        finally:
+            self.leave()
 
     @property
     def loop_cpu(self):
@@ -198,7 +244,11 @@ cdef class EngineCore:
 
     def wait(self, int s, unsigned mask, timeout=None):
         """Waits for what mask names; returns what is true, 0 at the timeout (seconds, None: for ever)."""
-        return self.wait_until(s, mask, until_of(timeout))
+        self.enter()
+        try:
+            return self.wait_until(s, mask, until_of(timeout))
+        finally:
+            self.leave()
 
     cdef int wait_until(self, int s, unsigned mask, uint64_t until) except -1:
         cdef uint64_t stop, now, spin = self.spin_ns
@@ -212,6 +262,7 @@ cdef class EngineCore:
             with nogil:
                 m = pb_app_wait(self.app, s, mask, stop, spin)
             if m < 0:
+                self.alive()   # being closed is not the device's fault
                 raise PybypassError.make("PB033", -m)
             if m & PB_SOCK_SLOWPATH and s != WAIT_SLOWPATH:
                 if self.slowpath is not None:
@@ -233,33 +284,45 @@ cdef class EngineCore:
 
     def connect(self, tuple local, tuple remote):
         cdef pb_tcp_endpoint l, r
-        self.alive()
-        endpoint_in(local, &l)
-        endpoint_in(remote, &r)
-        cdef int s = pb_sock_connect(self.app, &l, &r)
-        if s < 0:
-            raise connection_error(-s)
-        self.kick()
-        return s
+        cdef int s
+        self.enter()
+        try:
+            endpoint_in(local, &l)
+            endpoint_in(remote, &r)
+            s = pb_sock_connect(self.app, &l, &r)
+            if s < 0:
+                raise connection_error(-s)
+            self.kick()
+            return s
+        finally:
+            self.leave()
 
     def listen(self, tuple local, int backlog):
         cdef pb_tcp_endpoint l
-        self.alive()
-        endpoint_in(local, &l)
-        cdef int s = pb_sock_listen(self.app, &l, <uint32_t>backlog)
-        if s < 0:
-            raise connection_error(-s)
-        self.kick()
-        return s
+        cdef int s
+        self.enter()
+        try:
+            endpoint_in(local, &l)
+            s = pb_sock_listen(self.app, &l, <uint32_t>backlog)
+            if s < 0:
+                raise connection_error(-s)
+            self.kick()
+            return s
+        finally:
+            self.leave()
 
     def accept(self, int listener):
         """A socket that will become CONNECTED, or fail with EAGAIN."""
-        self.alive()
-        cdef int s = pb_sock_accept(self.app, listener)
-        if s < 0:
-            raise connection_error(-s)
-        self.kick()
-        return s
+        cdef int s
+        self.enter()
+        try:
+            s = pb_sock_accept(self.app, listener)
+            if s < 0:
+                raise connection_error(-s)
+            self.kick()
+            return s
+        finally:
+            self.leave()
 
     def poll(self, int s):
         self.alive()
@@ -284,30 +347,33 @@ cdef class EngineCore:
         cdef int64_t k
         cdef uint64_t until = 0
         cdef bint have_until = False
-        self.alive()
-        while done < size:
-            with nogil:
-                k = pb_sock_send(self.app, s, &src[done], size - done)
-            if k > 0:
-                done += k
-                self.kick()
-                if not everything:
-                    break
-                continue
-            if k != -EAGAIN:
-                raise connection_error(<int>-k)
-            if timeout is not None and timeout <= 0:
-                if done:
-                    break
-                raise connection_error(EAGAIN)
-            if not have_until:
-                until = until_of(timeout)
-                have_until = True
-            if not self.wait_until(s, PB_SOCK_WRITE | PB_SOCK_CLOSED | PB_SOCK_ERROR, until):
-                if done:
-                    break
-                raise connection_error(_errno.ETIMEDOUT, "send")
-        return done
+        self.enter()
+        try:
+            while done < size:
+                with nogil:
+                    k = pb_sock_send(self.app, s, &src[done], size - done)
+                if k > 0:
+                    done += k
+                    self.kick()
+                    if not everything:
+                        break
+                    continue
+                if k != -EAGAIN:
+                    raise connection_error(<int>-k)
+                if timeout is not None and timeout <= 0:
+                    if done:
+                        break
+                    raise connection_error(EAGAIN)
+                if not have_until:
+                    until = until_of(timeout)
+                    have_until = True
+                if not self.wait_until(s, PB_SOCK_WRITE | PB_SOCK_CLOSED | PB_SOCK_ERROR, until):
+                    if done:
+                        break
+                    raise connection_error(_errno.ETIMEDOUT, "send")
+            return done
+        finally:
+            self.leave()
 
     def recv_into(self, int s, buffer, timeout=None, size_t nbytes=0):
         """Bytes received; 0 at the end of the stream."""
@@ -316,51 +382,57 @@ cdef class EngineCore:
         cdef int64_t k
         cdef uint64_t until = 0
         cdef bint have_until = False
-        self.alive()
-        if nbytes and nbytes < size:
-            size = nbytes
-        if not size:
-            return 0
-        while True:
-            with nogil:
-                k = pb_sock_recv(self.app, s, &dst[0], size)
-            if k >= 0:
-                return k
-            if k != -EAGAIN:
-                raise connection_error(<int>-k)
-            if timeout is not None and timeout <= 0:
-                self.kick()
-                k = pb_sock_recv(self.app, s, &dst[0], size)
+        self.enter()
+        try:
+            if nbytes and nbytes < size:
+                size = nbytes
+            if not size:
+                return 0
+            while True:
+                with nogil:
+                    k = pb_sock_recv(self.app, s, &dst[0], size)
                 if k >= 0:
                     return k
-                raise connection_error(<int>-k)
-            if not have_until:
-                until = until_of(timeout)
-                have_until = True
-            if not self.wait_until(s, PB_SOCK_READ, until):
-                raise connection_error(_errno.ETIMEDOUT, "recv")
+                if k != -EAGAIN:
+                    raise connection_error(<int>-k)
+                if timeout is not None and timeout <= 0:
+                    self.kick()
+                    k = pb_sock_recv(self.app, s, &dst[0], size)
+                    if k >= 0:
+                        return k
+                    raise connection_error(<int>-k)
+                if not have_until:
+                    until = until_of(timeout)
+                    have_until = True
+                if not self.wait_until(s, PB_SOCK_READ, until):
+                    raise connection_error(_errno.ETIMEDOUT, "recv")
+        finally:
+            self.leave()
 
     def recv_view(self, int s, timeout=None):
         """One piece of received data where it lies, or None at the end of the stream."""
         cdef pb_desc d
         cdef int rc
         cdef uint64_t until = until_of(timeout)
-        self.alive()
-        while True:
-            rc = pb_sock_recv_frame(self.app, s, &d)
-            if rc == 1:
-                return np.frombuffer(make_span(self, s, &d), dtype=np.uint8)
-            if rc == 0:
-                return None
-            if rc != -EAGAIN:
-                raise connection_error(-rc)
-            if timeout is not None and timeout <= 0:
-                self.kick()
-                if pb_sock_poll(self.app, s) & PB_SOCK_READ:
-                    continue
-                raise connection_error(EAGAIN)
-            if not self.wait_until(s, PB_SOCK_READ, until):
-                raise connection_error(_errno.ETIMEDOUT, "recv")
+        self.enter()
+        try:
+            while True:
+                rc = pb_sock_recv_frame(self.app, s, &d)
+                if rc == 1:
+                    return np.frombuffer(make_span(self, s, &d), dtype=np.uint8)
+                if rc == 0:
+                    return None
+                if rc != -EAGAIN:
+                    raise connection_error(-rc)
+                if timeout is not None and timeout <= 0:
+                    self.kick()
+                    if pb_sock_poll(self.app, s) & PB_SOCK_READ:
+                        continue
+                    raise connection_error(EAGAIN)
+                if not self.wait_until(s, PB_SOCK_READ, until):
+                    raise connection_error(_errno.ETIMEDOUT, "recv")
+        finally:
+            self.leave()
 
     cdef int call(self, int s, int rc, pb_tcp_info *info) except -1:
         """Waits for the loop's answer to a call that gave rc."""
@@ -378,43 +450,77 @@ cdef class EngineCore:
         return 0
 
     def shutdown(self, int s, int how):
-        with self.asking:
-            self.alive()
-            self.call(s, pb_sock_shutdown(self.app, s, how), NULL)
+        cdef int rc
+        self.enter()
+        try:
+            with self.asking:
+                while True:
+                    rc = pb_sock_shutdown(self.app, s, how)
+                    if rc != -EAGAIN:
+                        break
+                    self.wait_until(WAIT_ANY, 0, pb_now_ns() + 1000000)   # the command ring is full
+                self.call(s, rc, NULL)
+        finally:
+            self.leave()
 
     def set_nagle(self, int s, bint on):
-        with self.asking:
-            self.alive()
-            self.call(s, pb_sock_set_nagle(self.app, s, on), NULL)
+        self.enter()
+        try:
+            with self.asking:
+                self.call(s, pb_sock_set_nagle(self.app, s, on), NULL)
+        finally:
+            self.leave()
 
     def set_keepalive(self, int s, uint64_t idle_ns, uint64_t interval_ns, uint32_t probes):
-        with self.asking:
-            self.alive()
-            self.call(s, pb_sock_set_keepalive(self.app, s, idle_ns, interval_ns, probes), NULL)
+        self.enter()
+        try:
+            with self.asking:
+                self.call(s, pb_sock_set_keepalive(self.app, s, idle_ns, interval_ns, probes), NULL)
+        finally:
+            self.leave()
 
     def info(self, int s):
         cdef pb_tcp_info i
-        with self.asking:
-            self.alive()
-            self.call(s, pb_sock_info(self.app, s), &i)
-        return info_dict(&i)
+        self.enter()
+        try:
+            with self.asking:
+                self.call(s, pb_sock_info(self.app, s), &i)
+            return info_dict(&i)
+        finally:
+            self.leave()
 
     def close_sock(self, int s, bint abort=False):
+        """Gives a socket up; also when the device is gone, which is no reason to fail."""
         cdef int rc
-        self.alive()
-        while True:
-            rc = pb_sock_close(self.app, s, abort)
-            self.kick()
-            if rc != -EAGAIN:
-                return
-            self.wait_until(WAIT_ANY, 0, pb_now_ns() + 1000000)
+        self.enter()
+        try:
+            while True:
+                rc = pb_sock_close(self.app, s, abort)
+                if self.loop == NULL:
+                    with nogil:
+                        pb_app_progress(self.app)
+                if rc != -EAGAIN:
+                    return
+                self.wait_until(WAIT_ANY, 0, pb_now_ns() + 1000000)
+        finally:
+            self.leave()
 
-    def freed_ports(self):
-        cdef uint16_t ports[64]
-        cdef uint32_t counts[64]
+    def opened(self, int s):
+        """Whether the engine ever had this socket: then it will be reported by freed()."""
         self.alive()
-        cdef int n = pb_app_freed_ports(self.app, ports, counts, 64)
-        return [(ports[i], counts[i]) for i in range(n)]
+        return bool(pb_sock_poll(self.app, s) & PB_SOCK_OPENED)
+
+    def freed(self):
+        """(address, port) of each local end whose socket is gone since the last call."""
+        cdef pb_tcp_endpoint ends[64]
+        cdef int n = 64, i
+        self.alive()
+        out = []
+        while n == 64:
+            n = pb_app_freed(self.app, ends, 64)
+            for i in range(n):
+                out.append((ip_out(&ends[i].addr), ends[i].port))
+        return out
 
     # ---- the slow path ----
 
@@ -436,23 +542,31 @@ cdef class EngineCore:
         return out
 
     def inject(self, bytes frame):
-        self.alive()
-        cdef int rc = pb_app_inject(self.app, <const char *>frame, <uint32_t>len(frame))
-        if rc:
-            raise PybypassError.make("PB003" if rc == -_errno.ENOBUFS else "PB027", -rc, "inject")
-        self.kick()
+        cdef int rc
+        self.enter()
+        try:
+            rc = pb_app_inject(self.app, <const char *>frame, <uint32_t>len(frame))
+            if rc:
+                raise PybypassError.make("PB003" if rc == -_errno.ENOBUFS else "PB027", -rc, "inject")
+            self.kick()
+        finally:
+            self.leave()
 
     def set_neighbour(self, bytes addr, mac):
         cdef pb_ip ip
         cdef bytes raw = mac if mac is not None else b""
-        self.alive()
-        ip_in(addr, &ip)
-        if mac is not None and len(raw) != 6:
-            raise ValueError("a MAC address has 6 bytes")
-        cdef int rc = pb_app_neigh(self.app, &ip, <const uint8_t *><const char *>raw if mac is not None else NULL)
-        if rc:
-            raise connection_error(-rc)
-        self.kick()
+        cdef int rc
+        self.enter()
+        try:
+            ip_in(addr, &ip)
+            if mac is not None and len(raw) != 6:
+                raise ValueError("a MAC address has 6 bytes")
+            rc = pb_app_neigh(self.app, &ip, <const uint8_t *><const char *>raw if mac is not None else NULL)
+            if rc:
+                raise connection_error(-rc)
+            self.kick()
+        finally:
+            self.leave()
 
     # ---- the whole ----
 
@@ -474,39 +588,64 @@ cdef class EngineCore:
 
     def stats(self):
         cdef pb_path_report r
-        with self.asking:
-            if self.loop != NULL and pb_loop_error(self.loop):
-                self.stop_loop()
-            self.ask(PB_CMD_STATS, &self.report)
-            r = self.report
-        return report_dict(&r)
+        self.enter()
+        try:
+            with self.asking:
+                if self.loop != NULL and pb_loop_error(self.loop):
+                    self.stop_loop()
+                self.ask(PB_CMD_STATS, &self.report)
+                r = self.report
+            return report_dict(&r)
+        finally:
+            self.leave()
 
     def capture_start(self, size_t nbytes):
-        with self.asking:
-            if self.tap.buf != NULL:
-                raise PybypassError.make("PB040", _errno.EBUSY, "a capture is running")
-            memset(&self.tap, 0, sizeof(self.tap))
-            self.tap.buf = <uint8_t *>malloc(nbytes)
-            if self.tap.buf == NULL:
-                raise MemoryError
-            self.tap.size = nbytes
-            self.ask(PB_CMD_TAP, &self.tap)
+        self.enter()
+        try:
+            with self.asking:
+                if self.tap.buf != NULL:
+                    raise PybypassError.make("PB040", _errno.EBUSY, "a capture is running")
+                memset(&self.tap, 0, sizeof(self.tap))
+                self.tap.buf = <uint8_t *>malloc(nbytes)
+                if self.tap.buf == NULL:
+                    raise MemoryError
+                self.tap.size = nbytes
+                try:
+                    self.ask(PB_CMD_TAP, &self.tap)
+                except BaseException:
+                    self.tap.size = 0   # the loop may still take it up: it finds no room, and the buffer stays
+                    raise
+        finally:
+            self.leave()
 
     def capture_stop(self):
         """(records, packets, dropped): each record is struct pb_tap_rec (ts_ns u64, len u32, out u32) and the packet."""
-        with self.asking:
-            if self.tap.buf == NULL:
-                raise PybypassError.make("PB040", _errno.EINVAL, "no capture is running")
-            self.ask(PB_CMD_TAP, NULL)
-        data = PyBytes_FromStringAndSize(<char *>self.tap.buf, self.tap.used)
-        free(self.tap.buf)
-        self.tap.buf = NULL
-        return data, self.tap.pkts, self.tap.dropped
+        self.enter()
+        try:
+            with self.asking:
+                if self.tap.buf == NULL:
+                    raise PybypassError.make("PB040", _errno.EINVAL, "no capture is running")
+                self.ask(PB_CMD_TAP, NULL)
+                data = PyBytes_FromStringAndSize(<char *>self.tap.buf, self.tap.used)
+                free(self.tap.buf)
+                self.tap.buf = NULL
+                return data, self.tap.pkts, self.tap.dropped
+        finally:
+            self.leave()
 
-    def app_pointer(self):
-        """For the measuring loops in C."""
-        self.alive()
-        return <size_t>self.app
+
+cdef class InUse:
+    cdef EngineCore core
+
+    def __cinit__(self, EngineCore core):
+        self.core = core
+
+    def __enter__(self):
+        self.core.enter()
+        return <size_t>self.core.app
+
+    def __exit__(self, *exc):
+        self.core.leave()
 
 
 cdef class Span:
@@ -522,7 +661,7 @@ cdef class Span:
         if self.core is None:
             return
         self.core.holds -= 1
-        if self.core.app != NULL:
+        if self.core.app != NULL and not self.core.closing:
             pb_sock_release(self.core.app, self.s, self.serial, &self.d)
             return
         cache = pb_pool_cache_create(self.core.umem.handle(), &err)

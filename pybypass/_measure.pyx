@@ -21,21 +21,25 @@ cdef int check(int rc) except -1:
 
 
 def pingpong(core, int s, uint32_t n, uint32_t nbytes):
-    cdef pb_app *a = <pb_app *><size_t>core.app_pointer()
+    cdef pb_app *a
+    cdef int rc
     samples = np.zeros(max(n, 1), dtype=np.uint32)
     cdef uint32_t[::1] out = samples
-    cdef int rc
-    with nogil:
-        rc = pb_pingpong(a, s, n, nbytes, &out[0])
+    with core.in_use() as pointer:
+        a = <pb_app *><size_t>pointer
+        with nogil:
+            rc = pb_pingpong(a, s, n, nbytes, &out[0])
     check(rc)
     return samples
 
 
 def pingpong_echo(core, int s, uint32_t n, uint32_t nbytes):
-    cdef pb_app *a = <pb_app *><size_t>core.app_pointer()
+    cdef pb_app *a
     cdef int rc
-    with nogil:
-        rc = pb_pingpong_echo(a, s, n, nbytes)
+    with core.in_use() as pointer:
+        a = <pb_app *><size_t>pointer
+        with nogil:
+            rc = pb_pingpong_echo(a, s, n, nbytes)
     return check(rc)
 
 

@@ -21,6 +21,7 @@ cdef class Queue:
     cdef object __weakref__
     cdef pb_dev *device(self) except NULL
     cdef pb_dev *take(self, object user) except NULL
+    cdef int abandon(self) except -1
     cdef int untake(self, pb_dev *dev) except -1
     cdef int give_back(self, Burst b) except -1
 

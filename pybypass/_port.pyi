@@ -69,8 +69,9 @@ class Queue:
     def reap(self) -> None:
         """Returns frames whose transmission is complete to the pool; rx and tx calls do it by themselves."""
 
-    def close(self) -> None:
-        """Closes the device; BufferError while views of frames are alive. Again does nothing."""
+    def close(self, force: bool = False) -> None:
+        """Closes the device; BufferError while views of frames are alive, unless `force`: their memory stays, and they
+        stay readable. Again does nothing."""
 
 class Burst:
     """Up to 64 frames that belong to the application until they are released or sent."""

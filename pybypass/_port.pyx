@@ -88,7 +88,8 @@ cdef class Queue:
         raise TypeError("a Queue comes from pybypass.open()")
 
     def __dealloc__(self):
-        if self.dev != NULL:
+        # A forked child has the parent's socket and program: closing them there would take them from the parent.
+        if self.dev != NULL and os.getpid() == self.pid:
             self.dev.ops.close(self.dev)
 
     cdef pb_dev *device(self) except NULL:
@@ -113,6 +114,12 @@ cdef class Queue:
         """The engine could not be made: the device is the queue's again."""
         self.dev = dev
         self.user = None
+        return 0
+
+    cdef int abandon(self) except -1:
+        """The engine could not be made and has closed the device."""
+        self.user = None
+        self.closed = True
         return 0
 
     cdef int give_back(self, Burst b) except -1:
@@ -251,11 +258,11 @@ cdef class Queue:
         reap_all(dev, pb_now_ns())
         pb_flag_drop(&self.lock)
 
-    def close(self):
+    def close(self, bint force=False):
         cdef pb_dev *dev
         if self.closed:
             return
-        if self.holds:
+        if self.holds and not force:
             raise BufferError(f"{self.holds} views of frames are alive: drop them before the port is closed")
         if not pb_flag_try(&self.busy):
             raise PybypassError.make("PB014", _errno.EBUSY)
@@ -263,6 +270,7 @@ cdef class Queue:
         pb_flag_take(&self.lock)
         self.dev = NULL
         self.closed = True
+        self.user = None
         pb_flag_drop(&self.lock)
         pb_flag_drop(&self.busy)
         if dev != NULL and os.getpid() == self.pid:

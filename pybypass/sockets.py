@@ -21,6 +21,19 @@ if TYPE_CHECKING:
 __all__ = ["Connection", "Listener", "Socket"]
 
 
+Key = tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]
+
+
+def give_up(engine: Engine, s: int, key: Key) -> None:
+    """A socket that nobody got. The engine reports it when it is gone, unless it never had it: then the port is let go here."""
+    if engine._core.closed:
+        return
+    failed = engine._core.poll(s) & _engine.ERROR and not engine._core.opened(s)
+    engine._core.close_sock(s, True)
+    if failed:
+        engine._holds.release(key)
+
+
 class Socket(Closing):
     """What a listener and a connection share."""
 
@@ -31,12 +44,19 @@ class Socket(Closing):
         self._timeout: float | None = None
         engine._sockets.add(self)
 
-    def _await_open(self, timeout: float | None, what: str) -> None:
-        mask = self._core.wait(self._s, _engine.CONNECTED | _engine.ERROR | _engine.CLOSED, timeout)
-        if not mask:
-            raise connection_error(errno.ETIMEDOUT, what)
-        if not mask & _engine.CONNECTED:
-            raise connection_error(self._core.error(self._s) or errno.ECONNABORTED, what)
+    def _await_open(self, timeout: float | None, what: str, key: Key) -> None:
+        """Until the engine has opened it. On failure the socket is given up, and the local port if nobody else will."""
+        try:
+            mask = self._core.wait(self._s, _engine.CONNECTED | _engine.ERROR | _engine.CLOSED, timeout)
+            if not mask:
+                raise connection_error(errno.ETIMEDOUT, what)
+            if not mask & _engine.CONNECTED:
+                raise connection_error(self._core.error(self._s) or errno.ECONNABORTED, what)
+        except BaseException:
+            s, self._s = self._s, -1
+            self.engine._sockets.discard(self)
+            give_up(self.engine, s, key)
+            raise
 
     @property
     def closed(self) -> bool:
@@ -49,8 +69,8 @@ class Socket(Closing):
 
     def settimeout(self, timeout: float | None) -> None:
         """Seconds that calls wait; None: for ever; 0: not at all (NotNow)."""
-        if timeout is not None and timeout < 0:
-            raise ValueError("a timeout is not negative")
+        if timeout is not None and not timeout >= 0:
+            raise ValueError(f"a timeout is a number that is not negative, or None, not {timeout!r}")
         self._timeout = timeout
 
     def gettimeout(self) -> float | None:
@@ -69,6 +89,8 @@ class Socket(Closing):
         self.engine._sockets.discard(self)
         if s >= 0 and not self._core.closed:
             self._core.close_sock(s, False)
+            if self.engine.inline and not self.engine._closing:
+                self.engine._let_go()
 
     def __del__(self) -> None:
         if getattr(self, "_s", -1) >= 0 and not self._core.closed:
@@ -83,18 +105,28 @@ class Listener(Socket):
         """The next connection. `timeout`: as settimeout() unless given. NotNow, TimedOut."""
         core, limit = self._core, self._timeout if timeout is not None and timeout < 0 else timeout
         until = None if limit is None else time.monotonic() + limit
+        ip, number = self.getsockname()
         while True:
             left = None if until is None else max(0.0, until - time.monotonic())
             if not core.wait(self._number(), _engine.ACCEPT | _engine.CLOSED, left):
                 raise connection_error(errno.EAGAIN if limit == 0 else errno.ETIMEDOUT, "accept")
             self.engine._let_go()
-            s = core.accept(self._number())
-            core.wait(s, _engine.CONNECTED | _engine.ERROR | _engine.CLOSED, 5.0)
-            if core.poll(s) & _engine.CONNECTED:
-                break
-            core.close_sock(s, False)  # somebody else was faster, or it was reset meanwhile
-        self.engine._acquire(ipaddress.ip_address(core.name(s)[0][0]), core.name(s)[0][1])
-        return Connection(self.engine, s)
+            key = self.engine._holds.acquire(
+                ipaddress.ip_address(ip), number
+            )  # for the connection, before there is one
+            try:
+                s = core.accept(self._number())
+            except BaseException:
+                self.engine._holds.release(key)
+                raise
+            try:
+                core.wait(s, _engine.CONNECTED | _engine.ERROR | _engine.CLOSED, 5.0)
+                if core.poll(s) & _engine.CONNECTED:
+                    return Connection(self.engine, s)
+            except BaseException:
+                give_up(self.engine, s, key)
+                raise
+            give_up(self.engine, s, key)  # somebody else was faster, or it was reset meanwhile
 
     def __repr__(self) -> str:
         return "<Listener closed>" if self.closed else "<Listener {}:{}>".format(*self.getsockname())
@@ -102,17 +134,6 @@ class Listener(Socket):
 
 class Connection(Socket):
     """An established connection; comes from Engine.connect() or Listener.accept()."""
-
-    def _discard(self, number: int) -> None:
-        """After a failed open: the engine lets go of the port by itself if it ever had it."""
-        s, self._s = self._s, -1
-        self.engine._sockets.discard(self)
-        opened = self._core.poll(s) & (_engine.GONE | _engine.CLOSED) == 0 or self._core.error(s) not in (
-            errno.EADDRINUSE, errno.ENETUNREACH, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.EINVAL,
-        )  # fmt: skip
-        self._core.close_sock(s, True)
-        if not opened:
-            self.engine._release(number)
 
     def send(self, data: bytes | bytearray | memoryview) -> int:
         """Queues bytes; returns how many were taken (at least one). BrokenConnection, ConnectionReset, NotNow, TimedOut."""
@@ -175,6 +196,8 @@ class Connection(Socket):
 
         Peers that follow RFC 5961 (this engine, Linux) answer two probes a second at most: let `interval` be above 0.5.
         """
+        if not 0 <= idle <= 1e9 or not 0 < interval <= 1e9 or not 1 <= probes <= 127:
+            raise ValueError(f"keepalive: idle {idle!r}, interval {interval!r}, probes {probes!r} out of range")
         self._core.set_keepalive(self._number(), round(idle * 1e9), round(interval * 1e9), probes)
 
     def info(self) -> dict[str, Any]:

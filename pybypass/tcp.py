@@ -5,11 +5,9 @@ from __future__ import annotations
 import errno
 import ipaddress
 import os
-import random
 import threading
 import time
 import weakref
-from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
@@ -18,6 +16,7 @@ from ._engine import EngineCore
 from .closing import Closing
 from .engineconfig import EngineConfig, interfaces_of
 from .errors import PybypassError
+from .holds import Holds
 from .ports import IpAddress, Port
 from .slowpath import SlowPath
 from .sockets import Connection, Listener, Socket
@@ -25,10 +24,8 @@ from .worker import Worker
 
 __all__ = ["Connection", "Engine", "EngineConfig", "Listener"]
 
-_TCP = 6
 # Their data or FIN is not acknowledged yet.
 _UNFINISHED = ("SYN_RCVD", "ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "CLOSING", "LAST_ACK")
-_EPHEMERAL = (32768, 60999)  # net.ipv4.ip_local_port_range of Linux
 
 
 class Engine(Closing):
@@ -40,7 +37,7 @@ class Engine(Closing):
     (lowest latency; call poll() when there is nothing else to call). `spin_us`: how long waiting calls spin.
 
     On `xdp:` the engine shares the interface's address with the kernel: packets of the ports that it uses come here, all
-    else stays there. Those ports are held against the kernel by bound sockets until TIME_WAIT is over.
+    else stays there. Those ports are held against the kernel by bound sockets until TIME_WAIT is over, or the engine closed.
 
     Raises PybypassError: PB013 (port has an engine), PB040 (configuration), PB041 (address not on the interface).
     """
@@ -58,14 +55,19 @@ class Engine(Closing):
         vlan: int = 0,
         config: EngineConfig | None = None,
     ) -> None:
-        self.config = config if config is not None else EngineConfig()
+        self.config = (config if config is not None else EngineConfig()).resolved(port)
         if inline and (cpu is not None or worker is not None):
             raise PybypassError.make("PB040", errno.EINVAL, "inline has no thread: cpu and worker do not go with it")
         if not 0 <= vlan <= 4095:
             raise PybypassError.make("PB040", errno.EINVAL, f"vlan={vlan} is not 0 to 4095")
         self.port = port
         self.interfaces = interfaces_of(port, ip)
-        gateways = [ipaddress.ip_address(g) for g in ([gw] if isinstance(gw, str) else gw or [])]
+        if not 0 <= spin_us <= 1e9:
+            raise PybypassError.make("PB040", errno.EINVAL, f"spin_us={spin_us!r} is not 0 to 1e9")
+        try:
+            gateways = [ipaddress.ip_address(g) for g in ([gw] if isinstance(gw, str) else gw or [])]
+        except ValueError as e:
+            raise PybypassError.make("PB040", errno.EINVAL, f"gw={gw!r}: {e}") from None
         self._worker = None if inline else worker if worker is not None else Worker(cpu=cpu)
         queue = port.queues[0]
         self._core = EngineCore(
@@ -81,9 +83,8 @@ class Engine(Closing):
         self._core.spin_ns = round(spin_us * 1000)
         self.slowpath = SlowPath(self._core, port, queue.mac, [i.ip for i in self.interfaces], vlan)
         self._sockets: weakref.WeakSet[Socket] = weakref.WeakSet()
-        self._holds: dict[int, tuple[IpAddress | None, Any]] = {}
-        self._users: Counter[int] = Counter()
-        self._lock = threading.RLock()
+        self._holds = Holds(port)
+        self._lock = threading.Lock()
         self._closing = False
         self._thread: threading.Thread | None = None
         port._children.append(self)
@@ -105,10 +106,12 @@ class Engine(Closing):
         self.slowpath.run()
 
     def _serve_slow_path(self) -> None:
+        pause: float | None = None
         while not self._closing:
             try:
-                if self._core.wait(_engine.WAIT_SLOWPATH, 0, 0.2):
+                if self._core.wait(_engine.WAIT_SLOWPATH, 0, 0.2 if pause is None else min(pause, 0.2)):
                     self.slowpath.run()
+                pause = self.slowpath.tick()
                 self._let_go()
             except PybypassError:
                 return
@@ -141,51 +144,9 @@ class Engine(Closing):
         found["slowpath"] = dict(self.slowpath.counters)
         return found
 
-    # ---- ports of the transport kind ----
-
-    def _acquire(self, ip: IpAddress, number: int) -> int:
-        """Holds a local TCP port and has its packets steered here; counts the users."""
-        with self._lock:
-            if number in self._holds:
-                self._users[number] += 1
-                return number
-            number, holder = self.port.hold(ip, number or self._pick(ip))
-            try:
-                self.port.steer(_TCP, ip, number)
-            except BaseException:
-                if holder is not None:
-                    holder.close()
-                raise
-            self._holds[number] = (ip, holder)
-            self._users[number] = 1
-            return number
-
-    def _pick(self, ip: IpAddress) -> int:
-        if self.port.local_networks() is not None:
-            return 0  # the kernel knows which are free
-        low, high = _EPHEMERAL
-        start = random.randrange(low, high + 1)
-        for i in range(high - low + 1):
-            number = low + (start - low + i) % (high - low + 1)
-            if number not in self._holds:
-                return number
-        raise PybypassError.make("PB042", errno.EADDRNOTAVAIL, f"no free local port at {ip}")
-
-    def _release(self, number: int, count: int = 1) -> None:
-        with self._lock:
-            self._users[number] -= count
-            if self._users[number] > 0 or number not in self._holds:
-                return
-            ip, holder = self._holds.pop(number)
-            del self._users[number]
-            self.port.unsteer(_TCP, ip, number)
-            if holder is not None:
-                holder.close()
-
     def _let_go(self) -> None:
         """Releases the ports whose last connection has left TIME_WAIT."""
-        for number, count in self._core.freed_ports():
-            self._release(number, count)
+        self._holds.release_all(self._core.freed())
 
     def _local_for(self, remote: IpAddress, local: str | None) -> IpAddress:
         if local is not None:
@@ -216,19 +177,17 @@ class Engine(Closing):
         Raises ConnectionRefused, TimedOut, PybypassError PB042 (local port in use), PB056 (no route).
         """
         remote = ipaddress.ip_address(address[0])
-        ip = self._local_for(remote, source[0] if source else None)
-        number = self._acquire(ip, source[1] if source else 0)
+        if any(remote == i.ip for i in self.interfaces):
+            raise PybypassError.make("PB056", errno.EADDRNOTAVAIL, f"{remote} is this engine's own address")
+        self._let_go()
+        key = self._holds.acquire(self._local_for(remote, source[0] if source else None), source[1] if source else 0)
         try:
-            s = self._core.connect((ip.packed, number), (remote.packed, address[1]))
+            s = self._core.connect((key[0].packed, key[1]), (remote.packed, address[1]))
         except BaseException:
-            self._release(number)
+            self._holds.release(key)
             raise
         connection = Connection(self, s)
-        try:
-            connection._await_open(timeout, f"{address[0]} port {address[1]}")
-        except BaseException:
-            connection._discard(number)
-            raise
+        connection._await_open(timeout, f"{address[0]} port {address[1]}", key)
         return connection
 
     def listen(self, port: int, *, backlog: int = 128, ip: str | None = None) -> Listener:
@@ -238,21 +197,23 @@ class Engine(Closing):
         if not 0 < backlog <= 1 << 20:
             raise PybypassError.make("PB040", errno.EINVAL, f"backlog {backlog} is not 1 to {1 << 20}")
         address = ipaddress.ip_address(ip) if ip is not None else self.interfaces[0].ip
-        if port in self._holds:
-            raise PybypassError.make("PB042", errno.EADDRINUSE, f"{address} port {port}")
-        self._acquire(address, port)
+        if not any(address == i.ip for i in self.interfaces):
+            raise PybypassError.make("PB041", errno.EADDRNOTAVAIL, f"{address} is not an address of this engine")
+        self._let_go()
+        key = self._holds.acquire(address, port)
         try:
             s = self._core.listen((address.packed, port), backlog)
-            listener = Listener(self, s)
-            listener._await_open(5.0, f"{address} port {port}")
         except BaseException:
-            self._release(port)
+            self._holds.release(key)
             raise
+        listener = Listener(self, s)
+        listener._await_open(5.0, f"{address} port {port}", key)
         return listener
 
     def poll(self, timeout: float = 0.0) -> None:
         """Inline: runs the loop once, or until something happened, at most `timeout` seconds. Threaded: only waits."""
         self._core.wait(_engine.WAIT_ANY, 0, timeout)
+        self.slowpath.tick()
         self._let_go()
 
     def neighbour(self, ip: str, mac: str | None) -> None:
@@ -275,31 +236,38 @@ class Engine(Closing):
 
     def close(self, *, linger: float = 1.0) -> None:
         """Closes listeners and connections, waits up to `linger` seconds until their data and FIN are acknowledged, resets
-        what is left, stops the thread, and closes the device. BufferError while views of received data are alive."""
-        if self._core.closed:
-            return
-        if self._core.live_views:
+        what is left, stops the thread, and closes the device; calls that other threads are in end with PB043 or PB055.
+        BufferError while views of received data are alive. Again does nothing."""
+        self._close(linger, force=False)
+
+    def _close_after_error(self) -> None:
+        self._close(1.0, force=True)
+
+    def _close(self, linger: float, force: bool) -> None:
+        if self._core.live_views and not force and not self._core.closed:
             raise BufferError(f"{self._core.live_views} views of received data are alive: drop them first")
-        for s in list(self._sockets):
-            s.close()
+        with self._lock:
+            if self._closing or self._core.closed:
+                return
+            self._closing = True
         try:
+            for s in list(self._sockets):
+                s.close()
             self._drain(time.monotonic() + linger)
         except PybypassError:
-            pass  # the device is gone: there is nobody to say goodbye to
-        self._closing = True
+            pass  # the device is gone, or this is a forked child: there is nobody to say goodbye to
+        try:
+            self._core.close(force)
+        except BaseException:
+            self._closing = False
+            raise
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
-        self._core.close()
-        with self._lock:
-            for ip, holder in self._holds.values():
-                if holder is not None:
-                    holder.close()
-                del ip
-            self._holds.clear()
+        self._holds.close()
         if self in self.port._children:
             self.port._children.remove(self)
         for queue in self.port.queues:
-            queue.close()
+            queue.close(force)
 
     def _drain(self, until: float) -> None:
         while time.monotonic() < until:

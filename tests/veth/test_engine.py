@@ -2,6 +2,7 @@
 
 import contextlib
 import errno
+import ipaddress
 import os
 import re
 import socket
@@ -190,7 +191,7 @@ def test_local_ports_are_held_against_the_kernel(lab):
                 with pytest.raises(OSError) as refused:
                     kernel_listener(lab.a, 6000)
                 assert refused.value.errno == errno.EADDRINUSE
-            eventually(lambda: not engine._holds)
+            eventually(lambda: not len(engine._holds))
             kernel_listener(lab.a, 6000).close()  # given back
             ours = engine.connect((lab.b.ip, 5000), timeout=5)
             local = ours.getsockname()[1]
@@ -200,9 +201,10 @@ def test_local_ports_are_held_against_the_kernel(lab):
             assert ours.wait_closed(5)
             assert ours.info()["state"] == "TIME_WAIT"
             ours.close()
-            assert local in engine._holds  # through TIME_WAIT
+            key = ipaddress.ip_address(lab.a.ip), local
+            assert key in engine._holds  # through TIME_WAIT
             assert [r[2] for r in engine.port.program.steer_list()] == [local]
-            eventually(lambda: local not in engine._holds)
+            eventually(lambda: key not in engine._holds)
             assert engine.port.program.steer_list() == []
     assert snmp(lab.a, "OutRsts") == 0
 
