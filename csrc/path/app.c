@@ -22,13 +22,9 @@ struct pb_app *pb_app_create(struct pb_path *p, const struct pb_app_config *cfg,
 	a->inline_mode = true;
 	a->socks = calloc(a->nsocks, sizeof(*a->socks));
 	a->notes = calloc(a->pool->nframes, sizeof(*a->notes));
-	a->freed = calloc(65536, sizeof(*a->freed));
-	a->freed_n = calloc(65536, sizeof(*a->freed_n));
-	if (a->socks && a->notes && a->freed && a->freed_n)
+	if (a->socks && a->notes)
 		a->cache = pb_pool_cache_create(a->pool, err);
 	if (!a->cache) {
-		free(a->freed);
-		free(a->freed_n);
 		free(a->socks);
 		free(a->notes);
 		free(a);
@@ -49,7 +45,6 @@ void pb_app_destroy(struct pb_app *a)
 	pb_pool_cache_destroy(a->cache);
 	pthread_mutex_destroy(&a->lock);
 	free(a->freed);
-	free(a->freed_n);
 	free(a->socks);
 	free(a->notes);
 	free(a);
@@ -81,6 +76,14 @@ struct sock *app_sock(struct pb_app *a, int s)
 	if (s < 0 || (uint32_t)s >= a->nsocks || !a->socks[s].used || a->socks[s].closed_by_app)
 		return NULL;
 	return &a->socks[s];
+}
+
+void app_sock_free(struct pb_app *a, struct sock *s, bool gone)
+{
+	s->used = false;
+	a->nused--;
+	if (gone)
+		a->freed[a->nfreed++] = s->name.local;
 }
 
 int app_cmd(struct pb_app *a, const struct pb_cmd *c)
@@ -127,12 +130,13 @@ static void on_opened(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
 		s->error = -ev->opened.rc;
 		s->ready |= PB_SOCK_ERROR | PB_SOCK_CLOSED;
 		if (s->closed_by_app)
-			s->used = false;
+			app_sock_free(a, s, false);
 		return;
 	}
 	if (s->listener >= 0) /* there may be more where this one came from */
 		a->socks[s->listener].ready |= PB_SOCK_ACCEPT;
 	s->h = ev->h;
+	s->ready |= PB_SOCK_OPENED;
 	s->mss = ev->opened.mss;
 	s->name.local = (struct pb_tcp_endpoint){ev->opened.laddr, ev->opened.lport};
 	s->name.remote = (struct pb_tcp_endpoint){ev->opened.raddr, ev->opened.rport};
@@ -141,12 +145,6 @@ static void on_opened(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
 		struct pb_cmd c = {.op = PB_CMD_CLOSE, .cookie = ev->cookie, .h = s->h};
 		app_cmd(a, &c);
 	}
-}
-
-static void port_freed(struct pb_app *a, uint16_t port)
-{
-	if (!a->freed_n[port]++)
-		a->freed[a->nfreed++] = port;
 }
 
 static void on_state(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
@@ -174,10 +172,8 @@ static void on_state(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
 	if (m & PB_TCP_EV_GONE) {
 		s->ready |= PB_SOCK_GONE;
 		s->h = 0;
-		if (s->closed_by_app) {
-			port_freed(a, s->name.local.port);
-			s->used = false;
-		}
+		if (s->closed_by_app)
+			app_sock_free(a, s, true);
 	}
 }
 
@@ -254,28 +250,31 @@ unsigned app_poll(struct pb_app *a, struct sock *s)
 	return m;
 }
 
-static unsigned wanted(struct pb_app *a, int sock, unsigned mask, int progressed)
+/* serial: of the socket when the wait began, so that a number given anew is not mistaken for it. */
+static unsigned wanted(struct pb_app *a, int sock, uint64_t serial, unsigned mask, int progressed)
 {
 	bool slow = pb_ring_count(&a->chan->exc) && (a->inline_mode || sock == PB_WAIT_SLOWPATH);
 	unsigned m = slow ? PB_SOCK_SLOWPATH : 0;
 	if (sock == PB_WAIT_ANY)
 		return m | (progressed ? PB_SOCK_READ : 0);
+	if (sock == PB_WAIT_SLOWPATH && a->nfreed)
+		m |= PB_SOCK_GONE;
 	if (sock < 0)
 		return m;
 	struct sock *s = app_sock(a, sock);
-	return m | (s ? app_poll(a, s) & mask : PB_SOCK_CLOSED);
+	return m | (s && s->serial == serial ? app_poll(a, s) & mask : PB_SOCK_CLOSED);
 }
 
 int pb_app_wait(struct pb_app *a, int sock, unsigned mask, uint64_t until_ns, uint64_t spin_ns)
 {
 	struct pb_waitq *q = sock == PB_WAIT_SLOWPATH ? &a->chan->slow : &a->chan->app;
-	uint64_t start = pb_now_ns(), now_ns = start;
+	uint64_t start = pb_now_ns(), now_ns = start, serial = pb_sock_serial(a, sock);
 	for (;;) {
 		bool sleepy = now_ns - start >= spin_ns, queue = sleepy && !a->inline_mode;
 		uint32_t seq = queue ? pb_waitq_enter(q) : 0;
 		app_lock(a);
-		int rc = app_progress(a);
-		unsigned m = rc < 0 ? 0 : wanted(a, sock, mask, rc);
+		int rc = atomic_load(&a->closing) ? -ESHUTDOWN : app_progress(a);
+		unsigned m = rc < 0 ? 0 : wanted(a, sock, serial, mask, rc);
 		now_ns = pb_now_ns();
 		bool done = rc < 0 || m || now_ns >= until_ns;
 		if (sleepy && a->inline_mode && !done)
@@ -292,18 +291,28 @@ int pb_app_wait(struct pb_app *a, int sock, unsigned mask, uint64_t until_ns, ui
 	}
 }
 
-int pb_app_freed_ports(struct pb_app *a, uint16_t *ports, uint32_t *counts, int n)
+int pb_app_freed(struct pb_app *a, struct pb_tcp_endpoint *local, int n)
 {
 	app_lock(a);
 	app_drain(a);
 	int k = 0;
-	for (; k < n && a->nfreed; k++) {
-		ports[k] = a->freed[--a->nfreed];
-		counts[k] = a->freed_n[ports[k]];
-		a->freed_n[ports[k]] = 0;
-	}
+	while (k < n && a->nfreed)
+		local[k++] = a->freed[--a->nfreed];
 	app_unlock(a);
 	return k;
+}
+
+void pb_app_wake_all(struct pb_app *a)
+{
+	pb_waitq_wake_always(&a->chan->app);
+	pb_waitq_wake_always(&a->chan->slow);
+	pb_chan_wake_loop_always(a->chan);
+}
+
+void pb_app_shut(struct pb_app *a)
+{
+	atomic_store(&a->closing, 1);
+	pb_app_wake_all(a);
 }
 
 int pb_app_exceptions(struct pb_app *a, struct pb_exc *x, int n)

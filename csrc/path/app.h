@@ -39,9 +39,11 @@ struct pb_app {
 	uint32_t nsocks, next_free;
 	uint64_t serial;
 	bool inline_mode, call_done;
-	uint16_t *freed;   /* distinct ports whose sockets went */
-	uint32_t *freed_n; /* how many, by port */
-	uint32_t nfreed;
+	/* Local endpoints of sockets that are gone. Room is taken when a socket is opened, for all that are: the end of
+	 * one needs no memory. */
+	struct pb_tcp_endpoint *freed;
+	uint32_t nfreed, freed_room, nused;
+	_Atomic uint32_t closing;
 	_Atomic uint32_t waiters; /* threads that want the lock: a spinning waiter lets them in */
 	pthread_mutex_t lock;
 };
@@ -49,6 +51,8 @@ struct pb_app {
 void app_lock(struct pb_app *a);
 void app_unlock(struct pb_app *a);
 struct sock *app_sock(struct pb_app *a, int s);
+/* The number is free again. gone: it had a handle, so its local endpoint is told. */
+void app_sock_free(struct pb_app *a, struct sock *s, bool gone);
 int app_cmd(struct pb_app *a, const struct pb_cmd *c);
 /* With the lock held. drain handles what the loop told; progress runs a step before that when there is no thread. */
 int app_progress(struct pb_app *a);

@@ -44,8 +44,12 @@ void pb_chan_wake_loop(struct pb_chan *ch)
 {
 	/* Orders the ring's index before the mark: the sleeper sets the mark and then looks at the ring. */
 	atomic_thread_fence(memory_order_seq_cst);
-	if (!atomic_load_explicit(&ch->loop_sleeps, memory_order_relaxed))
-		return;
+	if (atomic_load_explicit(&ch->loop_sleeps, memory_order_relaxed))
+		pb_chan_wake_loop_always(ch);
+}
+
+void pb_chan_wake_loop_always(struct pb_chan *ch)
+{
 	uint64_t one = 1;
 	ssize_t n = write(ch->loop_fd, &one, sizeof(one));
 	(void)n; /* EAGAIN: the counter is not zero, so it polls readable already */
@@ -71,8 +75,12 @@ void pb_waitq_wait(struct pb_waitq *q, uint32_t seq, uint64_t max_ns)
 void pb_waitq_wake(struct pb_waitq *q)
 {
 	atomic_thread_fence(memory_order_seq_cst);
-	if (!atomic_load_explicit(&q->sleepers, memory_order_relaxed))
-		return;
+	if (atomic_load_explicit(&q->sleepers, memory_order_relaxed))
+		pb_waitq_wake_always(q);
+}
+
+void pb_waitq_wake_always(struct pb_waitq *q)
+{
 	atomic_fetch_add(&q->seq, 1);
 	syscall(SYS_futex, &q->seq, FUTEX_WAKE_PRIVATE, INT_MAX, NULL, NULL, 0);
 }

@@ -128,6 +128,8 @@ struct pb_chan {
 PB_API int pb_chan_init(struct pb_chan *ch, uint32_t slots);
 PB_API void pb_chan_fini(struct pb_chan *ch);
 PB_API void pb_chan_wake_loop(struct pb_chan *ch);
+/* Whether it says that it sleeps or not: its next sleep ends at once. */
+PB_API void pb_chan_wake_loop_always(struct pb_chan *ch);
 
 /* A sleeper enters, looks at what it waits for, and then waits with the number that entering gave; a wake between the
  * two ends the wait at once. */
@@ -135,4 +137,5 @@ PB_API uint32_t pb_waitq_enter(struct pb_waitq *q);
 PB_API void pb_waitq_wait(struct pb_waitq *q, uint32_t seq, uint64_t max_ns);
 PB_API void pb_waitq_leave(struct pb_waitq *q);
 PB_API void pb_waitq_wake(struct pb_waitq *q);
+PB_API void pb_waitq_wake_always(struct pb_waitq *q);
 #endif

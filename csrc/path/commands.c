@@ -151,6 +151,7 @@ static bool tell_data(struct pb_path *p, const struct pb_tcp_event *t, int *n)
 int pb_path_tell(struct pb_path *p)
 {
 	int n = 0;
+	uint32_t gone = 0;
 	while (pb_ring_room(&p->chan->ev, 2) >= 2) {
 		struct pb_tcp_event *t = &p->event;
 		if (!p->have_event && !pb_tcp_events(p->tcp, t, 1))
@@ -171,7 +172,10 @@ int pb_path_tell(struct pb_path *p)
 		ev.state.acked = t->acked;
 		ev.state.mss = info.mss;
 		push_ev(p, &ev);
+		gone |= mask & PB_TCP_EV_GONE;
 		n++;
 	}
+	if (gone) /* the slow path lets go of ports */
+		pb_waitq_wake(&p->chan->slow);
 	return n;
 }

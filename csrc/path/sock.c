@@ -4,7 +4,23 @@
 #include "wire/csum.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <sys/socket.h>
+
+/* Room to tell of one socket more that it is gone. */
+static bool freed_reserve(struct pb_app *a)
+{
+	uint32_t need = a->nfreed + a->nused + 1;
+	if (need <= a->freed_room)
+		return true;
+	uint32_t room = need < 32 ? 64 : 2 * need;
+	struct pb_tcp_endpoint *p = realloc(a->freed, room * sizeof(*p));
+	if (!p)
+		return false;
+	a->freed = p;
+	a->freed_room = room;
+	return true;
+}
 
 static struct sock *sock_new(struct pb_app *a)
 {
@@ -13,6 +29,7 @@ static struct sock *sock_new(struct pb_app *a)
 		if (s->used)
 			continue;
 		a->next_free = (uint32_t)(s - a->socks) + 1;
+		a->nused++;
 		*s = (struct sock){.used = true, .serial = ++a->serial, .rx_head = NO_FRAME, .rx_tail = NO_FRAME};
 		return s;
 	}
@@ -34,6 +51,8 @@ static int sock_open(struct pb_app *a, enum pb_cmd_op op, const struct pb_tcp_en
 	}
 	if (!pb_ring_room(&a->chan->cmd, 1))
 		return -EAGAIN;
+	if (!freed_reserve(a))
+		return -ENOMEM;
 	struct sock *s = sock_new(a);
 	if (!s)
 		return -EMFILE;
@@ -313,8 +332,9 @@ int pb_sock_close(struct pb_app *a, int sock, bool abort)
 					   .h = s->h};
 			app_cmd(a, &c);
 		} else if (!s->opening) {
-			s->used = false;
+			app_sock_free(a, s, s->ready & PB_SOCK_GONE);
 		}
+		pb_waitq_wake(&a->chan->app);
 	}
 	app_unlock(a);
 	return rc;

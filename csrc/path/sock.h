@@ -22,6 +22,7 @@ enum pb_sock_ready {
 	PB_SOCK_REPLY = 1u << 8,
 	PB_SOCK_SLOWPATH = 1u << 9, /* from pb_app_wait: exceptions wait for the slow path */
 	PB_SOCK_SENT = 1u << 10,    /* everything sent was acknowledged */
+	PB_SOCK_OPENED = 1u << 11,  /* the engine has, or had, it: pb_app_freed() will report it */
 };
 
 struct pb_sock_name {
@@ -63,18 +64,24 @@ PB_API int pb_sock_close(struct pb_app *a, int s, bool abort);
 PB_API unsigned pb_sock_poll(struct pb_app *a, int s);
 PB_API int pb_sock_error(struct pb_app *a, int s); /* positive errno or 0 */
 PB_API int pb_sock_name(struct pb_app *a, int s, struct pb_sock_name *name);
-/* Local ports whose sockets are gone (TIME-WAIT included) since the last call, and how many of each, so that whoever
- * holds a port may let go of it after the last. Returns how many ports. */
-PB_API int pb_app_freed_ports(struct pb_app *a, uint16_t *ports, uint32_t *counts, int n);
+/* Local endpoints (as pb_sock_name() gives them) of sockets that are gone (TIME-WAIT included) since the last call: one
+ * entry for each socket that got a handle and was closed, so that whoever holds a port may let go of it. What is not
+ * taken is kept. Returns how many. */
+PB_API int pb_app_freed(struct pb_app *a, struct pb_tcp_endpoint *local, int n);
 
 /* Handles what the loop told (inline: runs one step first). Returns events handled, or -errno of the device. */
 PB_API int pb_app_progress(struct pb_app *a);
 #define PB_WAIT_ANY (-1)      /* until anything happened */
 #define PB_WAIT_SLOWPATH (-2) /* until exceptions wait */
 /* Waits until one of `mask` is true of socket s (or PB_WAIT_*), or until_ns. Inline, exceptions end every wait: the
- * caller is the slow path too. Returns the ready mask, 0 at the deadline, -errno of the device. spin_ns: how long
- * before it sleeps. */
+ * caller is the slow path too. PB_WAIT_SLOWPATH also ends, with PB_SOCK_GONE, when pb_app_freed() has something; a
+ * socket that another thread closes ends with PB_SOCK_CLOSED. Returns the ready mask, 0 at the deadline, -errno of the
+ * device, -ESHUTDOWN after pb_app_shut(). spin_ns: how long before it sleeps. */
 PB_API int pb_app_wait(struct pb_app *a, int s, unsigned mask, uint64_t until_ns, uint64_t spin_ns);
+/* From now on pb_app_wait() does not wait: every thread in it comes out. Any thread, no lock. */
+PB_API void pb_app_shut(struct pb_app *a);
+/* Every thread that sleeps in pb_app_wait() looks again. */
+PB_API void pb_app_wake_all(struct pb_app *a);
 
 /* The slow path: takes up to n exceptions (frames have owner APP: give them back with pb_app_free). */
 PB_API int pb_app_exceptions(struct pb_app *a, struct pb_exc *x, int n);

@@ -77,6 +77,7 @@ cdef extern from "path/sock.h" nogil:
         PB_SOCK_REPLY
         PB_SOCK_SLOWPATH
         PB_SOCK_SENT
+        PB_SOCK_OPENED
     cdef struct pb_sock_name:
         pb_tcp_endpoint local, remote
     cdef struct pb_app_config:
@@ -103,7 +104,9 @@ cdef extern from "path/sock.h" nogil:
     unsigned pb_sock_poll(pb_app *a, int s)
     int pb_sock_error(pb_app *a, int s)
     int pb_sock_get_name "pb_sock_name"(pb_app *a, int s, pb_sock_name *name)
-    int pb_app_freed_ports(pb_app *a, uint16_t *ports, uint32_t *counts, int n)
+    int pb_app_freed(pb_app *a, pb_tcp_endpoint *local, int n)
+    void pb_app_shut(pb_app *a)
+    void pb_app_wake_all(pb_app *a)
     int pb_app_progress(pb_app *a)
     int pb_app_wait(pb_app *a, int s, unsigned mask, uint64_t until_ns, uint64_t spin_ns)
     int pb_app_exceptions(pb_app *a, pb_exc *x, int n)

@@ -1,0 +1,232 @@
+/* The application's end: sockets against an engine on the other side of a mem pair, stepped by hand; and its threads
+ * that wait. */
+#include "path/app.h"
+#include "rig.h"
+
+#include <errno.h>
+#include <sys/socket.h>
+
+static struct {
+	struct rig r;
+	struct pb_chan chan;
+	struct pb_app *app;
+	pb_tcp_handle listener; /* on side 1, port 80 */
+} w;
+
+static bool world_open(uint32_t slots, uint32_t max_conns)
+{
+	int err;
+	struct rig_config c = rig_defaults();
+	memset(&w, 0, sizeof(w));
+	c.tcp[0].max_conns = max_conns;
+	if (!rig_open(&w.r, &c) || pb_chan_init(&w.chan, slots))
+		return false;
+	w.r.path[0]->chan = &w.chan;
+	struct pb_app_config cfg = {.max_socks = 64, .sndbuf_bytes = 1u << 20, .reserve_frames = 64};
+	w.app = pb_app_create(w.r.path[0], &cfg, &err);
+	struct pb_tcp_endpoint l = {w.r.ip[1], 80};
+	if (!w.app || pb_tcp_listen(rig_tcp(&w.r, 1), &l, 64, &w.listener))
+		return false;
+	pb_app_set_inline(w.app, false); /* the test is the loop */
+	return true;
+}
+
+static void world_close(void)
+{
+	pb_app_destroy(w.app);
+	rig_close(&w.r);
+	pb_chan_fini(&w.chan);
+}
+
+static int start(uint16_t port)
+{
+	struct pb_tcp_endpoint l = {w.r.ip[0], port}, d = {w.r.ip[1], 80};
+	return pb_sock_connect(w.app, &l, &d);
+}
+
+/* Runs until it is connected, and accepts it on the other side. -1: it is not. */
+static int connected(uint16_t port, pb_tcp_handle *server)
+{
+	int s = start(port);
+	rig_run(&w.r, 10000000);
+	if (s < 0 || !(pb_sock_poll(w.app, s) & PB_SOCK_CONNECTED) ||
+	    pb_tcp_accept(rig_tcp(&w.r, 1), w.listener, server))
+		return -1;
+	return s;
+}
+
+static int freed(struct pb_tcp_endpoint *e)
+{
+	return pb_app_freed(w.app, e, 8);
+}
+
+TEST(freed_once_after_time_wait)
+{
+	struct pb_tcp_endpoint e[8];
+	pb_tcp_handle server = 0;
+	REQUIRE(world_open(256, 64));
+	int s = connected(1000, &server);
+	REQUIRE(s >= 0);
+	CHECK_EQ(pb_sock_close(w.app, s, false), 0);
+	rig_run(&w.r, 10000000);
+	CHECK_EQ(pb_tcp_close(rig_tcp(&w.r, 1), server, w.r.now_ns), 0);
+	rig_run(&w.r, 10000000);
+	CHECK_EQ(freed(e), 0); /* TIME-WAIT holds the pair */
+	rig_run(&w.r, 61000000000);
+	REQUIRE(freed(e) == 1);
+	CHECK_EQ(e[0].port, 1000);
+	CHECK(pb_ip_eq(&e[0].addr, &w.r.ip[0]));
+	CHECK_EQ(freed(e), 0);
+	world_close();
+}
+
+/* One entry for each socket, a listener and what it accepted included; more than the caller takes at once are kept. */
+TEST(freed_of_each_socket)
+{
+	struct pb_tcp_endpoint e[8];
+	REQUIRE(world_open(256, 64));
+	struct pb_tcp_endpoint l = {w.r.ip[0], 90};
+	int listener = pb_sock_listen(w.app, &l, 16), s[12], n = 0;
+	rig_run(&w.r, 10000000);
+	CHECK(pb_sock_poll(w.app, listener) & PB_SOCK_CONNECTED);
+	for (uint16_t i = 0; i < 12; i++) {
+		struct pb_tcp_endpoint from = {w.r.ip[1], (uint16_t)(2000 + i)};
+		pb_tcp_handle h;
+		CHECK_EQ(pb_tcp_connect(rig_tcp(&w.r, 1), &from, &l, w.r.now_ns, &h), 0);
+		rig_run(&w.r, 10000000);
+		s[i] = pb_sock_accept(w.app, listener);
+		rig_run(&w.r, 10000000);
+		CHECK(pb_sock_poll(w.app, s[i]) & PB_SOCK_CONNECTED);
+	}
+	for (int i = 0; i < 12; i++)
+		CHECK_EQ(pb_sock_close(w.app, s[i], true), 0);
+	CHECK_EQ(pb_sock_close(w.app, listener, false), 0);
+	rig_run(&w.r, 10000000);
+	for (int k; (k = freed(e)) > 0; n += k)
+		for (int i = 0; i < k; i++)
+			CHECK(e[i].port == 90 && pb_ip_eq(&e[i].addr, &w.r.ip[0]));
+	CHECK_EQ(n, 13);
+	CHECK_EQ(w.app->nused, 0);
+	world_close();
+}
+
+/* What never had a handle held nothing; what was closed before it had one did. */
+TEST(freed_of_failed_and_early)
+{
+	struct pb_tcp_endpoint e[8];
+	REQUIRE(world_open(256, 64));
+	int a = start(1000), b = start(1000), c = start(1001);
+	CHECK_EQ(pb_sock_close(w.app, c, false), 0);
+	rig_run(&w.r, 10000000);
+	CHECK(pb_sock_poll(w.app, b) & PB_SOCK_ERROR);
+	CHECK_EQ(pb_sock_error(w.app, b), EADDRINUSE);
+	CHECK_EQ(pb_sock_close(w.app, b, false), 0);
+	rig_run(&w.r, 61000000000); /* FIN-WAIT-2 of one that its application has left */
+	REQUIRE(freed(e) == 1);
+	CHECK_EQ(e[0].port, 1001);
+	CHECK_EQ(pb_sock_close(w.app, a, true), 0);
+	rig_run(&w.r, 10000000);
+	REQUIRE(freed(e) == 1);
+	CHECK_EQ(e[0].port, 1000);
+	CHECK_EQ(w.app->nused, 0);
+	world_close();
+}
+
+struct waiter {
+	pthread_t thread;
+	int sock, rc;
+	unsigned mask;
+	uint64_t spin_ns, took_ns;
+};
+
+static void *wait_thread(void *arg)
+{
+	struct waiter *k = arg;
+	uint64_t t = pb_now_ns();
+	k->rc = pb_app_wait(w.app, k->sock, k->mask, t + 20000000000, k->spin_ns);
+	k->took_ns = pb_now_ns() - t;
+	return NULL;
+}
+
+static void wait_start(struct waiter *k)
+{
+	pthread_create(&k->thread, NULL, wait_thread, k);
+	nanosleep(&(struct timespec){0, 20000000}, NULL);
+}
+
+/* It came out because it was called, not because its time was over. */
+static int wait_end(struct waiter *k)
+{
+	pthread_join(k->thread, NULL);
+	CHECK(k->took_ns < 10000000000);
+	return k->rc;
+}
+
+TEST(shut_ends_every_wait)
+{
+	for (int inl = 0; inl < 2; inl++) {
+		REQUIRE(world_open(256, 64));
+		pb_app_set_inline(w.app, inl);
+		int s = start(1000);
+		struct waiter k[] = {{.sock = s, .mask = PB_SOCK_GONE},
+				     {.sock = PB_WAIT_SLOWPATH},
+				     {.sock = s, .mask = PB_SOCK_GONE, .spin_ns = UINT64_MAX}};
+		for (unsigned i = 0; i < PB_ARRAY_LEN(k); i++)
+			wait_start(&k[i]);
+		pb_app_wake_all(w.app); /* they look, and go on */
+		nanosleep(&(struct timespec){0, 20000000}, NULL);
+		pb_app_shut(w.app);
+		for (unsigned i = 0; i < PB_ARRAY_LEN(k); i++)
+			CHECK_EQ(wait_end(&k[i]), -ESHUTDOWN);
+		CHECK_EQ(pb_app_wait(w.app, s, PB_SOCK_GONE, UINT64_MAX, 0), -ESHUTDOWN);
+		CHECK(pb_app_progress(w.app) >= 0); /* what is there can still be closed */
+		world_close();
+	}
+}
+
+TEST(close_ends_the_wait_of_another)
+{
+	pb_tcp_handle server;
+	REQUIRE(world_open(256, 64));
+	struct waiter k = {.sock = connected(1000, &server), .mask = PB_SOCK_READ};
+	REQUIRE(k.sock >= 0);
+	wait_start(&k);
+	CHECK_EQ(pb_sock_close(w.app, k.sock, true), 0);
+	CHECK_EQ(wait_end(&k), PB_SOCK_CLOSED);
+	world_close();
+}
+
+/* A number that was given anew is not the socket that was waited for. */
+TEST(close_and_reuse_ends_the_wait)
+{
+	REQUIRE(world_open(256, 64));
+	int s = start(1000), t = start(1000);
+	rig_run(&w.r, 10000000);
+	CHECK(pb_sock_poll(w.app, t) & PB_SOCK_ERROR);
+	struct waiter k = {.sock = t, .mask = PB_SOCK_GONE};
+	wait_start(&k);
+	CHECK_EQ(pb_sock_close(w.app, t, false), 0);
+	w.app->next_free = (uint32_t)t;
+	CHECK_EQ(start(1001), t);
+	CHECK_EQ(wait_end(&k), PB_SOCK_CLOSED);
+	CHECK_EQ(pb_sock_close(w.app, s, true), 0);
+	world_close();
+}
+
+TEST(gone_wakes_the_slow_path)
+{
+	struct pb_tcp_endpoint e[8];
+	pb_tcp_handle server;
+	REQUIRE(world_open(256, 64));
+	int s = connected(1000, &server);
+	struct waiter k = {.sock = PB_WAIT_SLOWPATH};
+	wait_start(&k);
+	CHECK_EQ(pb_sock_close(w.app, s, true), 0);
+	rig_run(&w.r, 10000000);
+	CHECK_EQ(wait_end(&k), PB_SOCK_GONE);
+	CHECK_EQ(freed(e), 1);
+	world_close();
+}
+
+MAIN(T(freed_once_after_time_wait), T(freed_of_each_socket), T(freed_of_failed_and_early), T(shut_ends_every_wait),
+     T(close_ends_the_wait_of_another), T(close_and_reuse_ends_the_wait), T(gone_wakes_the_slow_path))
