@@ -6,15 +6,26 @@ import errno
 import ipaddress
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import Field, dataclass, fields, replace
 from typing import Any
 
 from .errors import PybypassError
 from .ports import Port
 
-__all__ = ["EngineConfig", "Interface", "interfaces_of"]
+__all__ = ["EngineConfig", "Interface", "check_frames", "interfaces_of"]
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "max_connections": (1, 1 << 22), "max_listeners": (1, 1 << 16), "rcvbuf": (4096, 1 << 30),
+    "sndbuf": (4096, 1 << 30), "reserve_frames": (0, 1 << 22), "ttl": (1, 255), "rto_initial": (1e-6, 3600),
+    "rto_min": (1e-6, 3600), "rto_max": (1e-3, 3600), "delayed_ack": (0, 0.5), "time_wait": (0, 3600),
+    "fin_wait2": (0, 3600), "syn_retries": (0, 32), "synack_retries": (0, 32), "data_retries": (0, 32),
+    "keepalive_idle": (0, 86400 * 365), "keepalive_interval": (1e-3, 86400 * 365), "keepalive_probes": (1, 127),
+}  # fmt: skip
+_RESERVE, _MIN_DATA_FRAMES = 512, 64
+_MAX_FRAMES = 1 << 22  # of a Umem
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,14 +34,17 @@ class EngineConfig:
 
     `rcvbuf` is memory that received data may hold per connection, charged by whole frames (RFC 9293 3.8.6; the advertised
     window is less). `sndbuf` is payload queued and not acknowledged. `reserve_frames` is kept from data for the fill ring
-    and for control segments. RTO: RFC 6298 with the bounds given. `nagle`: RFC 896; off unless asked for.
+    and for control segments (None: 512, or an eighth of the port's frames if that is less). RTO: RFC 6298 with the bounds
+    given. `nagle`: RFC 896; off unless asked for.
+
+    Raises PybypassError PB040, which names the field and what is allowed.
     """
 
     max_connections: int = 1024
     max_listeners: int = 64
     rcvbuf: int = 1 << 20
     sndbuf: int = 1 << 20
-    reserve_frames: int = 512
+    reserve_frames: int | None = None
     ttl: int = 64
     timestamps: bool = True
     sack: bool = True
@@ -50,21 +64,23 @@ class EngineConfig:
     keepalive_probes: int = 9
 
     def __post_init__(self) -> None:
-        ranges = {
-            "max_connections": (1, 1 << 22), "max_listeners": (1, 1 << 16), "rcvbuf": (4096, 1 << 30),
-            "sndbuf": (4096, 1 << 30), "reserve_frames": (0, 1 << 22), "ttl": (1, 255), "rto_initial": (1e-6, 3600),
-            "rto_min": (1e-6, 3600), "rto_max": (1e-3, 3600), "delayed_ack": (0, 0.5), "time_wait": (0, 3600),
-            "fin_wait2": (0, 3600), "syn_retries": (0, 32), "synack_retries": (0, 32), "data_retries": (0, 32),
-            "keepalive_idle": (0, 86400 * 365), "keepalive_interval": (1e-3, 86400 * 365), "keepalive_probes": (1, 127),
-        }  # fmt: skip
-        for name, (low, high) in ranges.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise PybypassError.make("PB040", errno.EINVAL, f"{name}={value!r} is not {low} to {high}")
+        for field in fields(self):
+            _check_field(field, getattr(self, field.name))
         if self.rto_min > self.rto_max:
-            raise PybypassError.make("PB040", errno.EINVAL, "rto_min is above rto_max")
+            raise PybypassError.make(
+                "PB040", errno.EINVAL, f"rto_min={self.rto_min} is above rto_max={self.rto_max}",
+                hint="raise rto_max or lower rto_min",
+            )  # fmt: skip
+
+    def resolved(self, port: Port) -> EngineConfig:
+        """This configuration for a port, with nothing left to choose. PB040 when the port has too few frames for it."""
+        check_frames(self, port)
+        return replace(self, reserve_frames=_reserve(self, port.umem.info()["frames"]))
 
     def for_core(self) -> dict[str, Any]:
+        """What the engine in C takes; of a configuration that is resolved()."""
+        assert self.reserve_frames is not None
+
         def ns(seconds: float) -> int:
             return round(seconds * 1e9)
 
@@ -80,6 +96,44 @@ class EngineConfig:
         }  # fmt: skip
 
 
+def _check_field(field: Field[Any], value: object) -> None:
+    kind, (low, high) = str(field.type), _RANGES.get(field.name, (0, 0))
+    if kind == "bool":
+        fine, allowed = isinstance(value, bool), "True or False"
+    elif isinstance(value, bool) or not isinstance(value, int | float if kind == "float" else int):
+        fine = value is None and kind.endswith("None")
+        allowed = f"a {'' if kind == 'float' else 'whole '}number from {low} to {high}"
+    else:
+        fine, allowed = low <= value <= high, f"from {low} to {high}"
+    if not fine:
+        raise PybypassError.make(
+            "PB040", errno.EINVAL, f"{field.name}={value!r} is not {allowed}", hint=f"the default is {field.default}"
+        )
+
+
+def _reserve(config: EngineConfig, frames: int) -> int:
+    return config.reserve_frames if config.reserve_frames is not None else min(_RESERVE, frames // 8)
+
+
+def check_frames(config: EngineConfig, port: Port) -> None:
+    """PB040 unless the port's frames are enough for its fill ring, the reserve, and some data."""
+    frames, filled = port.umem.info()["frames"], port.report.get("filled", 0)
+
+    def enough(n: int) -> bool:
+        # A device fills its ring with half of the frames at most: with more of them it may take more.
+        fill = n // 2 if 2 * filled + 1 >= frames else filled
+        return n > _reserve(config, n) + fill + _MIN_DATA_FRAMES
+
+    if frames > _reserve(config, frames) + filled + _MIN_DATA_FRAMES:
+        return
+    needed = 1 << frames.bit_length()
+    while not enough(needed):
+        needed *= 2
+    text = f"{frames} frames are too few: {filled} lie on the fill ring, reserve_frames={_reserve(config, frames)}"
+    hint = f"open the port with frames={needed}" if needed <= _MAX_FRAMES else "lower reserve_frames"
+    raise PybypassError.make("PB040", errno.EINVAL, f"{text}, and data needs {_MIN_DATA_FRAMES}", hint=hint)
+
+
 def interfaces_of(port: Port, ip: str | Iterable[str] | None) -> list[Interface]:
     """The engine's addresses with their prefixes: given, or completed from the kernel's, or all of the kernel's."""
     kernel = port.local_networks()
@@ -93,7 +147,9 @@ def interfaces_of(port: Port, ip: str | Iterable[str] | None) -> list[Interface]
         try:
             interface = ipaddress.ip_interface(text)
         except ValueError as e:
-            raise PybypassError.make("PB040", errno.EINVAL, f"ip={text!r}: {e}") from None
+            raise PybypassError.make(
+                "PB040", errno.EINVAL, f"ip={text!r}: {e}", hint="write A.B.C.D/N, or an IPv6 address/N"
+            ) from None
         known = next((k for k in kernel or [] if k.ip == interface.ip), None)
         if kernel is not None and known is None:
             raise PybypassError.make("PB041", errno.EADDRNOTAVAIL, str(interface.ip))
