@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -11,15 +12,15 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qsl
 
-from . import _port
+from . import _port, neighbours
 from ._mem import Umem
 from ._port import Burst, Queue
 from .closing import Closing
 from .errors import PybypassError
+from .neighbours import IpAddress
 
-__all__ = ["Burst", "Impairment", "Port", "Queue", "open"]
+__all__ = ["Burst", "Impairment", "IpAddress", "Port", "Queue", "open"]
 
-IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 _PROTOS = {"tcp": 6, "udp": 17, "icmp": 1, "icmp6": 58}
 
 
@@ -170,16 +171,26 @@ class Port(Closing):
         """Holds a local TCP port against the kernel (0: any free one): the port, and what to close to let go."""
         return port, None
 
-    def resolve(self, ip: IpAddress) -> bytes | None:
-        """The MAC address of a neighbour, if the kernel knows or finds it; None: ask on the wire."""
-        return None
+    def neighbour_lookup(self, hops: list[IpAddress]) -> dict[IpAddress, bytes]:
+        """The MAC addresses of those neighbours that the kernel knows now."""
+        return {}
+
+    def neighbour_ask(self, ip: IpAddress) -> bool:
+        """Has the kernel find a neighbour out, without waiting for it; False: no kernel behind the port, ask on the wire."""
+        return False
 
     def close(self) -> None:
         """Closes the engine, then the device. BufferError while views of frames are alive. Again does nothing."""
+        self._close(force=False)
+
+    def _close_after_error(self) -> None:
+        self._close(force=True)
+
+    def _close(self, force: bool) -> None:
         for child in list(self._children):
-            child.close()
+            child._close(1.0, force)
         for queue in self._queues:
-            queue.close()
+            queue.close(force)
 
     def __repr__(self) -> str:
         return f"<Port {self.uri} {'closed' if self.closed else self.mode}>"
@@ -194,6 +205,7 @@ class XdpPort(Port):
         super().__init__(uri, "xdp", queues, umem, report)
         self.program = program
         self.ifname = ifname
+        self._pid = os.getpid()
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
@@ -234,15 +246,19 @@ class XdpPort(Port):
             raise PybypassError.make(code, e.errno or 0, f"{ip} port {port}") from None
         return holder.getsockname()[1], holder
 
-    def resolve(self, ip: IpAddress) -> bytes | None:
-        from .neighbours import resolve
-
+    def neighbour_lookup(self, hops: list[IpAddress]) -> dict[IpAddress, bytes]:
         with self._inside():
-            return resolve(self.report["ifindex"], ip)
+            return neighbours.lookup(self.report["ifindex"], hops)
 
-    def close(self) -> None:
-        super().close()
-        self.program.close()
+    def neighbour_ask(self, ip: IpAddress) -> bool:
+        with self._inside():
+            neighbours.ask(self.report["ifindex"], ip)
+        return True
+
+    def _close(self, force: bool) -> None:
+        super()._close(force)
+        if os.getpid() == self._pid:  # a forked child must not take the program from its parent
+            self.program.close()
 
 
 # Which code an open that failed at a stage of csrc/dev/xsk.h has; errno decides first.

@@ -27,6 +27,12 @@ _ARP, _IP4, _IP6, _VLAN = 0x0806, 0x0800, 0x86DD, 0x8100
 _VLAN_BYTES = _VLAN.to_bytes(2, "big")
 _BROADCAST = b"\xff" * 6
 _ASK_AGAIN_S = 0.2
+# Next hops that the kernel was asked for and has not found yet.
+_MAX_PENDING, _PENDING_S = 256, 0.5
+_MAX_ASKED = 1024
+# Between two look-ups of them: in proportion to how long the youngest has waited, within these.
+_LOOK_AGAIN_S = (0.001, 0.02)
+_INLINE_S = 0.005
 _ECHO_REQUEST, _ECHO_REPLY = 8, 0
 _ECHO6_REQUEST, _ECHO6_REPLY, _NS, _NA = 128, 129, 135, 136
 
@@ -42,7 +48,10 @@ def _pseudo6(src: bytes, dst: bytes, length: int) -> bytes:
 
 
 class SlowPath:
-    """Serves the exceptions of one engine. `counters` counts what was seen and done, by name."""
+    """Serves the exceptions of one engine. `counters` counts what was seen and done, by name.
+
+    A neighbour that the kernel has to find first is pending: tick() looks whether it is there, and nobody waits for it.
+    """
 
     def __init__(
         self,
@@ -57,20 +66,23 @@ class SlowPath:
         self._port = port
         self._mac = mac
         self._addresses = {a.packed for a in addresses}
-        self._asked: dict[bytes, float] = {}
+        self._asked: dict[bytes, float] = {}  # when, oldest first
+        self._pending: dict[bytes, float] = {}  # since when, oldest first
+        self._look_at = 0.0
         self._lock = threading.Lock()
         self.counters: Counter[str] = Counter()
 
     def run(self) -> None:
         """Handles everything that waits. A packet that makes trouble is counted and logged, never raised."""
         with self._lock:
+            wanted: list[bytes] = []
             for reason, frame, hop in self._core.exceptions():
                 self.counters[reason] += 1
                 try:
                     if frame is not None and frame[12:14] == _VLAN_BYTES:
                         frame = frame[:12] + frame[16:]  # the loop has checked that it is ours
                     if reason == "neigh":
-                        self._want(hop)
+                        wanted.append(hop)
                     elif reason == "arp":
                         self._arp(frame)
                     elif reason == "icmp":
@@ -80,17 +92,86 @@ class SlowPath:
                 except OSError as e:
                     self.counters["errors"] += 1
                     log.warning("slow path: %s: %s", reason, e)
+            asked = self._want(wanted)
+            self._look()
+            if asked and not self._core.threaded:
+                self._look_for_a_moment()
 
-    def _want(self, hop: bytes) -> None:
+    def tick(self) -> float | None:
+        """Looks for the neighbours that are pending when it is time to. Returns the seconds until it is time again, None
+        when none is pending. Raises nothing; from any thread."""
+        with self._lock:
+            self._look()
+            return max(0.0, self._look_at - time.monotonic()) if self._pending else None
+
+    def _want(self, hops: list[bytes]) -> bool:
+        """Has unknown neighbours found out; whether the kernel was asked for one."""
         now = time.monotonic()
-        if now - self._asked.get(hop, 0.0) < _ASK_AGAIN_S:
+        new = [h for h in dict.fromkeys(hops) if now - self._asked.get(h, -1e9) >= _ASK_AGAIN_S and h not in self._pending]
+        if not new:
+            return False
+        for hop in new:
+            self._asked.pop(hop, None)
+            self._asked[hop] = now
+        while len(self._asked) > _MAX_ASKED:
+            del self._asked[next(iter(self._asked))]
+        known = self._learn_from_kernel(new)
+        asked = False
+        for hop in new:
+            if hop not in known:
+                asked |= self._ask(hop, now)
+        return asked
+
+    def _ask(self, hop: bytes, now: float) -> bool:
+        """Asks for a neighbour: the kernel, or on the wire where there is none. Whether it was the kernel."""
+        try:
+            if not self._port.neighbour_ask(ipaddress.ip_address(hop)):
+                self._ask_on_wire(hop)
+                return False
+        except OSError as e:
+            self.counters["ask_failed"] += 1
+            log.debug("slow path: neighbour %s: %s", hop.hex(), e)
+            return False
+        self.counters["kernel_asked"] += 1
+        while len(self._pending) >= _MAX_PENDING:  # the oldest has had most of its time
+            del self._pending[next(iter(self._pending))]
+            self.counters["pending_full"] += 1
+        self._pending[hop] = now
+        self._look_at = now + _LOOK_AGAIN_S[0]
+        return True
+
+    def _learn_from_kernel(self, hops: list[bytes]) -> set[bytes]:
+        """Hands over what the kernel knows of these; which those are."""
+        known = set()
+        try:
+            for ip, mac in self._port.neighbour_lookup([ipaddress.ip_address(h) for h in hops]).items():
+                self._core.set_neighbour(ip.packed, mac)
+                known.add(ip.packed)
+        except OSError as e:
+            self.counters["errors"] += 1
+            log.debug("slow path: neighbours: %s", e)
+        return known
+
+    def _look(self) -> None:
+        now = time.monotonic()
+        if not self._pending or now < self._look_at:
             return
-        self._asked[hop] = now
-        mac = self._port.resolve(ipaddress.ip_address(hop))
-        if mac is not None:
-            self._core.set_neighbour(hop, mac)
-        elif self._port.local_networks() is None:
-            self._ask(hop)
+        for hop in self._learn_from_kernel(list(self._pending)):
+            del self._pending[hop]
+        for hop in [h for h, since in self._pending.items() if now - since >= _PENDING_S]:
+            del self._pending[hop]
+            self.counters["unresolved"] += 1
+        if self._pending:
+            youngest = now - next(reversed(self._pending.values()))
+            low, high = _LOOK_AGAIN_S
+            self._look_at = now + min(high, max(low, youngest / 2))
+
+    def _look_for_a_moment(self) -> None:
+        """Inline: nobody calls tick() until the caller's next call, and a neighbour that lives answers at once."""
+        until = time.monotonic() + _INLINE_S
+        while self._pending and (left := until - time.monotonic()) > 0:
+            time.sleep(min(left, max(0.0, self._look_at - time.monotonic())))
+            self._look()
 
     def _send(self, frame: bytes) -> None:
         """Injects a frame, tagged if the engine's VLAN wants it."""
@@ -99,7 +180,7 @@ class SlowPath:
     def _source(self, size: int) -> bytes | None:
         return next((a for a in self._addresses if len(a) == size), None)
 
-    def _ask(self, hop: bytes) -> None:
+    def _ask_on_wire(self, hop: bytes) -> None:
         src = self._source(len(hop))
         if src is None:
             return

@@ -7,10 +7,12 @@ import time
 import pytest
 
 import pybypass as pb
+from pybypass import slowpath
 from pybypass._wire import internet_checksum
 
 A4, B4 = ipaddress.ip_address("10.0.0.1").packed, ipaddress.ip_address("10.0.0.2").packed
 A6, B6 = ipaddress.ip_address("fd00::1").packed, ipaddress.ip_address("fd00::2").packed
+B4_IP = ipaddress.ip_address("10.0.0.2")
 MAC = bytes.fromhex("020000000042")
 
 
@@ -207,3 +209,115 @@ def test_a_flood_of_exceptions_is_bounded_and_counted(net):
             break
         assert time.monotonic() < until, stats
         time.sleep(0.01)
+
+
+# ---- neighbours that a kernel is asked for ----
+
+
+class Kernel:
+    """A port with a kernel behind it that knows some neighbours, and a core that hands out exceptions."""
+
+    threaded = True
+
+    def __init__(self):
+        self.knows, self.looked, self.asked, self.waiting, self.set = {}, [], [], [], {}
+        self.refuses = None
+
+    def exceptions(self):
+        waiting, self.waiting = self.waiting[:32], self.waiting[32:]
+        return [("neigh", None, hop) for hop in waiting]
+
+    def set_neighbour(self, hop, mac):
+        self.set[hop] = mac
+
+    def neighbour_lookup(self, hops):
+        self.looked.append(len(hops))
+        if self.refuses is not None:
+            raise self.refuses
+        return {hop: self.knows[hop] for hop in hops if hop in self.knows}
+
+    def neighbour_ask(self, ip):
+        if self.refuses is not None:
+            raise self.refuses
+        self.asked.append(ip)
+        return True
+
+
+@pytest.fixture
+def kernel(monkeypatch):
+    kernel = Kernel()
+    kernel.now = 1000.0
+    monkeypatch.setattr(slowpath.time, "monotonic", lambda: kernel.now)
+    monkeypatch.setattr(slowpath.time, "sleep", lambda s: setattr(kernel, "now", kernel.now + max(s, 1e-6)))
+    kernel.path = slowpath.SlowPath(kernel, kernel, bytes(6), [ipaddress.ip_address("10.0.0.1")])
+    return kernel
+
+
+def host(i):
+    return (ipaddress.ip_address("10.0.0.0") + i).packed
+
+
+def test_what_the_kernel_knows_is_not_asked_for(kernel):
+    kernel.knows[ipaddress.ip_address("10.0.0.2")] = MAC
+    kernel.waiting = [B4]
+    kernel.path.run()
+    assert (kernel.set, kernel.asked) == ({B4: MAC}, [])
+    assert kernel.path.tick() is None
+
+
+def test_one_look_for_all_that_are_pending_and_one_question_each(kernel):
+    kernel.waiting = [host(i) for i in range(10, 22)] * 2
+    kernel.path.run()
+    assert len(kernel.asked) == 12
+    assert kernel.looked == [12]
+    assert kernel.path.tick() == pytest.approx(0.001)
+    assert kernel.looked == [12]  # not yet
+    kernel.knows[ipaddress.ip_address(host(12))] = MAC
+    kernel.now += 0.001
+    assert 0 < kernel.path.tick() <= 0.02
+    assert kernel.looked == [12, 12]
+    assert kernel.set == {host(12): MAC}
+    while (pause := kernel.path.tick()) is not None:
+        kernel.now += pause
+    assert kernel.now - 1000 == pytest.approx(0.5, abs=0.03)
+    assert kernel.path.counters["unresolved"] == 11
+    assert len(kernel.asked) == 12
+    kernel.waiting = [host(13)]
+    kernel.path.run()
+    assert len(kernel.asked) == 13  # those that were given up are asked for again
+
+
+def test_a_flood_of_spoofed_sources_is_bounded_and_the_newest_are_looked_for(kernel):
+    kernel.waiting = [host(i) for i in range(10, 5010)]
+    while kernel.waiting:
+        kernel.path.run()
+    assert len(kernel.path._pending) == 256
+    assert len(kernel.path._asked) == 1024
+    assert kernel.path.counters["pending_full"] == 5000 - 256
+    kernel.knows[ipaddress.ip_address(host(5009))] = MAC
+    kernel.now += 0.001
+    kernel.path.tick()
+    assert kernel.set == {host(5009): MAC}
+
+
+def test_a_kernel_that_refuses_is_counted(kernel):
+    kernel.refuses = OSError(105, "No buffer space available")
+    kernel.waiting = [host(i) for i in range(10, 20)]
+    kernel.path.run()
+    assert kernel.path.counters["ask_failed"] == 10
+    assert kernel.path.tick() is None
+
+
+def test_inline_a_first_answer_is_waited_for_a_moment(kernel):
+    kernel.threaded = False
+    lookup = kernel.neighbour_lookup
+    kernel.neighbour_lookup = lambda hops: {B4_IP: MAC} if kernel.now > 1000.002 else lookup(hops)
+    kernel.waiting = [B4]
+    kernel.path.run()
+    assert kernel.set == {B4: MAC}
+    assert kernel.now - 1000 < 0.005
+    kernel.neighbour_lookup = lookup
+    kernel.waiting = [host(77)]
+    kernel.path.run()
+    assert kernel.now - 1000 < 0.0101  # five milliseconds at most for one that is not there
+    assert kernel.path.tick() is not None
