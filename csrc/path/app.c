@@ -18,7 +18,7 @@ struct pb_app *pb_app_create(struct pb_path *p, const struct pb_app_config *cfg,
 	a->chan = p->chan;
 	a->pool = p->dev->pool;
 	a->cfg = *cfg;
-	a->nsocks = cfg->max_socks;
+	a->nsocks = 2 * cfg->max_socks; /* those that are closed and not gone must not keep new ones from opening */
 	a->inline_mode = true;
 	a->socks = calloc(a->nsocks, sizeof(*a->socks));
 	a->notes = calloc(a->pool->nframes, sizeof(*a->notes));

@@ -37,6 +37,7 @@ struct pb_app {
 	struct sock *socks;
 	struct frame_note *notes; /* by frame index */
 	uint32_t nsocks, next_free;
+	uint32_t nopen; /* not closed by the application: at most cfg.max_socks */
 	uint64_t serial;
 	bool inline_mode, call_done;
 	/* Local endpoints of sockets that are gone. Room is taken when a socket is opened, for all that are: the end of

@@ -24,12 +24,15 @@ static bool freed_reserve(struct pb_app *a)
 
 static struct sock *sock_new(struct pb_app *a)
 {
+	if (a->nopen == a->cfg.max_socks)
+		return NULL;
 	for (uint32_t i = 0; i < a->nsocks; i++) {
 		struct sock *s = &a->socks[(a->next_free + i) % a->nsocks];
 		if (s->used)
 			continue;
 		a->next_free = (uint32_t)(s - a->socks) + 1;
 		a->nused++;
+		a->nopen++;
 		*s = (struct sock){.used = true, .serial = ++a->serial, .rx_head = NO_FRAME, .rx_tail = NO_FRAME};
 		return s;
 	}
@@ -326,6 +329,7 @@ int pb_sock_close(struct pb_app *a, int sock, bool abort)
 		while (s->rx_head != NO_FRAME)
 			pb_pool_put(a->cache, (uint64_t)rx_pop(a, s) << a->pool->frame_shift, PB_OWN_APP);
 		s->closed_by_app = true;
+		a->nopen--;
 		if (s->h) {
 			struct pb_cmd c = {.op = abort || unread ? PB_CMD_ABORT : PB_CMD_CLOSE,
 					   .cookie = (uint32_t)sock,

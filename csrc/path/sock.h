@@ -30,7 +30,7 @@ struct pb_sock_name {
 };
 
 struct pb_app_config {
-	uint32_t max_socks;
+	uint32_t max_socks; /* open ones; as many may wait for their end */
 	uint32_t sndbuf_bytes;
 	uint32_t reserve_frames;
 };

@@ -127,6 +127,7 @@ void enter_time_wait(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	c->t_rtx = NEVER;
 	c->t_misc = now_ns + e->cfg.time_wait_ns;
 	timer_update(e, c);
+	spare_push(e, c);
 	tcb_event(e, c, PB_TCP_EV_CLOSED);
 }
 

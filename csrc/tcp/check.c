@@ -76,14 +76,31 @@ static int check_timers(const struct pb_tcp *e, const struct tcb *c)
 	return 0;
 }
 
+/* The connections in TIME-WAIT that the application has closed, all of them and no others. */
+static int check_spare(const struct pb_tcp *e, uint32_t want)
+{
+	uint32_t n = 0, prev = NONE;
+	for (uint32_t i = e->spare.head; i != NONE; i = e->tcbs[i].q_next, n++) {
+		const struct tcb *c = &e->tcbs[i];
+		MUST(n < want && c->q_prev == prev);
+		MUST((c->flags & TCB_SPARE) && (c->flags & TCB_DETACHED) && c->state == PB_TCP_TIME_WAIT);
+		prev = i;
+	}
+	MUST(prev == e->spare.tail && n == want);
+	return 0;
+}
+
 int pb_tcp_check(struct pb_tcp *e)
 {
+	uint32_t spare = 0, leaving = 0;
 	uint64_t live = 0, states[PB_TCP_STATE_COUNT] = {0};
 	for (uint32_t i = 0; i < e->ntcbs; i++) {
 		const struct tcb *c = &e->tcbs[i];
 		if (!c->rcvbuf)
 			continue; /* free */
 		live++;
+		spare += c->state == PB_TCP_TIME_WAIT && (c->flags & TCB_DETACHED);
+		leaving += !!(c->events & PB_TCP_EV_GONE);
 		states[c->state]++;
 		int rc = check_send(e, c);
 		if (!rc)
@@ -94,7 +111,11 @@ int pb_tcp_check(struct pb_tcp *e)
 			return rc;
 		MUST(!!(c->flags & TCB_HASHED) == (c->state >= PB_TCP_SYN_SENT));
 	}
-	MUST(live == e->stats.conns);
+	int rc = check_spare(e, spare);
+	if (rc)
+		return rc;
+	MUST(leaving == e->leaving);
+	MUST(live == e->stats.conns && live - leaving <= e->cfg.max_conns + e->nlisten);
 	MUST(!memcmp(states, e->stats.states, sizeof(states)));
 	for (uint32_t i = 1; i < e->heap_n; i++)
 		MUST(e->tcbs[e->heap[(i - 1) / 4]].heap_key <= e->tcbs[e->heap[i]].heap_key);

@@ -35,6 +35,10 @@ void pb_tcp_config_default(struct pb_tcp_config *cfg)
 	};
 }
 
+/* More slots than max_conns: the slot of a connection that was replaced is free only when its end was told, and until
+ * then a burst of packets and one of commands may open so many. */
+#define SLACK (2u * PB_BURST_MAX)
+
 /* Microseconds of it fit into 32 bits. */
 #define RTO_LIMIT_NS (3600000ull * NS_PER_MS)
 
@@ -68,7 +72,7 @@ struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cac
 	e->cfg = *cfg;
 	e->cache = cache;
 	e->pool = cache->pool;
-	e->ntcbs = cfg->max_conns + cfg->max_listeners;
+	e->ntcbs = cfg->max_conns + cfg->max_listeners + min_u32(cfg->max_conns, SLACK);
 	uint32_t slots = pow2_at_least(2 * cfg->max_conns);
 	e->table_mask = slots - 1;
 	e->segs = calloc(e->pool->nframes, sizeof(*e->segs));
@@ -92,6 +96,7 @@ struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cac
 		e->tcbs[i].ready_next = i + 1 < e->ntcbs ? i + 1 : NONE;
 	}
 	e->free_head = 0;
+	e->spare = (struct queue){NONE, NONE};
 	e->ready_head = e->ready_tail = e->event_head = e->event_tail = NONE;
 	pb_handle_opened(PB_HANDLE_ENGINE);
 	*err = 0;
@@ -163,7 +168,8 @@ struct tcb *tcb_alloc(struct pb_tcp *e)
 	c->gen = gen;
 	c->rq_head = c->rq_tail = c->oq_head = NONE;
 	c->sq_head = c->sq_tail = c->sq_next = c->rtx_hint = NONE;
-	c->aq_head = c->aq_tail = c->aq_next = c->aq_prev = c->listener = NONE;
+	c->aq = (struct queue){NONE, NONE};
+	c->q_next = c->q_prev = c->listener = NONE;
 	c->heap_pos = c->ready_next = c->event_next = NONE;
 	c->t_rtx = c->t_delack = c->t_misc = NEVER;
 	c->rcvbuf = e->cfg.rcvbuf_bytes;
@@ -177,6 +183,19 @@ struct tcb *tcb_alloc(struct pb_tcp *e)
 	e->stats.conns++;
 	e->stats.states[PB_TCP_CLOSED]++;
 	return c;
+}
+
+struct tcb *conn_alloc(struct pb_tcp *e)
+{
+	if (e->free_head == NONE)
+		return NULL;
+	if (e->stats.conns - e->leaving >= e->cfg.max_conns + e->nlisten) {
+		if (e->spare.head == NONE)
+			return NULL;
+		tcb_closed(e, &e->tcbs[e->spare.head], 0);
+		e->stats.time_wait_recycled++;
+	}
+	return tcb_alloc(e);
 }
 
 void tcb_recycle(struct pb_tcp *e, struct tcb *c)
@@ -216,6 +235,7 @@ void tcb_ready(struct pb_tcp *e, struct tcb *c)
 
 void tcb_event(struct pb_tcp *e, struct tcb *c, uint32_t mask)
 {
+	e->leaving += (mask & PB_TCP_EV_GONE) && !(c->events & PB_TCP_EV_GONE);
 	c->events |= mask;
 	if (c->listener != NONE) /* nobody has its handle yet: accept tells */
 		return;
@@ -230,6 +250,36 @@ void tcb_event(struct pb_tcp *e, struct tcb *c, uint32_t mask)
 	e->event_tail = c->idx;
 }
 
+void queue_push(struct pb_tcp *e, struct queue *q, struct tcb *c)
+{
+	c->q_next = NONE;
+	c->q_prev = q->tail;
+	*(q->tail == NONE ? &q->head : &e->tcbs[q->tail].q_next) = c->idx;
+	q->tail = c->idx;
+}
+
+void queue_remove(struct pb_tcp *e, struct queue *q, struct tcb *c)
+{
+	*(c->q_prev == NONE ? &q->head : &e->tcbs[c->q_prev].q_next) = c->q_next;
+	*(c->q_next == NONE ? &q->tail : &e->tcbs[c->q_next].q_prev) = c->q_prev;
+}
+
+static void spare_remove(struct pb_tcp *e, struct tcb *c)
+{
+	if (c->flags & TCB_SPARE)
+		queue_remove(e, &e->spare, c);
+	c->flags &= ~(uint32_t)TCB_SPARE;
+}
+
+void spare_push(struct pb_tcp *e, struct tcb *c)
+{
+	if (c->state != PB_TCP_TIME_WAIT || !(c->flags & TCB_DETACHED))
+		return;
+	spare_remove(e, c);
+	c->flags |= TCB_SPARE;
+	queue_push(e, &e->spare, c);
+}
+
 /* A child that was never accepted leaves its listener. */
 static void leave_listener(struct pb_tcp *e, struct tcb *c)
 {
@@ -238,10 +288,8 @@ static void leave_listener(struct pb_tcp *e, struct tcb *c)
 	struct tcb *l = &e->tcbs[c->listener];
 	if (c->flags & (TCB_EMBRYO | TCB_QUEUED))
 		l->waiting--;
-	if (c->flags & TCB_QUEUED) {
-		*(c->aq_prev == NONE ? &l->aq_head : &e->tcbs[c->aq_prev].aq_next) = c->aq_next;
-		*(c->aq_next == NONE ? &l->aq_tail : &e->tcbs[c->aq_next].aq_prev) = c->aq_prev;
-	}
+	if (c->flags & TCB_QUEUED)
+		queue_remove(e, &l->aq, c);
 	c->flags &= ~(uint32_t)(TCB_EMBRYO | TCB_QUEUED);
 	c->listener = NONE;
 }
@@ -250,6 +298,7 @@ void tcb_closed(struct pb_tcp *e, struct tcb *c, int err)
 {
 	bool nameless = c->listener != NONE; /* nobody has a handle of it, so nobody is told */
 	leave_listener(e, c);
+	spare_remove(e, c);
 	if (nameless)
 		c->flags |= TCB_DETACHED;
 	if (err && !c->error)
@@ -288,8 +337,10 @@ int pb_tcp_events(struct pb_tcp *e, struct pb_tcp_event *ev, int n)
 		bool gone = c->events & PB_TCP_EV_GONE;
 		c->events = 0;
 		c->acked_event = 0;
-		if (gone)
+		if (gone) {
+			e->leaving--;
 			tcb_free(e, c);
+		}
 	}
 	return k;
 }

@@ -117,8 +117,10 @@ static enum pb_drop unacceptable(struct pb_tcp *e, struct tcb *c, struct pkt *p,
 		return PB_DROP_TCP_DUP;
 	}
 	oow_ack(e, c, p, now_ns);
-	if (c->state == PB_TCP_TIME_WAIT && dup && (p->flags & PB_TCP_FIN))
+	if (c->state == PB_TCP_TIME_WAIT && dup && (p->flags & PB_TCP_FIN)) {
 		c->t_misc = now_ns + e->cfg.time_wait_ns;
+		spare_push(e, c);
+	}
 	if (p->seq == c->rcv_nxt && c->rcv_adv == c->rcv_nxt && (p->flags & PB_TCP_ACK) && !(p->flags & PB_TCP_SYN) &&
 	    c->state != PB_TCP_SYN_RCVD)
 		in_ack(e, c, p, now_ns);

@@ -91,9 +91,7 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 	}
 	if (l->waiting >= l->backlog)
 		return PB_DROP_TCP_BACKLOG;
-	if (e->stats.conns >= e->ntcbs - e->cfg.max_listeners + e->nlisten)
-		return PB_DROP_TCP_NO_CONN;
-	struct tcb *c = tcb_alloc(e);
+	struct tcb *c = conn_alloc(e);
 	if (!c)
 		return PB_DROP_TCP_NO_CONN;
 	c->laddr = p->dst;
@@ -168,13 +166,7 @@ void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	if (c->listener != NONE) {
 		struct tcb *l = &e->tcbs[c->listener];
 		c->flags = (c->flags & ~(uint32_t)TCB_EMBRYO) | TCB_QUEUED;
-		c->aq_next = NONE;
-		c->aq_prev = l->aq_tail;
-		if (l->aq_tail == NONE)
-			l->aq_head = c->idx;
-		else
-			e->tcbs[l->aq_tail].aq_next = c->idx;
-		l->aq_tail = c->idx;
+		queue_push(e, &l->aq, c);
 		tcb_event(e, l, PB_TCP_EV_ACCEPT);
 		c->events |= PB_TCP_EV_CONNECTED;
 	} else {
@@ -192,9 +184,7 @@ int pb_tcp_connect(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const 
 	uint32_t hash = flow_hash(e, &local->addr, local->port, &remote->addr, remote->port);
 	if (flow_find(e, hash, &local->addr, local->port, &remote->addr, remote->port))
 		return -EADDRINUSE;
-	if (e->stats.conns >= e->ntcbs - e->cfg.max_listeners + e->nlisten)
-		return -ENOBUFS;
-	struct tcb *c = tcb_alloc(e);
+	struct tcb *c = conn_alloc(e);
 	if (!c)
 		return -ENOBUFS;
 	c->laddr = local->addr;
@@ -238,14 +228,10 @@ int pb_tcp_accept(struct pb_tcp *e, pb_tcp_handle listener, pb_tcp_handle *h)
 		return -EBADF;
 	if (l->state != PB_TCP_LISTEN)
 		return -EINVAL;
-	if (l->aq_head == NONE)
+	if (l->aq.head == NONE)
 		return -EAGAIN;
-	struct tcb *c = &e->tcbs[l->aq_head];
-	l->aq_head = c->aq_next;
-	if (l->aq_head == NONE)
-		l->aq_tail = NONE;
-	else
-		e->tcbs[l->aq_head].aq_prev = NONE;
+	struct tcb *c = &e->tcbs[l->aq.head];
+	queue_remove(e, &l->aq, c);
 	l->waiting--;
 	c->flags &= ~(uint32_t)TCB_QUEUED;
 	c->listener = NONE;

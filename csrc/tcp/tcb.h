@@ -93,6 +93,12 @@ enum tcb_flag {
 	TCB_FORCE = 1u << 23,  /* sender SWS override: send what fits */
 	TCB_DEAD = 1u << 25,   /* freed, and on the output list still */
 	TCB_EMBRYO = 1u << 24, /* counted in its listener's backlog */
+	TCB_SPARE = 1u << 26,  /* on the list of those that a new connection may replace */
+};
+
+/* Doubly linked by q_next and q_prev. */
+struct queue {
+	uint32_t head, tail;
 };
 
 struct tcb {
@@ -154,8 +160,9 @@ struct tcb {
 	uint32_t events;
 	int32_t error;
 	uint32_t cookie;
-	/* listener: accept queue; child: its listener and its place in the queue */
-	uint32_t aq_head, aq_tail, aq_next, aq_prev, listener;
+	/* listener: accept queue; child: its listener and its place in the queue (in TIME-WAIT: among the spare) */
+	struct queue aq;
+	uint32_t q_next, q_prev, listener;
 	uint32_t backlog, waiting; /* waiting: embryos and queued children */
 	/* cold */
 	uint64_t last_rx_ns, last_challenge_ns, last_oow_ns;
@@ -186,6 +193,8 @@ struct pb_tcp {
 	uint32_t free_head; /* free tcbs, linked by ready_next */
 	uint32_t ready_head, ready_tail;
 	uint32_t event_head, event_tail;
+	struct queue spare; /* in TIME-WAIT and closed by the application, the oldest first */
+	uint32_t leaving;   /* slots that are free as soon as their GONE is told */
 	uint32_t nlisten;
 	uint32_t *listeners;
 	uint32_t ntcbs;
@@ -266,6 +275,13 @@ static inline void drop(struct pb_tcp *e, enum pb_drop why)
 
 /* engine.c: slots, lists, the end of a connection */
 struct tcb *tcb_alloc(struct pb_tcp *e);
+/* A slot for a connection, within max_conns: when all are taken, that of the oldest in TIME-WAIT that the application
+ * has closed. NULL when there is none. */
+struct tcb *conn_alloc(struct pb_tcp *e);
+void queue_push(struct pb_tcp *e, struct queue *q, struct tcb *c);
+void queue_remove(struct pb_tcp *e, struct queue *q, struct tcb *c);
+/* To the end of the spare ones, when it is one. */
+void spare_push(struct pb_tcp *e, struct tcb *c);
 void tcb_recycle(struct pb_tcp *e, struct tcb *c);
 void tcb_ready(struct pb_tcp *e, struct tcb *c);
 void tcb_event(struct pb_tcp *e, struct tcb *c, uint32_t mask);

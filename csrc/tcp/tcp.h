@@ -43,7 +43,9 @@ enum pb_tcp_state {
 };
 
 struct pb_tcp_config {
-	uint32_t max_conns; /* connections, half-open and TIME_WAIT included */
+	/* Connections, half-open and TIME_WAIT included. When all are taken, a new one replaces the oldest in TIME_WAIT
+	 * that the application has closed. */
+	uint32_t max_conns;
 	uint32_t max_listeners;
 	uint32_t rcvbuf_bytes;   /* memory that received data may hold, charged by whole frames */
 	uint32_t sndbuf_bytes;   /* payload queued and not yet acknowledged */
@@ -117,6 +119,7 @@ struct pb_tcp_stats {
 	uint64_t segs_in, segs_out, retransmits, timeouts, fast_retransmits;
 	uint64_t resets_in, resets_out, challenge_acks, active_opens, passive_opens, attempt_fails, estab_resets;
 	uint64_t coalesced;                  /* small segments copied together */
+	uint64_t time_wait_recycled;         /* ended early: a new connection needed the place */
 	uint64_t conns;                      /* now, listeners and TIME_WAIT included */
 	uint64_t states[PB_TCP_STATE_COUNT]; /* now, by state */
 	struct pb_drops drops;

@@ -125,6 +125,7 @@ int pb_tcp_close(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns)
 		return 0;
 	}
 	queue_fin(e, c);
+	spare_push(e, c);
 	if (c->state == PB_TCP_FIN_WAIT_2) {
 		c->t_misc = now_ns + e->cfg.fin_wait2_ns;
 		timer_update(e, c);

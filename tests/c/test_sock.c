@@ -22,7 +22,7 @@ static bool world_open(uint32_t slots, uint32_t max_conns)
 	if (!rig_open(&w.r, &c) || pb_chan_init(&w.chan, slots))
 		return false;
 	w.r.path[0]->chan = &w.chan;
-	struct pb_app_config cfg = {.max_socks = 64, .sndbuf_bytes = 1u << 20, .reserve_frames = 64};
+	struct pb_app_config cfg = {.max_socks = max_conns, .sndbuf_bytes = 1u << 20, .reserve_frames = 64};
 	w.app = pb_app_create(w.r.path[0], &cfg, &err);
 	struct pb_tcp_endpoint l = {w.r.ip[1], 80};
 	if (!w.app || pb_tcp_listen(rig_tcp(&w.r, 1), &l, 64, &w.listener))
@@ -38,6 +38,18 @@ static void world_close(void)
 	pb_chan_fini(&w.chan);
 }
 
+/* Unlike rig_run() it does not go beyond its time to the next timer. */
+static void run(uint64_t for_ns)
+{
+	uint64_t until = w.r.now_ns + for_ns;
+	rig_settle(&w.r);
+	while (pb_path_next_ns(w.r.path[0]) <= until || pb_path_next_ns(w.r.path[1]) <= until) {
+		rig_advance(&w.r);
+		rig_settle(&w.r);
+	}
+	w.r.now_ns = until;
+}
+
 static int start(uint16_t port)
 {
 	struct pb_tcp_endpoint l = {w.r.ip[0], port}, d = {w.r.ip[1], 80};
@@ -48,7 +60,7 @@ static int start(uint16_t port)
 static int connected(uint16_t port, pb_tcp_handle *server)
 {
 	int s = start(port);
-	rig_run(&w.r, 10000000);
+	run(10000000);
 	if (s < 0 || !(pb_sock_poll(w.app, s) & PB_SOCK_CONNECTED) ||
 	    pb_tcp_accept(rig_tcp(&w.r, 1), w.listener, server))
 		return -1;
@@ -68,11 +80,11 @@ TEST(freed_once_after_time_wait)
 	int s = connected(1000, &server);
 	REQUIRE(s >= 0);
 	CHECK_EQ(pb_sock_close(w.app, s, false), 0);
-	rig_run(&w.r, 10000000);
+	run(10000000);
 	CHECK_EQ(pb_tcp_close(rig_tcp(&w.r, 1), server, w.r.now_ns), 0);
-	rig_run(&w.r, 10000000);
+	run(10000000);
 	CHECK_EQ(freed(e), 0); /* TIME-WAIT holds the pair */
-	rig_run(&w.r, 61000000000);
+	run(61000000000);
 	REQUIRE(freed(e) == 1);
 	CHECK_EQ(e[0].port, 1000);
 	CHECK(pb_ip_eq(&e[0].addr, &w.r.ip[0]));
@@ -87,21 +99,21 @@ TEST(freed_of_each_socket)
 	REQUIRE(world_open(256, 64));
 	struct pb_tcp_endpoint l = {w.r.ip[0], 90};
 	int listener = pb_sock_listen(w.app, &l, 16), s[12], n = 0;
-	rig_run(&w.r, 10000000);
+	run(10000000);
 	CHECK(pb_sock_poll(w.app, listener) & PB_SOCK_CONNECTED);
 	for (uint16_t i = 0; i < 12; i++) {
 		struct pb_tcp_endpoint from = {w.r.ip[1], (uint16_t)(2000 + i)};
 		pb_tcp_handle h;
 		CHECK_EQ(pb_tcp_connect(rig_tcp(&w.r, 1), &from, &l, w.r.now_ns, &h), 0);
-		rig_run(&w.r, 10000000);
+		run(10000000);
 		s[i] = pb_sock_accept(w.app, listener);
-		rig_run(&w.r, 10000000);
+		run(10000000);
 		CHECK(pb_sock_poll(w.app, s[i]) & PB_SOCK_CONNECTED);
 	}
 	for (int i = 0; i < 12; i++)
 		CHECK_EQ(pb_sock_close(w.app, s[i], true), 0);
 	CHECK_EQ(pb_sock_close(w.app, listener, false), 0);
-	rig_run(&w.r, 10000000);
+	run(10000000);
 	for (int k; (k = freed(e)) > 0; n += k)
 		for (int i = 0; i < k; i++)
 			CHECK(e[i].port == 90 && pb_ip_eq(&e[i].addr, &w.r.ip[0]));
@@ -117,18 +129,44 @@ TEST(freed_of_failed_and_early)
 	REQUIRE(world_open(256, 64));
 	int a = start(1000), b = start(1000), c = start(1001);
 	CHECK_EQ(pb_sock_close(w.app, c, false), 0);
-	rig_run(&w.r, 10000000);
+	run(10000000);
 	CHECK(pb_sock_poll(w.app, b) & PB_SOCK_ERROR);
 	CHECK_EQ(pb_sock_error(w.app, b), EADDRINUSE);
 	CHECK_EQ(pb_sock_close(w.app, b, false), 0);
-	rig_run(&w.r, 61000000000); /* FIN-WAIT-2 of one that its application has left */
+	run(61000000000); /* FIN-WAIT-2 of one that its application has left */
 	REQUIRE(freed(e) == 1);
 	CHECK_EQ(e[0].port, 1001);
 	CHECK_EQ(pb_sock_close(w.app, a, true), 0);
-	rig_run(&w.r, 10000000);
+	run(10000000);
 	REQUIRE(freed(e) == 1);
 	CHECK_EQ(e[0].port, 1000);
 	CHECK_EQ(w.app->nused, 0);
+	world_close();
+}
+
+/* Many short connections, we close first: neither the engine's table nor ours fills up with those in TIME-WAIT. */
+TEST(more_connections_than_places)
+{
+	struct pb_tcp_endpoint e[8];
+	REQUIRE(world_open(256, 4));
+	int gone = 0;
+	for (uint16_t i = 0; i < 12; i++) {
+		pb_tcp_handle server;
+		int s = connected((uint16_t)(1000 + i), &server);
+		REQUIRE(s >= 0);
+		CHECK_EQ(pb_sock_close(w.app, s, false), 0);
+		run(10000000);
+		CHECK_EQ(pb_tcp_close(rig_tcp(&w.r, 1), server, w.r.now_ns), 0);
+		run(10000000);
+		gone += freed(e);
+	}
+	CHECK_EQ(gone, 8);
+	CHECK_EQ(pb_tcp_get_stats(rig_tcp(&w.r, 0))->time_wait_recycled, 8);
+	run(61000000000);
+	CHECK_EQ(freed(e), 4);
+	/* Open ones are counted: the fifth is refused. */
+	for (uint16_t i = 0; i < 5; i++)
+		CHECK_EQ(start((uint16_t)(3000 + i)) >= 0, i < 4);
 	world_close();
 }
 
@@ -201,7 +239,7 @@ TEST(close_and_reuse_ends_the_wait)
 {
 	REQUIRE(world_open(256, 64));
 	int s = start(1000), t = start(1000);
-	rig_run(&w.r, 10000000);
+	run(10000000);
 	CHECK(pb_sock_poll(w.app, t) & PB_SOCK_ERROR);
 	struct waiter k = {.sock = t, .mask = PB_SOCK_GONE};
 	wait_start(&k);
@@ -222,11 +260,12 @@ TEST(gone_wakes_the_slow_path)
 	struct waiter k = {.sock = PB_WAIT_SLOWPATH};
 	wait_start(&k);
 	CHECK_EQ(pb_sock_close(w.app, s, true), 0);
-	rig_run(&w.r, 10000000);
+	run(10000000);
 	CHECK_EQ(wait_end(&k), PB_SOCK_GONE);
 	CHECK_EQ(freed(e), 1);
 	world_close();
 }
 
-MAIN(T(freed_once_after_time_wait), T(freed_of_each_socket), T(freed_of_failed_and_early), T(shut_ends_every_wait),
-     T(close_ends_the_wait_of_another), T(close_and_reuse_ends_the_wait), T(gone_wakes_the_slow_path))
+MAIN(T(freed_once_after_time_wait), T(freed_of_each_socket), T(freed_of_failed_and_early),
+     T(more_connections_than_places), T(shut_ends_every_wait), T(close_ends_the_wait_of_another),
+     T(close_and_reuse_ends_the_wait), T(gone_wakes_the_slow_path))

@@ -310,6 +310,108 @@ TEST(keepalive_of_the_peer)
 	CLOSE(s);
 }
 
+/* Opens from either side, we close first: TIME-WAIT. */
+static void to_time_wait(bool active)
+{
+	s->rport++;
+	if (active) {
+		CHECK_EQ(script_connect(s), 0);
+		OUT(.f = S);
+		IN_OK(.f = S | A, .ack = 1);
+		OUT(.f = A, .seq = 1, .ack = 1);
+	} else {
+		IN_OK(.f = S);
+		OUT(.f = S | A, .ack = 1);
+		IN_OK(.f = A, .seq = 1, .ack = 1);
+		CHECK_EQ(pb_tcp_accept(s->e, s->l, &s->h), 0);
+	}
+	CLOSE_H();
+	OUT(.f = F | A, .seq = 1, .ack = 1);
+	IN_OK(.f = F | A, .seq = 1, .ack = 2);
+	OUT(.f = A, .seq = 2, .ack = 2);
+}
+
+/* TIME-WAIT holds no place that a new connection needs: the oldest makes room, the others stay. */
+TEST(time_wait_makes_room)
+{
+	for (unsigned active = 0; active < 2; active++) {
+		struct pb_tcp_config c = script_config();
+		const struct pb_tcp_stats *t;
+		uint16_t port = 0;
+		uint32_t iss = 0;
+		c.max_conns = 4;
+		REQUIRE(script_open(s, &c));
+		CHECK_EQ(script_listen(s, 8), 0);
+		t = pb_tcp_get_stats(s->e);
+		for (unsigned i = 1; i <= 3 * c.max_conns; i++) {
+			to_time_wait(active);
+			CHECK_EQ(t->states[PB_TCP_TIME_WAIT], i < 4 ? i : 4);
+			CHECK_EQ(t->time_wait_recycled, i < 4 ? 0 : i - 4);
+			if (i == 9) {
+				port = s->rport;
+				iss = s->iss;
+			}
+		}
+		s->rport = port;
+		s->iss = iss;
+		IN(.f = F | A, .seq = 1, .ack = 2); /* the oldest that is left: it starts anew, and is the last to go */
+		OUT(.f = A, .seq = 2, .ack = 2);
+		s->rport = (uint16_t)(port + 3);
+		for (unsigned i = 0; i < 3; i++)
+			to_time_wait(active);
+		s->rport = port;
+		s->iss = iss;
+		WAIT(SEC);
+		IN(.f = F | A, .seq = 1, .ack = 2);
+		OUT(.f = A, .seq = 2, .ack = 2);
+		CLOSE(s);
+	}
+}
+
+/* Also when nobody has taken the events of those that went; and not beyond the limit. */
+TEST(time_wait_makes_room_for_a_burst)
+{
+	struct pb_tcp_config c = script_config();
+	c.max_conns = 4;
+	REQUIRE(script_open(s, &c));
+	for (unsigned i = 0; i < 4; i++)
+		to_time_wait(true);
+	for (unsigned i = 0; i < 5; i++) {
+		s->rport++;
+		CHECK_EQ(script_connect(s), i < 4 ? 0 : (uint64_t)-ENOBUFS);
+		CHECK_EQ(pb_tcp_check(s->e), 0);
+	}
+	struct pb_tcp_event ev[16];
+	REQUIRE(pb_tcp_events(s->e, ev, 16) == 4);
+	for (unsigned i = 0; i < 4; i++)
+		CHECK_EQ(ev[i].mask, PB_TCP_EV_CLOSED | PB_TCP_EV_GONE);
+	CHECK_EQ(pb_tcp_check(s->e), 0);
+	FORGET();
+	CLOSE(s);
+}
+
+/* A handle that the application still has keeps its place. */
+TEST(time_wait_with_a_handle_stays)
+{
+	struct pb_tcp_config c = script_config();
+	c.max_conns = 1;
+	REQUIRE(established(&c));
+	SHUT(SHUT_WR);
+	OUT(.f = F | A, .seq = 1, .ack = 1);
+	IN_OK(.f = F | A, .seq = 1, .ack = 2);
+	OUT(.f = A, .seq = 2, .ack = 2);
+	pb_tcp_handle h = s->h;
+	s->rport++;
+	CHECK_EQ(script_connect(s), (uint64_t)-ENOBUFS);
+	s->h = h;
+	STATE(TIME_WAIT);
+	CLOSE_H();
+	CHECK_EQ(script_connect(s), 0);
+	FORGET();
+	CHECK_EQ(pb_tcp_get_stats(s->e)->time_wait_recycled, 1);
+	CLOSE(s);
+}
+
 TEST(handles_are_reused_with_another_generation)
 {
 	struct pb_tcp_config c = script_config();
@@ -335,6 +437,7 @@ TEST(handles_are_reused_with_another_generation)
 }
 
 MAIN(T(we_first), T(peer_first), T(both_at_once), T(fin_and_ack_in_one), T(half_close_receives_on),
-     T(fin_wait_2_of_an_orphan), T(time_wait_restarts_for_fin_only), T(time_wait_reuse), T(close_with_unread_data),
+     T(fin_wait_2_of_an_orphan), T(time_wait_restarts_for_fin_only), T(time_wait_reuse), T(time_wait_makes_room),
+     T(time_wait_makes_room_for_a_burst), T(time_wait_with_a_handle_stays), T(close_with_unread_data),
      T(data_after_close), T(close_before_established), T(close_listener), T(keepalive), T(keepalive_of_the_peer),
      T(handles_are_reused_with_another_generation))
