@@ -1,5 +1,6 @@
-/* The frame pool and the ownership table (DESIGN.md, idea 2). Every frame has one owner at a time; the transitions that
- * may happen are these, and no others:
+/* The frame pool and the ownership table. Frames of one size for all of receiving, holding and sending, so that data
+ * moves by a change of owner. Every frame has one owner at a time; the transitions that may happen are these, and no
+ * others:
  *
  *   from \ to   FREE  FILL  RX    APP   ENGINE  TX
  *   FREE         -    yes   yes   yes   yes     -       posted, copied by a device in software, allocated to send

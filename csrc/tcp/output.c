@@ -1,6 +1,6 @@
 /* What goes out: replies, then each connection that has something to say, in turn, until the room is used up. Headers
  * are written into the frame before its payload, so a segment is sent without a copy; one that the device still holds
- * is copied (DESIGN.md, idea 5). */
+ * is copied: a header must not change under a transfer. */
 #include "tcp/tcb.h"
 
 struct out {

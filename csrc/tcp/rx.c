@@ -5,7 +5,7 @@
 #include <errno.h>
 
 /* A payload of at most this part of a frame is copied to its neighbour when it fits behind it: one-byte segments must
- * not eat the pool (DESIGN.md, idea 5). */
+ * not eat the pool, since each segment that is kept holds a whole frame. */
 #define SMALL_DIVISOR 4u
 
 /* What we could offer now. Memory is charged by frames, so bytes are scaled by how full a full segment makes one. */
