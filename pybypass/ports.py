@@ -8,7 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -21,6 +21,10 @@ from .neighbours import IpAddress
 
 __all__ = ["Burst", "Impairment", "IpAddress", "Port", "Queue", "open"]
 
+# By the unit at the end of the name.
+_IMPAIRMENT_MAX = {
+    "bps": 10**15, "ns": 10**15, "bytes": 1 << 30, "ppm": 10**6, "capacity": 1 << 20, "seed": (1 << 64) - 1,
+}  # fmt: skip
 _PROTOS = {"tcp": 6, "udp": 17, "icmp": 1, "icmp6": 58}
 
 
@@ -30,7 +34,7 @@ class Impairment:
 
     `rate_bps` bits per second (0: no limit), `queue_bytes` of the queue before it (0: no limit), `delay_ns` and `jitter_ns`,
     probabilities per million packets: `loss_ppm`, `dup_ppm`, `corrupt_ppm` (one bit flipped), `reorder_ppm` (held back
-    by `reorder_ns`). `capacity`: packets under way at most, a power of two.
+    by `reorder_ns`). `capacity`: packets under way at most, a power of two. Raises PybypassError PB010, out of range.
     """
 
     rate_bps: int = 0
@@ -45,6 +49,16 @@ class Impairment:
     capacity: int = 1024
     seed: int = 0
 
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            high = _IMPAIRMENT_MAX[field.name.rpartition("_")[2]]
+            if not isinstance(value, int) or not 0 <= value <= high:
+                raise PybypassError.make(
+                    "PB010", errno.EINVAL, f"Impairment({field.name}={value!r})",
+                    hint=f"{field.name} is a whole number from 0 to {high}",
+                )  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Uri:
@@ -58,22 +72,30 @@ class Uri:
     def parse(uri: str) -> Uri:
         scheme, colon, rest = uri.partition(":")
         name, _, query = rest.partition("?")
-        if not colon or not name:
+        if not colon or not name or not name.isprintable():
             raise PybypassError.make("PB010", errno.EINVAL, repr(uri))
         try:
             pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
         except ValueError as e:
             raise PybypassError.make("PB010", errno.EINVAL, f"{uri!r}: {e}") from None
-        return Uri(scheme=scheme, name=name, options=dict(pairs))
+        options = dict(pairs)
+        if len(options) < len(pairs):
+            raise PybypassError.make("PB010", errno.EINVAL, f"{uri!r}: an option is given twice")
+        return Uri(scheme=scheme, name=name, options=options)
 
-    def integer(self, key: str, default: int) -> int:
+    def integer(self, key: str, default: int, low: int, high: int) -> int:
         text = self.options.get(key)
         if text is None:
             return default
         try:
-            return int(text, 0)
+            value = int(text, 0)
         except ValueError:
-            raise PybypassError.make("PB010", errno.EINVAL, f"{key}={text!r} is not a number") from None
+            value = low - 1
+        if not low <= value <= high:
+            raise PybypassError.make(
+                "PB010", errno.EINVAL, f"{key}={text[:40]!r}", hint=f"{key} is a whole number from {low} to {high}"
+            )
+        return value
 
     def choice(self, key: str, default: str, *allowed: str) -> str:
         text = self.options.get(key, default)
@@ -265,7 +287,7 @@ class XdpPort(Port):
 _STAGE_CODES = {
     "iface": "PB020", "queue": "PB022", "mtu": "PB027", "prog_busy": "PB024", "prog_file": "PB030", "prog_load": "PB031",
     "prog_attach": "PB031", "socket": "PB029", "bind": "PB028", "umem": "PB026", "fill": "PB003",
-    "memory": "PB001",
+    "memory": "PB001", "config": "PB010",
 }  # fmt: skip
 
 
@@ -288,8 +310,8 @@ def _umem_for(uri: Uri, umem: Umem | None) -> Umem:
         return umem
     try:
         return Umem(
-            frames=uri.integer("frames", 8192),
-            frame_bytes=uri.integer("frame", 2048),
+            frames=uri.integer("frames", 8192, 64, 1 << 22),
+            frame_bytes=int(uri.choice("frame", "2048", "2048", "4096")),
             pages=uri.choice("pages", "best", "best", "hugetlb", "thp", "4k"),
         )
     except ValueError as e:
@@ -300,11 +322,13 @@ def _open_mem(text: str, uri: Uri, umem: Umem | None, rx: Impairment | None, tx:
     uri.only("frames", "frame", "pages", "ring", "mtu", "completion_delay_ns", "completion_reorder", "seed")
     memory = _umem_for(uri, umem)
     numbers = {
-        k: uri.integer(k, d) for k, d in (("ring", 1024), ("mtu", 1500), ("completion_delay_ns", 0), ("seed", 0))
-    }
+        "ring": uri.integer("ring", 1024, 8, 65536), "mtu": uri.integer("mtu", 1500, 68, 65535),
+        "completion_delay_ns": uri.integer("completion_delay_ns", 0, 0, 10**15),
+        "seed": uri.integer("seed", 0, 0, (1 << 64) - 1),
+    }  # fmt: skip
     try:
         queue = _port.open_mem(
-            uri.name, memory, **numbers, completion_reorder=bool(uri.integer("completion_reorder", 0)),
+            uri.name, memory, **numbers, completion_reorder=uri.choice("completion_reorder", "0", "0", "1") == "1",
             impair_rx=rx, impair_tx=tx,
         )  # fmt: skip
     except OverflowError as e:
@@ -335,7 +359,8 @@ def _steer_all(port: XdpPort, rules: str) -> None:
 
 def _open_xdp(text: str, uri: Uri, umem: Umem | None, netns: Any, rx: Impairment | None, tx: Impairment | None) -> Port:
     uri.only("frames", "frame", "pages", "queue", "mode", "copy", "ring", "deadline_ms", "steer")
-    ring, queue, deadline = uri.integer("ring", 2048), uri.integer("queue", 0), uri.integer("deadline_ms", 2000)
+    ring, queue = uri.integer("ring", 2048, 64, 32768), uri.integer("queue", 0, 0, 65535)
+    deadline = uri.integer("deadline_ms", 2000, 0, 3_600_000)
     mode = uri.choice("mode", "auto", "auto", "native", "generic")
     copy = uri.choice("copy", "auto", "auto", "zerocopy", "copy")
     try:

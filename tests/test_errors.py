@@ -58,6 +58,7 @@ def test_text_has_code_errno_and_hint():
         ("umem", errno.ENOBUFS, "PB026"),
         ("mtu", errno.EMSGSIZE, "PB027"),
         ("fill", errno.ENOBUFS, "PB003"),
+        ("config", errno.EINVAL, "PB010"),
         ("what", errno.EIO, "PB099"),
     ],
 )

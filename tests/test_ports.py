@@ -1,5 +1,6 @@
 """Ports on mem: URIs, bursts, views and who owns which frame."""
 
+import dataclasses
 import gc
 import os
 import threading
@@ -46,6 +47,10 @@ def test_uri_is_taken_apart():
         "", "mem", "mem:", "udp:a", "mem:a?x=1", "mem:a?frames=many", "mem:a?frames", "mem:a?frames=1",
         "mem:a?frame=100", "mem:a?pages=huge", "mem:" + "x" * 40, "mem:a?ring=3", "mem:a?mtu=70000", "mem:a?mtu=-1",
         "xdp:lo?mode=fast", "xdp:lo?queue=x", "xdp:lo?queue=70000", "xdp:lo?copy=no", "xdp:lo?ring=0", "xdp:" + "n" * 20,
+        "mem:a\0b", "xdp:lo\0", "mem:a\ud800", "mem:a?frames=99999999999999", "mem:a?frames=" + "9" * 5000,
+        "mem:a?frame=99999999999999", "mem:a?ring=99999999999999", "mem:a?mtu=0", "mem:a?seed=-1", f"mem:a?seed={1 << 64}",
+        "mem:a?completion_delay_ns=-1", "mem:a?completion_reorder=2", "mem:a?frames=64&frames=128",
+        "xdp:lo?ring=3", "xdp:lo?ring=96", "xdp:lo?ring=65536", "xdp:lo?deadline_ms=-1", "xdp:lo?frames=99999999999999",
     ],
 )  # fmt: skip
 def test_malformed_uri(bad):
@@ -74,6 +79,26 @@ def test_an_end_can_be_opened_again():
 def test_impairment_out_of_range():
     with pytest.raises(pb.PybypassError) as caught:
         pb.open("mem:imp", impair_tx=pb.Impairment(loss_ppm=2_000_000))
+    assert caught.value.code == "PB010"
+    del caught
+    gc.collect()
+    assert not any(pb.live_handles().values())
+
+
+@pytest.mark.parametrize("value", [-1, 1 << 70, "1", 1.5, None])
+@pytest.mark.parametrize("field", [f.name for f in dataclasses.fields(pb.Impairment)])
+def test_impairment_with_a_field_out_of_range(field, value):
+    with pytest.raises(pb.PybypassError) as caught:
+        pb.Impairment(**{field: value})
+    assert caught.value.code == "PB010"
+    assert field in str(caught.value)
+    assert "whole number from 0 to" in caught.value.hint
+
+
+@pytest.mark.parametrize("capacity", [0, 3])
+def test_capacity_that_is_no_power_of_two(capacity):
+    with pytest.raises(pb.PybypassError) as caught:
+        pb.open("mem:imp", impair_tx=pb.Impairment(capacity=capacity))
     assert caught.value.code == "PB010"
     del caught
     gc.collect()
