@@ -30,7 +30,7 @@ struct pb_xsk {
 	struct xsk_ring_prod fill;
 	uint32_t fill_posted; /* frames lent for receiving */
 	uint32_t fill_low;
-	uint32_t idle; /* consecutive receives of nothing */
+	uint64_t check_ns; /* when to ask next whether there is an interface */
 	uint64_t pool_empty;
 	uint64_t meta_missing;
 	/* tx */

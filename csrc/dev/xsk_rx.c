@@ -3,8 +3,9 @@
 
 #include <errno.h>
 
-/* After so many receives of nothing in a row, ask whether the socket still has an interface. */
-#define PB_XSK_IDLE_CHECK 256
+/* How often to ask, while nothing comes, whether the socket still has an interface. By time: a loop that sleeps between
+ * its steps receives nothing only a few times a second. */
+#define PB_XSK_CHECK_NS 10000000u
 
 /* enum xdp_rss_hash_type: which layers went in. "Layer 4" of no known family is as good as unsaid. */
 static uint8_t hash_type(unsigned t)
@@ -98,7 +99,7 @@ static bool take(struct pb_xsk *x, struct pb_desc *d, const struct xdp_desc *k)
 }
 
 /* Nothing came: is there still somebody to come from? Also the place where a driver that sleeps is woken. */
-static int idle(struct pb_xsk *x)
+static int idle(struct pb_xsk *x, uint64_t now_ns)
 {
 	struct pb_dev *dev = &x->dev;
 	if (x->gone)
@@ -111,8 +112,9 @@ static int idle(struct pb_xsk *x)
 			return -errno;
 		}
 	}
-	if (++x->idle % PB_XSK_IDLE_CHECK)
+	if (now_ns < x->check_ns)
 		return 0;
+	x->check_ns = now_ns + PB_XSK_CHECK_NS;
 	/* The kernel leaves ENETDOWN here when the interface is removed, and poll() reports it until it is read. */
 	int err = 0;
 	socklen_t len = sizeof(err);
@@ -125,7 +127,6 @@ static int idle(struct pb_xsk *x)
 
 int pb_xsk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns)
 {
-	(void)now_ns;
 	struct pb_xsk *x = pb_xsk_of(dev);
 	if (dev->tx_pending)
 		(void)pb_xsk_kick(x); /* an error is kept in link_up and returned by tx */
@@ -134,9 +135,8 @@ int pb_xsk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns)
 	if (!got) {
 		if (x->fill_posted < x->fill_target)
 			pb_xsk_refill(x);
-		return idle(x);
+		return idle(x, now_ns);
 	}
-	x->idle = 0;
 	int out = 0;
 	uint64_t bytes = 0;
 	for (uint32_t i = 0; i < got; i++) {

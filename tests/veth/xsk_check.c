@@ -154,17 +154,18 @@ static void print_frame(struct pb_dev *dev, const struct pb_desc *d)
 	printf("\"}");
 }
 
-/* rx N MS: up to N frames within MS milliseconds. */
+/* rx N MS [NAP]: up to N frames within MS milliseconds; after each receive of nothing it waits for a packet, 1 ms at
+ * most, or sleeps for NAP ms whatever comes. */
 static void do_rx(struct pb_dev *dev, const char *line)
 {
-	int want = 0, ms = 0, got = 0, ret = 0;
-	sscanf(line, "%d %d", &want, &ms);
+	int want = 0, ms = 0, nap = 0, got = 0, ret = 0;
+	sscanf(line, "%d %d %d", &want, &ms, &nap);
 	uint64_t deadline = xsk_now_ns() + (uint64_t)ms * 1000000u;
 	printf("{\"frames\":[");
 	do {
 		struct pb_desc d[PB_BURST_MAX];
 		int room = want - got < PB_BURST_MAX ? want - got : PB_BURST_MAX;
-		ret = pb_dev_rx(dev, d, room, 0);
+		ret = pb_dev_rx(dev, d, room, xsk_now_ns());
 		for (int i = 0; i < ret; i++) {
 			printf("%s", got++ ? "," : "");
 			print_frame(dev, &d[i]);
@@ -172,7 +173,7 @@ static void do_rx(struct pb_dev *dev, const char *line)
 		}
 		if (!ret) {
 			struct pollfd p = {.fd = dev->ops->fd(dev), .events = POLLIN};
-			poll(&p, 1, 1);
+			poll(&p, !nap, nap ? nap : 1);
 		}
 	} while (ret >= 0 && got < want && xsk_now_ns() < deadline);
 	printf("],\"ret\":%d}\n", ret);
