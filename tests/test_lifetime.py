@@ -171,18 +171,19 @@ def test_a_view_of_a_burst_does_not_hide_an_exception():
     gc.collect()
 
 
-@pytest.mark.parametrize(
-    "bad", [{"ip": [f"10.0.{i}.1/24" for i in range(64)]}, {"config": pb.EngineConfig(max_connections=1 << 22)}]
-)
+@pytest.mark.parametrize("bad", [{"ip": [f"10.0.{i}.1/24" for i in range(64)]}, {"ip": "224.0.0.1/4"}, {"gw": "x"}])
 def test_a_failed_engine_keeps_nothing(bad):
-    """Either it is refused and the port can be used again, or it works."""
     with pb.open("mem:failed") as port:
-        try:
-            pb.Engine(port, **{"ip": f"{A}/24", **bad}).close()
-        except pb.PybypassError as e:
-            assert e.code in ("PB040", "PB001")
-    with pb.open("mem:failed") as x, pb.open("mem:failed") as y:
-        assert x.mac != y.mac
+        with pytest.raises(pb.PybypassError) as caught:
+            pb.Engine(port, **{"ip": f"{A}/24", **bad})
+        assert caught.value.code == "PB040"
+        del caught
+    gc.disable()
+    try:
+        with pb.open("mem:failed") as x, pb.open("mem:failed") as y:
+            assert x.mac != y.mac
+    finally:
+        gc.enable()
     gc.collect()
 
 
