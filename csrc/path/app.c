@@ -5,6 +5,8 @@
 #include <sched.h>
 #include <stdlib.h>
 
+#define CONTROL_SLOTS 64u
+
 struct pb_app *pb_app_create(struct pb_path *p, const struct pb_app_config *cfg, int *err)
 {
 	*err = -EINVAL;
@@ -82,6 +84,8 @@ void app_sock_free(struct pb_app *a, struct sock *s, bool gone)
 {
 	s->used = false;
 	a->nused--;
+	a->nwant -= s->want != 0;
+	s->want = 0;
 	if (gone)
 		a->freed[a->nfreed++] = s->name.local;
 }
@@ -95,6 +99,28 @@ int app_cmd(struct pb_app *a, const struct pb_cmd *c)
 	return 0;
 }
 
+void app_want(struct pb_app *a, struct sock *s, enum pb_cmd_op op)
+{
+	a->nwant -= s->want != 0;
+	struct pb_cmd c = {.op = (uint8_t)op, .cookie = (uint32_t)(s - a->socks), .h = s->h};
+	s->want = app_cmd(a, &c) ? (uint8_t)op : 0;
+	a->nwant += s->want != 0;
+}
+
+static void retry_wanted(struct pb_app *a)
+{
+	for (uint32_t i = 0; i < a->nsocks && a->nwant && pb_ring_room(&a->chan->cmd, 1); i++)
+		if (a->socks[i].want)
+			app_want(a, &a->socks[i], a->socks[i].want);
+}
+
+uint32_t app_send_room(struct pb_app *a)
+{
+	uint32_t slots = a->chan->cmd.mask + 1, keep = slots / 4 < CONTROL_SLOTS ? slots / 4 : CONTROL_SLOTS;
+	uint32_t room = pb_ring_room(&a->chan->cmd, keep + 1);
+	return room > keep ? room - keep : 0;
+}
+
 static void put_refs(struct pb_app *a, const struct pb_ev *ev)
 {
 	for (int i = 0; i < ev->n; i++)
@@ -106,10 +132,8 @@ static void on_data(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
 	if (!s->used || s->closed_by_app || s->h != ev->h) {
 		put_refs(a, ev);
 		/* It was on its way when the application closed: nobody will read it, and the peer must learn that. */
-		if (s->used && s->h == ev->h) {
-			struct pb_cmd c = {.op = PB_CMD_ABORT, .cookie = ev->cookie, .h = s->h};
-			app_cmd(a, &c);
-		}
+		if (s->used && s->h == ev->h)
+			app_want(a, s, PB_CMD_ABORT);
 		return;
 	}
 	for (int i = 0; i < ev->n; i++) {
@@ -140,11 +164,8 @@ static void on_opened(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
 	s->mss = ev->opened.mss;
 	s->name.local = (struct pb_tcp_endpoint){ev->opened.laddr, ev->opened.lport};
 	s->name.remote = (struct pb_tcp_endpoint){ev->opened.raddr, ev->opened.rport};
-	if (s->closed_by_app) {
-		/* Closed while it was being opened. */
-		struct pb_cmd c = {.op = PB_CMD_CLOSE, .cookie = ev->cookie, .h = s->h};
-		app_cmd(a, &c);
-	}
+	if (s->closed_by_app) /* while it was being opened */
+		app_want(a, s, PB_CMD_CLOSE);
 }
 
 static void on_state(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
@@ -223,6 +244,8 @@ int app_drain(struct pb_app *a)
 		pb_ring_release(&a->chan->ev, 1);
 		on_event(a, &ev);
 	}
+	if (a->nwant)
+		retry_wanted(a);
 	return (int)n;
 }
 
@@ -240,7 +263,7 @@ unsigned app_poll(struct pb_app *a, struct sock *s)
 	bool open = (m & PB_SOCK_CONNECTED) && !(m & (PB_SOCK_CLOSED | PB_SOCK_ERROR));
 	if (s->rx_head != NO_FRAME || (m & (PB_SOCK_FIN | PB_SOCK_CLOSED | PB_SOCK_ERROR)))
 		m |= PB_SOCK_READ;
-	if (open && s->queued < a->cfg.sndbuf_bytes && pb_ring_room(&a->chan->cmd, 1) &&
+	if (open && s->queued < a->cfg.sndbuf_bytes && app_send_room(a) &&
 	    pb_pool_free_hint(a->cache) > a->cfg.reserve_frames)
 		m |= PB_SOCK_WRITE;
 	if (!s->queued)
@@ -277,11 +300,14 @@ int pb_app_wait(struct pb_app *a, int sock, unsigned mask, uint64_t until_ns, ui
 		unsigned m = rc < 0 ? 0 : wanted(a, sock, serial, mask, rc);
 		now_ns = pb_now_ns();
 		bool done = rc < 0 || m || now_ns >= until_ns;
+		/* Room in the ring of commands is nothing that anybody is woken for. */
+		uint64_t rest = done ? 0 : until_ns - now_ns, most = a->nwant ? 1000000 : until_ns;
+		rest = rest < most ? rest : most;
 		if (sleepy && a->inline_mode && !done)
-			pb_path_sleep(a->path, now_ns, until_ns - now_ns < 10000000 ? until_ns - now_ns : 10000000);
+			pb_path_sleep(a->path, now_ns, rest < 10000000 ? rest : 10000000);
 		app_unlock(a);
 		if (queue && !done)
-			pb_waitq_wait(q, seq, until_ns - now_ns);
+			pb_waitq_wait(q, seq, rest);
 		if (queue)
 			pb_waitq_leave(q);
 		if (done)

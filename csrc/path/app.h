@@ -12,6 +12,7 @@ struct sock {
 	pb_tcp_handle h;
 	unsigned ready; /* what is true for good: CONNECTED, FIN, CLOSED, GONE, ERROR, REPLY, ACCEPT */
 	bool used, listening, opening, closed_by_app, shut_wr;
+	uint8_t want; /* 0, or CLOSE or ABORT that has to go in as soon as there is room */
 	int32_t error;
 	int32_t listener; /* -1, or where it was accepted from */
 	uint32_t mss;
@@ -37,6 +38,7 @@ struct pb_app {
 	struct sock *socks;
 	struct frame_note *notes; /* by frame index */
 	uint32_t nsocks, next_free;
+	uint32_t nwant; /* sockets with a command that found no room */
 	uint32_t nopen; /* not closed by the application: at most cfg.max_socks */
 	uint64_t serial;
 	bool inline_mode, call_done;
@@ -55,6 +57,10 @@ struct sock *app_sock(struct pb_app *a, int s);
 /* The number is free again. gone: it had a handle, so its local endpoint is told. */
 void app_sock_free(struct pb_app *a, struct sock *s, bool gone);
 int app_cmd(struct pb_app *a, const struct pb_cmd *c);
+/* CLOSE or ABORT: at once, or as soon as the ring has room. */
+void app_want(struct pb_app *a, struct sock *s, enum pb_cmd_op op);
+/* Commands that may be data: the last places of the ring are for control. */
+uint32_t app_send_room(struct pb_app *a);
 /* With the lock held. drain handles what the loop told; progress runs a step before that when there is no thread. */
 int app_progress(struct pb_app *a);
 int app_drain(struct pb_app *a);

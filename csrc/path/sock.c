@@ -123,7 +123,7 @@ static int64_t send_copy(struct pb_app *a, struct sock *s, const uint8_t *buf, s
 	uint32_t mss = s->mss;
 	if (mss > a->pool->frame_bytes - PB_TCP_HEADROOM)
 		mss = a->pool->frame_bytes - PB_TCP_HEADROOM;
-	while (done < want && pb_ring_room(&a->chan->cmd, 1)) {
+	while (done < want && app_send_room(a)) {
 		uint64_t addrs[PB_REFS_MAX];
 		size_t need = (want - done + mss - 1) / mss;
 		uint32_t n = pb_pool_get(a->cache, addrs, need < PB_REFS_MAX ? (uint32_t)need : PB_REFS_MAX,
@@ -262,9 +262,8 @@ uint64_t pb_sock_serial(struct pb_app *a, int sock)
 }
 
 /* Sends a command that is answered. */
-static int call(struct pb_app *a, int sock, struct pb_cmd *c)
+static int call_locked(struct pb_app *a, int sock, struct pb_cmd *c)
 {
-	app_lock(a);
 	struct sock *s = app_sock(a, sock);
 	int rc = !s ? -EBADF : !s->h ? -ENOTCONN : pb_ring_room(&a->chan->cmd, 1) ? -EINPROGRESS : -EAGAIN;
 	if (rc == -EINPROGRESS) {
@@ -275,6 +274,13 @@ static int call(struct pb_app *a, int sock, struct pb_cmd *c)
 			c->ptr = &s->info;
 		app_cmd(a, c);
 	}
+	return rc;
+}
+
+static int call(struct pb_app *a, int sock, struct pb_cmd *c)
+{
+	app_lock(a);
+	int rc = call_locked(a, sock, c);
 	app_unlock(a);
 	return rc;
 }
@@ -282,11 +288,11 @@ static int call(struct pb_app *a, int sock, struct pb_cmd *c)
 int pb_sock_shutdown(struct pb_app *a, int s, int how)
 {
 	app_lock(a);
-	struct sock *k = app_sock(a, s);
-	if (k && how != SHUT_RD)
-		k->shut_wr = true;
+	int rc = call_locked(a, s, &(struct pb_cmd){.op = PB_CMD_SHUTDOWN, .u32 = (uint32_t)how});
+	if (rc == -EINPROGRESS && how != SHUT_RD)
+		app_sock(a, s)->shut_wr = true;
 	app_unlock(a);
-	return call(a, s, &(struct pb_cmd){.op = PB_CMD_SHUTDOWN, .u32 = (uint32_t)how});
+	return rc;
 }
 
 int pb_sock_info(struct pb_app *a, int s)
@@ -321,23 +327,17 @@ int pb_sock_close(struct pb_app *a, int sock, bool abort)
 	app_drain(a);
 	struct sock *s = app_sock(a, sock);
 	int rc = !s ? -EBADF : 0;
-	if (s && s->h && !pb_ring_room(&a->chan->cmd, 1)) {
-		rc = -EAGAIN;
-	} else if (s) {
+	if (s) {
 		/* Unread data makes it a reset, as close() of any socket: the engine cannot see what is here. */
 		bool unread = s->rx_head != NO_FRAME;
 		while (s->rx_head != NO_FRAME)
 			pb_pool_put(a->cache, (uint64_t)rx_pop(a, s) << a->pool->frame_shift, PB_OWN_APP);
 		s->closed_by_app = true;
 		a->nopen--;
-		if (s->h) {
-			struct pb_cmd c = {.op = abort || unread ? PB_CMD_ABORT : PB_CMD_CLOSE,
-					   .cookie = (uint32_t)sock,
-					   .h = s->h};
-			app_cmd(a, &c);
-		} else if (!s->opening) {
+		if (s->h)
+			app_want(a, s, abort || unread ? PB_CMD_ABORT : PB_CMD_CLOSE);
+		else if (!s->opening)
 			app_sock_free(a, s, s->ready & PB_SOCK_GONE);
-		}
 		pb_waitq_wake(&a->chan->app);
 	}
 	app_unlock(a);

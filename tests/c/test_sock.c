@@ -170,6 +170,65 @@ TEST(more_connections_than_places)
 	world_close();
 }
 
+/* Commands that find no room are not lost: the close of a socket that was still opening, and the reset for data that
+ * came when nobody reads any more. */
+TEST(close_with_a_full_ring)
+{
+	struct pb_tcp_endpoint e[8];
+	pb_tcp_handle server[3];
+	REQUIRE(world_open(16, 64));
+	int s = connected(1000, &server[0]), t = connected(1001, &server[1]), u = start(1002);
+	REQUIRE(s >= 0 && t >= 0 && u >= 0);
+	CHECK_EQ(pb_sock_close(w.app, u, false), 0); /* before it has a handle */
+	CHECK_EQ(pb_sock_close(w.app, t, false), 0);
+	CHECK_EQ(pb_tcp_send(rig_tcp(&w.r, 1), server[1], "data", 4), 4);
+	while (pb_sock_info(w.app, s) == -EINPROGRESS)
+		;
+	CHECK_EQ(pb_sock_info(w.app, s), -EAGAIN);
+	run(10000000); /* t: the data crosses the FIN */
+	while (pb_sock_info(w.app, s) == -EINPROGRESS)
+		;
+	CHECK_EQ(pb_sock_close(w.app, s, true), 0);
+	CHECK_EQ(w.app->nwant, 2); /* s and u */
+	run(10000000);
+	CHECK(pb_app_progress(w.app) > 0);
+	CHECK_EQ(w.app->nwant, 0);
+	run(10000000);
+	CHECK_EQ(pb_tcp_accept(rig_tcp(&w.r, 1), w.listener, &server[2]), 0);
+	struct pb_tcp_info i[3];
+	for (int k = 0; k < 3; k++)
+		CHECK_EQ(pb_tcp_get_info(rig_tcp(&w.r, 1), server[k], &i[k]), 0);
+	CHECK_EQ(i[0].state, PB_TCP_CLOSED);
+	CHECK_EQ(i[0].error, ECONNRESET);
+	CHECK_EQ(i[2].state, PB_TCP_CLOSE_WAIT);
+	run(61000000000);
+	CHECK_EQ(freed(e), 3);
+	CHECK_EQ(w.app->nused, 0);
+	world_close();
+}
+
+/* Data leaves places for control; a shutdown that found none has not happened. */
+TEST(sends_leave_room_for_control)
+{
+	static const uint8_t data[500000];
+	pb_tcp_handle server;
+	REQUIRE(world_open(128, 64));
+	int s = connected(1000, &server), k = 0;
+	CHECK(pb_sock_send(w.app, s, data, sizeof(data)) > 0);
+	CHECK_EQ(pb_sock_send(w.app, s, data, 1), -EAGAIN);
+	CHECK(!(pb_sock_poll(w.app, s) & PB_SOCK_WRITE));
+	while (pb_sock_info(w.app, s) == -EINPROGRESS)
+		k++;
+	CHECK_EQ(k, 32);
+	CHECK_EQ(pb_sock_shutdown(w.app, s, SHUT_WR), -EAGAIN);
+	run(100000000);
+	CHECK_EQ(pb_sock_send(w.app, s, data, 1), 1);
+	CHECK_EQ(pb_sock_shutdown(w.app, s, SHUT_WR), -EINPROGRESS);
+	CHECK_EQ(pb_sock_send(w.app, s, data, 1), -EPIPE);
+	CHECK_EQ(pb_sock_close(w.app, s, true), 0);
+	world_close();
+}
+
 struct waiter {
 	pthread_t thread;
 	int sock, rc;
@@ -267,5 +326,6 @@ TEST(gone_wakes_the_slow_path)
 }
 
 MAIN(T(freed_once_after_time_wait), T(freed_of_each_socket), T(freed_of_failed_and_early),
-     T(more_connections_than_places), T(shut_ends_every_wait), T(close_ends_the_wait_of_another),
-     T(close_and_reuse_ends_the_wait), T(gone_wakes_the_slow_path))
+     T(more_connections_than_places), T(close_with_a_full_ring), T(sends_leave_room_for_control),
+     T(shut_ends_every_wait), T(close_ends_the_wait_of_another), T(close_and_reuse_ends_the_wait),
+     T(gone_wakes_the_slow_path))
