@@ -60,7 +60,7 @@ cdef dict report_dict(const pb_path_report *r):
         "timeouts": r.tcp.timeouts, "fast_retransmits": r.tcp.fast_retransmits, "resets_in": r.tcp.resets_in,
         "resets_out": r.tcp.resets_out, "challenge_acks": r.tcp.challenge_acks, "active_opens": r.tcp.active_opens,
         "passive_opens": r.tcp.passive_opens, "attempt_fails": r.tcp.attempt_fails,
-        "estab_resets": r.tcp.estab_resets, "coalesced": r.tcp.coalesced, "connections": r.tcp.conns,
+        "estab_resets": r.tcp.estab_resets, "coalesced": r.tcp.coalesced, "connections": r.tcp.conns, "time_wait_recycled": r.tcp.time_wait_recycled,
         "states": {STATE_NAMES[i]: r.tcp.states[i] for i in range(11) if r.tcp.states[i]},
         "drops": drops,
     }

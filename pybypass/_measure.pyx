@@ -22,7 +22,7 @@ cdef int check(int rc) except -1:
 
 def pingpong(core, int s, uint32_t n, uint32_t nbytes):
     cdef pb_app *a
-    cdef int rc
+    cdef int rc = 0
     samples = np.zeros(max(n, 1), dtype=np.uint32)
     cdef uint32_t[::1] out = samples
     with core.in_use() as pointer:
@@ -35,7 +35,7 @@ def pingpong(core, int s, uint32_t n, uint32_t nbytes):
 
 def pingpong_echo(core, int s, uint32_t n, uint32_t nbytes):
     cdef pb_app *a
-    cdef int rc
+    cdef int rc = 0
     with core.in_use() as pointer:
         a = <pb_app *><size_t>pointer
         with nogil:
@@ -47,7 +47,7 @@ def kernel_pingpong(int fd, uint32_t n, uint32_t nbytes, str how):
     samples = np.zeros(max(n, 1), dtype=np.uint32)
     cdef uint32_t[::1] out = samples
     cdef pb_spin spin = <pb_spin><int>SPIN[how]
-    cdef int rc
+    cdef int rc = 0
     with nogil:
         rc = pb_pingpong_kernel(fd, n, nbytes, spin, &out[0])
     check(rc)
@@ -56,7 +56,7 @@ def kernel_pingpong(int fd, uint32_t n, uint32_t nbytes, str how):
 
 def kernel_echo(int fd, uint32_t n, uint32_t nbytes, str how):
     cdef pb_spin spin = <pb_spin><int>SPIN[how]
-    cdef int rc
+    cdef int rc = 0
     with nogil:
         rc = pb_pingpong_kernel_echo(fd, n, nbytes, spin)
     return check(rc)

@@ -52,6 +52,7 @@ cdef extern from "tcp/tcp.h" nogil:
         uint64_t coalesced
         uint64_t conns
         uint64_t states[11]
+        uint64_t time_wait_recycled
         pb_drops drops
     void pb_tcp_config_default(pb_tcp_config *cfg)
     const char *pb_tcp_state_name(unsigned state)
