@@ -304,7 +304,7 @@ int pb_app_wait(struct pb_app *a, int sock, unsigned mask, uint64_t until_ns, ui
 		uint64_t rest = done ? 0 : until_ns - now_ns, most = a->nwant ? 1000000 : until_ns;
 		rest = rest < most ? rest : most;
 		if (sleepy && a->inline_mode && !done)
-			pb_path_sleep(a->path, now_ns, rest < 10000000 ? rest : 10000000);
+			pb_path_sleep(a->path, now_ns, rest < 10000000 ? rest : 10000000, &a->waiters);
 		app_unlock(a);
 		if (queue && !done)
 			pb_waitq_wait(q, seq, rest);

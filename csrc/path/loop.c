@@ -15,7 +15,7 @@ struct pb_loop {
 	struct pb_path *path;
 	struct pb_loop_config cfg;
 	pthread_t thread;
-	_Atomic bool stop;
+	_Atomic uint32_t stop;
 	_Atomic int error;
 	int cpu;
 };
@@ -27,7 +27,7 @@ uint64_t pb_now_ns(void)
 	return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
-void pb_path_sleep(struct pb_path *p, uint64_t now_ns, uint64_t max_ns)
+void pb_path_sleep(struct pb_path *p, uint64_t now_ns, uint64_t max_ns, const _Atomic uint32_t *urgent)
 {
 	struct pb_chan *ch = p->chan;
 	atomic_store_explicit(&ch->loop_sleeps, 1, memory_order_relaxed);
@@ -38,7 +38,8 @@ void pb_path_sleep(struct pb_path *p, uint64_t now_ns, uint64_t max_ns)
 	int fd = p->dev->ops->fd ? p->dev->ops->fd(p->dev) : -1;
 	if (fd < 0 && wait > 50000)
 		wait = 50000; /* a device without a descriptor: look again soon */
-	if (wait && !pb_ring_count(&ch->cmd) && !pb_ring_count(&ch->inj)) {
+	bool called = urgent && atomic_load_explicit(urgent, memory_order_relaxed);
+	if (wait && !called && !pb_ring_count(&ch->cmd) && !pb_ring_count(&ch->inj)) {
 		struct pollfd f[2] = {{.fd = ch->loop_fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
 		struct timespec t = {(time_t)(wait / 1000000000u), (long)(wait % 1000000000u)};
 		ppoll(f, fd < 0 ? 1 : 2, &t, NULL);
@@ -64,7 +65,7 @@ static void *run(void *arg)
 		if (n)
 			busy_ns = now_ns;
 		else if (now_ns - busy_ns > l->cfg.spin_ns)
-			pb_path_sleep(l->path, now_ns, 100000000);
+			pb_path_sleep(l->path, now_ns, 100000000, &l->stop);
 	}
 	return NULL;
 }
@@ -114,7 +115,7 @@ void pb_loop_stop(struct pb_loop *l)
 {
 	if (!l)
 		return;
-	atomic_store(&l->stop, true);
+	atomic_store(&l->stop, 1);
 	pb_chan_wake_loop(l->path->chan);
 	pthread_join(l->thread, NULL);
 	free(l);

@@ -20,6 +20,7 @@ PB_API int pb_loop_cpu(const struct pb_loop *l);
 PB_API int pb_loop_error(const struct pb_loop *l);
 PB_API uint64_t pb_now_ns(void);
 /* Sleeps until the device, the application (chan->loop_fd) or a deadline calls. Used by the loop and by inline callers.
- */
-PB_API void pb_path_sleep(struct pb_path *p, uint64_t now_ns, uint64_t max_ns);
+ * It does not when *urgent is not zero (NULL: nothing is): whoever makes it so and then calls pb_chan_wake_loop() ends
+ * the sleep, at whatever moment. */
+PB_API void pb_path_sleep(struct pb_path *p, uint64_t now_ns, uint64_t max_ns, const _Atomic uint32_t *urgent);
 #endif

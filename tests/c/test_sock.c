@@ -325,7 +325,46 @@ TEST(gone_wakes_the_slow_path)
 	world_close();
 }
 
+static int quiet_fd(struct pb_dev *dev)
+{
+	(void)dev;
+	return w.chan.loop_fd;
+}
+
+/* A sleep whose caller was wanted before it began is none. */
+TEST(urgent_ends_the_sleep)
+{
+	static _Atomic uint32_t urgent;
+	int err;
+	memset(&w, 0, sizeof(w));
+	struct pb_tcp_config tcp;
+	pb_tcp_config_default(&tcp);
+	struct pb_pool *pool = pb_pool_create(1024, 2048, PB_WANT_4K, &err);
+	struct pb_dev *dev = pb_dev_mem_open("sleep", pool, NULL, &err);
+	REQUIRE(dev && !pb_chan_init(&w.chan, 64));
+	struct pb_dev_ops ops = *dev->ops; /* with a descriptor, so that it sleeps as long as it may */
+	ops.fd = quiet_fd;
+	dev->ops = &ops;
+	struct pb_path *p = pb_path_create(dev, &tcp, &w.chan, &err);
+	REQUIRE(p);
+	uint64_t t = pb_now_ns();
+	atomic_store(&urgent, 1);
+	for (int i = 0; i < 20; i++)
+		pb_path_sleep(p, pb_now_ns(), 1000000000, &urgent);
+	CHECK(pb_now_ns() - t < 1000000000);
+	atomic_store(&urgent, 0);
+	t = pb_now_ns();
+	pb_path_sleep(p, t, 30000000, &urgent);
+	CHECK(pb_now_ns() - t >= 30000000);
+	t = pb_now_ns();
+	pb_path_sleep(p, t, 30000000, NULL);
+	CHECK(pb_now_ns() - t >= 30000000);
+	pb_path_destroy(p);
+	pb_chan_fini(&w.chan);
+	CHECK_POOL(pool);
+}
+
 MAIN(T(freed_once_after_time_wait), T(freed_of_each_socket), T(freed_of_failed_and_early),
      T(more_connections_than_places), T(close_with_a_full_ring), T(sends_leave_room_for_control),
      T(shut_ends_every_wait), T(close_ends_the_wait_of_another), T(close_and_reuse_ends_the_wait),
-     T(gone_wakes_the_slow_path))
+     T(gone_wakes_the_slow_path), T(urgent_ends_the_sleep))
