@@ -93,11 +93,12 @@ struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cac
 	for (uint32_t i = 0; i < e->ntcbs; i++) {
 		e->tcbs[i].idx = i;
 		e->tcbs[i].gen = 1;
-		e->tcbs[i].ready_next = i + 1 < e->ntcbs ? i + 1 : NONE;
+		e->tcbs[i].next[LIST_READY] = i + 1 < e->ntcbs ? i + 1 : NONE;
 	}
 	e->free_head = 0;
 	e->spare = (struct queue){NONE, NONE};
-	e->ready_head = e->ready_tail = e->event_head = e->event_tail = NONE;
+	for (int i = 0; i < LIST_COUNT; i++)
+		e->lists[i] = (struct queue){NONE, NONE};
 	pb_handle_opened(PB_HANDLE_ENGINE);
 	*err = 0;
 	return e;
@@ -162,7 +163,7 @@ struct tcb *tcb_alloc(struct pb_tcp *e)
 		return NULL;
 	struct tcb *c = &e->tcbs[e->free_head];
 	uint32_t idx = c->idx, gen = c->gen;
-	e->free_head = c->ready_next;
+	e->free_head = c->next[LIST_READY];
 	memset(c, 0, sizeof(*c));
 	c->idx = idx;
 	c->gen = gen;
@@ -170,7 +171,7 @@ struct tcb *tcb_alloc(struct pb_tcp *e)
 	c->sq_head = c->sq_tail = c->sq_next = c->rtx_hint = NONE;
 	c->aq = (struct queue){NONE, NONE};
 	c->q_next = c->q_prev = c->listener = NONE;
-	c->heap_pos = c->ready_next = c->event_next = NONE;
+	c->heap_pos = c->next[LIST_READY] = c->next[LIST_EVENT] = NONE;
 	c->t_rtx = c->t_delack = c->t_misc = NEVER;
 	c->rcvbuf = e->cfg.rcvbuf_bytes;
 	c->ka_idle_ns = e->cfg.keepalive_idle_ns;
@@ -201,7 +202,7 @@ struct tcb *conn_alloc(struct pb_tcp *e)
 void tcb_recycle(struct pb_tcp *e, struct tcb *c)
 {
 	c->flags = 0;
-	c->ready_next = e->free_head;
+	c->next[LIST_READY] = e->free_head;
 	e->free_head = c->idx;
 }
 
@@ -220,34 +221,42 @@ static void tcb_free(struct pb_tcp *e, struct tcb *c)
 		tcb_recycle(e, c);
 }
 
+/* Each list has a flag that says who is on it. */
+static const uint32_t list_flag[LIST_COUNT] = {TCB_READY, TCB_EVENT};
+
+static void list_push(struct pb_tcp *e, enum tcb_list which, struct tcb *c)
+{
+	struct queue *q = &e->lists[which];
+	if (c->flags & list_flag[which])
+		return;
+	c->flags |= list_flag[which];
+	c->next[which] = NONE;
+	*(q->tail == NONE ? &q->head : &e->tcbs[q->tail].next[which]) = c->idx;
+	q->tail = c->idx;
+}
+
+struct tcb *list_pop(struct pb_tcp *e, enum tcb_list which)
+{
+	struct queue *q = &e->lists[which];
+	struct tcb *c = &e->tcbs[q->head];
+	q->head = c->next[which];
+	if (q->head == NONE)
+		q->tail = NONE;
+	c->flags &= ~list_flag[which];
+	return c;
+}
+
 void tcb_ready(struct pb_tcp *e, struct tcb *c)
 {
-	if (c->flags & TCB_READY)
-		return;
-	c->flags |= TCB_READY;
-	c->ready_next = NONE;
-	if (e->ready_tail == NONE)
-		e->ready_head = c->idx;
-	else
-		e->tcbs[e->ready_tail].ready_next = c->idx;
-	e->ready_tail = c->idx;
+	list_push(e, LIST_READY, c);
 }
 
 void tcb_event(struct pb_tcp *e, struct tcb *c, uint32_t mask)
 {
 	e->leaving += (mask & PB_TCP_EV_GONE) && !(c->events & PB_TCP_EV_GONE);
 	c->events |= mask;
-	if (c->listener != NONE) /* nobody has its handle yet: accept tells */
-		return;
-	if (c->flags & TCB_EVENT)
-		return;
-	c->flags |= TCB_EVENT;
-	c->event_next = NONE;
-	if (e->event_tail == NONE)
-		e->event_head = c->idx;
-	else
-		e->tcbs[e->event_tail].event_next = c->idx;
-	e->event_tail = c->idx;
+	if (c->listener == NONE) /* else nobody has its handle yet: accept tells */
+		list_push(e, LIST_EVENT, c);
 }
 
 void queue_push(struct pb_tcp *e, struct queue *q, struct tcb *c)
@@ -321,18 +330,14 @@ void tcb_closed(struct pb_tcp *e, struct tcb *c, int err)
 
 bool pb_tcp_has_output(const struct pb_tcp *e)
 {
-	return e->ready_head != NONE || e->reply_n;
+	return e->lists[LIST_READY].head != NONE || e->reply_n;
 }
 
 int pb_tcp_events(struct pb_tcp *e, struct pb_tcp_event *ev, int n)
 {
 	int k = 0;
-	while (k < n && e->event_head != NONE) {
-		struct tcb *c = &e->tcbs[e->event_head];
-		e->event_head = c->event_next;
-		if (e->event_head == NONE)
-			e->event_tail = NONE;
-		c->flags &= ~(uint32_t)TCB_EVENT;
+	while (k < n && e->lists[LIST_EVENT].head != NONE) {
+		struct tcb *c = list_pop(e, LIST_EVENT);
 		ev[k++] = (struct pb_tcp_event){tcb_handle(c), c->events, c->error, c->acked_event, c->cookie};
 		bool gone = c->events & PB_TCP_EV_GONE;
 		c->events = 0;

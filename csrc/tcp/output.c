@@ -310,17 +310,14 @@ int pb_tcp_output(struct pb_tcp *e, struct pb_desc *d, int room, uint64_t now_ns
 {
 	struct out o = {.d = d, .room = room, .now_ns = now_ns};
 	send_replies(e, &o);
-	uint32_t last = e->ready_tail;
-	while (e->ready_head != NONE && o.n < room && !o.stuck) {
-		struct tcb *c = &e->tcbs[e->ready_head];
+	const struct queue *ready = &e->lists[LIST_READY];
+	uint32_t last = ready->tail;
+	while (ready->head != NONE && o.n < room && !o.stuck) {
+		struct tcb *c = list_pop(e, LIST_READY);
 		bool was_last = c->idx == last;
-		e->ready_head = c->ready_next;
-		if (e->ready_head == NONE)
-			e->ready_tail = NONE;
 		if (c->flags & TCB_DEAD) {
 			tcb_recycle(e, c);
 		} else {
-			c->flags &= ~(uint32_t)TCB_READY;
 			conn_output(e, c, &o);
 			/* Cut short by the room or for want of a frame: at the end of the line again. */
 			if ((o.n == room || o.stuck) && more_to_do(c))

@@ -131,8 +131,12 @@ void sq_coalesce(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t max)
 	}
 }
 
-static int sendable(const struct tcb *c)
+/* The connection of a handle, if it may send: 0 or -errno. */
+static int sendable(struct pb_tcp *e, pb_tcp_handle h, struct tcb **out)
 {
+	const struct tcb *c = *out = tcb_get(e, h);
+	if (!c)
+		return -EBADF;
 	if (c->flags & TCB_FIN_QUEUED)
 		return -EPIPE;
 	if (c->state == PB_TCP_ESTABLISHED || c->state == PB_TCP_CLOSE_WAIT)
@@ -160,10 +164,8 @@ static uint32_t fill_tail(struct pb_tcp *e, struct tcb *c, const uint8_t *buf, u
 
 int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t len)
 {
-	struct tcb *c = tcb_get(e, h);
-	if (!c)
-		return -EBADF;
-	int rc = sendable(c);
+	struct tcb *c;
+	int rc = sendable(e, h, &c);
 	if (rc)
 		return rc;
 	uint32_t queued = c->snd_end - c->snd_una;
@@ -192,10 +194,8 @@ int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t l
 
 int pb_tcp_send_frames(struct pb_tcp *e, pb_tcp_handle h, const struct pb_desc *d, const uint32_t *sums, int n)
 {
-	struct tcb *c = tcb_get(e, h);
-	if (!c)
-		return -EBADF;
-	int rc = sendable(c);
+	struct tcb *c;
+	int rc = sendable(e, h, &c);
 	if (rc)
 		return rc;
 	int i = 0;

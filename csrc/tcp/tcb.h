@@ -96,7 +96,10 @@ enum tcb_flag {
 	TCB_SPARE = 1u << 26,  /* on the list of those that a new connection may replace */
 };
 
-/* Doubly linked by q_next and q_prev. */
+/* What wants to send, and what has something to tell. */
+enum tcb_list { LIST_READY, LIST_EVENT, LIST_COUNT };
+
+/* The listener's and the spare ones are doubly linked by q_next and q_prev, those of enum tcb_list by next[]. */
 struct queue {
 	uint32_t head, tail;
 };
@@ -156,7 +159,7 @@ struct tcb {
 	uint32_t srtt8_us, rttvar4_us, rto_us, min_rtt_us;
 	uint32_t backoff; /* of the RTO: kept until there is a sample (Karn) */
 	uint32_t tries;   /* timeouts in a row without progress */
-	uint32_t ready_next, event_next;
+	uint32_t next[LIST_COUNT];
 	uint32_t events;
 	int32_t error;
 	uint32_t cookie;
@@ -190,9 +193,8 @@ struct pb_tcp {
 	uint32_t table_mask;
 	uint32_t *heap;
 	uint32_t heap_n;
-	uint32_t free_head; /* free tcbs, linked by ready_next */
-	uint32_t ready_head, ready_tail;
-	uint32_t event_head, event_tail;
+	uint32_t free_head; /* free tcbs, linked by next[LIST_READY] */
+	struct queue lists[LIST_COUNT];
 	struct queue spare; /* in TIME-WAIT and closed by the application, the oldest first */
 	uint32_t leaving;   /* slots that are free as soon as their GONE is told */
 	uint32_t nlisten;
@@ -283,6 +285,8 @@ void queue_remove(struct pb_tcp *e, struct queue *q, struct tcb *c);
 /* To the end of the spare ones, when it is one. */
 void spare_push(struct pb_tcp *e, struct tcb *c);
 void tcb_recycle(struct pb_tcp *e, struct tcb *c);
+/* Takes the first off a list that is not empty. */
+struct tcb *list_pop(struct pb_tcp *e, enum tcb_list which);
 void tcb_ready(struct pb_tcp *e, struct tcb *c);
 void tcb_event(struct pb_tcp *e, struct tcb *c, uint32_t mask);
 /* CLOSED: timers off, out of the flow table, data to be sent thrown away; the slot stays until the application has
