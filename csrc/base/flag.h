@@ -28,7 +28,8 @@ static inline void pb_flag_drop(int *f)
 	__atomic_store_n(f, 0, __ATOMIC_RELEASE);
 }
 
-/* How deep the calling thread is in calls that may wait: whoever closes what it is itself inside of would wait for ever. */
+/* How deep the calling thread is in calls that may wait: whoever closes what it is itself inside of would wait for
+ * ever. */
 static inline int *pb_call_depth(void)
 {
 	static __thread int depth;
