@@ -17,13 +17,15 @@ import socket
 import subprocess
 import sys
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from . import _measure, labpeer, pcap, ports, progress
+from . import _measure, lab, labpeer, pcap, ports, progress
 from .errors import PybypassError
 from .labreport import MESSAGE_BYTES, Report, Samples
 from .tcp import Connection, Engine, EngineConfig
@@ -155,11 +157,14 @@ def _kernel_row(name: str, server: PeerProcess, client: PeerProcess, report: Rep
     return run
 
 
-class EchoJob:
+class EchoJob(ABC):
     """Common to both devices: what is measured, in which order."""
 
     def __init__(self, options: JobOptions) -> None:
         self.options = options
+
+    @abstractmethod
+    def run(self) -> Report: ...
 
     def _transfer(self, connection: Connection, seed: int, size: int, what: str) -> dict[str, Any]:
         with progress.step(what, size, quiet=self.options.quiet) as advance:
@@ -185,14 +190,53 @@ class EchoJob:
                     advance(n)
         return {name: np.concatenate(parts) for name, parts in found.items()}
 
+    def _compare(
+        self, report: Report, connection: Connection, echo: Callable[[int, int | None], AbstractContextManager[None]],
+        server: PeerProcess, client: PeerProcess,
+    ) -> None:  # fmt: skip
+        """Our row and the kernel's. `echo(n, cpu)` answers `connection` while it is entered, n times."""
+        near, far = _placement((0, 1))
+
+        def ours(n: int) -> Samples:
+            with echo(n, far), pinned(near) as is_pinned:
+                report.pinned["pybypass"] = is_pinned
+                return _measure.pingpong(connection._core, connection._number(), n, MESSAGE_BYTES)
+
+        rows = {name: _kernel_row(name, server, client, report) for name in KERNEL_MODES}
+        report.samples = self._interleave({"pybypass": ours, **rows})
+
+
+def _need_xsk() -> None:
+    try:
+        from . import _xsk  # noqa: F401
+    except ImportError as e:
+        raise PybypassError.make(
+            "PB011", errno.ENOSYS, f"AF_XDP is not built in ({e})",
+            hint="apt-get install libxdp-dev libbpf-dev clang, and install again",
+        ) from None  # fmt: skip
+
+
+@contextlib.contextmanager
+def _laboratory() -> Iterator[lab.VethLab]:
+    """lab.veth(), with typed errors."""
+    pair = lab.veth()
+    try:
+        pair.open()
+    except Exception as e:  # of the system or of rtnetlink, which has classes of its own
+        number = getattr(e, "errno", None) or getattr(e, "code", None) or errno.EIO
+        hint = "run as root" if number in (errno.EPERM, errno.EACCES) else "run `pybypass doctor`"
+        text = f"no network namespaces ({os.strerror(number)})"
+        raise PybypassError.make("PB060", number, text, hint=hint) from e
+    with contextlib.closing(pair):
+        yield pair
+
 
 class XdpJob(EchoJob):
     """Our engine on AF_XDP against the kernel's sockets, in two namespaces."""
 
     def run(self) -> Report:
-        from . import lab
-
-        with lab.veth() as pair, PeerProcess(pair.b.netns.popen) as server, PeerProcess(pair.a.netns.popen) as client:
+        _need_xsk()
+        with _laboratory() as pair, PeerProcess(pair.b.netns.popen) as server, PeerProcess(pair.a.netns.popen) as client:
             self._pair = pair
             with self._port() as port:
                 report = Report(device="xdp", mode=port.mode)
@@ -254,18 +298,14 @@ class XdpJob(EchoJob):
         for name in KERNEL_MODES:
             client.do("connect", ip=theirs, port=_RTT, name=name)
             server.do("accept", port=_RTT, name=name)
-        ours_cpu, theirs_cpu = _placement((0, 1))
 
-        def ours(n: int) -> Samples:
-            server.start("echo", name="pybypass", n=n, nbytes=MESSAGE_BYTES, how="spin", cpu=theirs_cpu)
-            with pinned(ours_cpu) as is_pinned:
-                report.pinned["pybypass"] = is_pinned
-                samples = _measure.pingpong(engine._core, connection._number(), n, MESSAGE_BYTES)
+        @contextlib.contextmanager
+        def echo(n: int, cpu: int | None) -> Iterator[None]:
+            server.start("echo", name="pybypass", n=n, nbytes=MESSAGE_BYTES, how="spin", cpu=cpu)
+            yield
             server.finish()
-            return samples
 
-        rows = {name: _kernel_row(name, server, client, report) for name in KERNEL_MODES}
-        report.samples = self._interleave({"pybypass": ours, **rows})
+        self._compare(report, connection, echo, server, client)
         report.row_drops["pybypass"] = sum(engine.stats()["drops"].values())
         connection.close()
 
@@ -334,23 +374,19 @@ class MemJob(EchoJob):
                 near = a.connect((self._B, _RTT), timeout=10)
                 far = listener.accept(10)
             b._core.stop_loop()  # from here on the echo's thread drives it
-            cpus = _placement((0, 1))
 
-            def ours(n: int) -> Samples:
-                def echo() -> None:
-                    with pinned(cpus[1]):
+            @contextlib.contextmanager
+            def echo(n: int, cpu: int | None) -> Iterator[None]:
+                def body() -> None:
+                    with pinned(cpu):
                         _measure.pingpong_echo(b._core, far._number(), n, MESSAGE_BYTES)
 
-                thread = threading.Thread(target=echo, daemon=True)
+                thread = threading.Thread(target=body, daemon=True)
                 thread.start()
-                with pinned(cpus[0]) as is_pinned:
-                    report.pinned["pybypass"] = is_pinned
-                    samples = _measure.pingpong(a._core, near._number(), n, MESSAGE_BYTES)
+                yield
                 thread.join()
-                return samples
 
-            rows = {name: _kernel_row(name, server, client, report) for name in KERNEL_MODES}
-            report.samples = self._interleave({"pybypass": ours, **rows})
+            self._compare(report, near, echo, server, client)
             before = report.drops
             for engine in (a, b):
                 self._add_drops(report, engine)
@@ -368,20 +404,11 @@ class MemJob(EchoJob):
 def _why_not_xdp() -> str:
     """Why the real thing cannot run here, and what would change that; empty when it can."""
     try:
-        from . import _xsk  # noqa: F401
-    except ImportError as e:
-        return f"AF_XDP is not built in ({e}): apt-get install libxdp-dev libbpf-dev clang, and install again"
-    from . import lab
-
-    try:
-        with lab.veth() as pair, ports.open(f"xdp:{pair.a.ifname}?frames=1024", netns=pair.a.netns):
+        _need_xsk()
+        with _laboratory() as pair, ports.open(f"xdp:{pair.a.ifname}?frames=1024", netns=pair.a.netns):
             return ""
     except PybypassError as e:
         return str(e)
-    except PermissionError as e:
-        return f"no privilege for network namespaces ({e.strerror}): run as root"
-    except OSError as e:
-        return f"no laboratory here ({e}): run `pybypass doctor`"
 
 
 def _check_writable(path: str) -> None:
@@ -398,7 +425,7 @@ def run_lab_echo(args: argparse.Namespace) -> int:
         size=args.bytes, rounds=args.rounds, capture=None if args.no_capture else args.capture, quiet=args.json
     )
     if args.bytes < 1 or args.rounds < 1:
-        raise PybypassError.make("PB040", errno.EINVAL, "--bytes and --rounds are at least 1")
+        raise PybypassError.make("PB040", errno.EINVAL, "--bytes and --rounds", hint="both are at least 1")
     if options.capture:
         _check_writable(options.capture)
     device, why = args.dev, ""
@@ -407,7 +434,7 @@ def run_lab_echo(args: argparse.Namespace) -> int:
         device = "mem" if reason else "xdp"
         why = f"running over mem, because: {reason}" if reason else ""
     job: EchoJob = XdpJob(options) if device == "xdp" else MemJob(options, why)
-    report = job.run()  # type: ignore[attr-defined]
+    report = job.run()
     if args.json:
         if why:
             print(why, file=sys.stderr)
