@@ -12,7 +12,7 @@ from typing import Any
 from .errors import PybypassError
 from .ports import Port
 
-__all__ = ["EngineConfig", "Interface", "check_frames", "interfaces_of"]
+__all__ = ["EngineConfig", "Interface", "check_frames", "check_mtu", "interfaces_of"]
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -25,6 +25,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "keepalive_idle": (0, 86400 * 365), "keepalive_interval": (1e-3, 86400 * 365), "keepalive_probes": (1, 127),
 }  # fmt: skip
 _RESERVE, _MIN_DATA_FRAMES = 512, 64
+_FRAME_OVERHEAD = 256 + 18  # XDP_PACKET_HEADROOM of the kernel; an Ethernet header with a VLAN tag
 _MAX_FRAMES = 1 << 22  # of a Umem
 
 
@@ -73,7 +74,9 @@ class EngineConfig:
             )  # fmt: skip
 
     def resolved(self, port: Port) -> EngineConfig:
-        """This configuration for a port, with nothing left to choose. PB040 when the port has too few frames for it."""
+        """This configuration for a port, with nothing left to choose. PB040 when the port has too few frames for it, PB027
+        when they are too small for its MTU."""
+        check_mtu(port)
         check_frames(self, port)
         return replace(self, reserve_frames=_reserve(self, port.umem.info()["frames"]))
 
@@ -113,6 +116,16 @@ def _check_field(field: Field[Any], value: object) -> None:
 
 def _reserve(config: EngineConfig, frames: int) -> int:
     return config.reserve_frames if config.reserve_frames is not None else min(_RESERVE, frames // 8)
+
+
+def check_mtu(port: Port) -> None:
+    """PB027 unless a packet of the port's MTU fits a frame, behind what the kernel keeps free in front of it."""
+    largest = port.umem.info()["frame_bytes"] - _FRAME_OVERHEAD
+    if port.mtu > largest:
+        raise PybypassError.make(
+            "PB027", errno.EMSGSIZE, f"MTU {port.mtu}, and frames for one of up to {largest}",
+            hint=f"open the port with frame=4096, or an MTU of {largest}",
+        )  # fmt: skip
 
 
 def check_frames(config: EngineConfig, port: Port) -> None:

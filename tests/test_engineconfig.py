@@ -1,5 +1,6 @@
 """EngineConfig: what it refuses and what it says then, and what it makes of the port it is for."""
 
+import errno
 import math
 from types import SimpleNamespace
 
@@ -10,7 +11,8 @@ from pybypass.engineconfig import check_frames
 
 
 def port_of(frames, filled=0):
-    return SimpleNamespace(umem=SimpleNamespace(info=lambda: {"frames": frames}), report={"filled": filled})
+    info = {"frames": frames, "frame_bytes": 2048}
+    return SimpleNamespace(umem=SimpleNamespace(info=lambda: info), mtu=1500, report={"filled": filled})
 
 
 @pytest.mark.parametrize(
@@ -85,3 +87,26 @@ def test_an_engine_on_a_small_port():
         assert caught.value.code == "PB040"
     with pb.open("mem:small-engine?frames=128") as port, pb.Engine(port, ip="10.0.0.1/24") as engine:
         assert engine.config.reserve_frames == 16
+
+
+@pytest.mark.parametrize(("frame", "largest"), [(2048, 1774), (4096, 3822)])
+def test_the_largest_mtu_of_a_frame(frame, largest):
+    uri = f"mem:mtu?frame={frame}&mtu="
+    with pb.open(f"{uri}{largest + 1}") as port, pytest.raises(pb.PybypassError, match="frame=4096") as caught:
+        pb.Engine(port, ip="10.0.0.1/24")
+    assert (caught.value.code, caught.value.errno) == ("PB027", errno.EMSGSIZE)
+    with (
+        pb.open(f"{uri}{largest}") as port, pb.open(f"{uri}{largest}") as other,
+        pb.Engine(port, ip="10.0.0.1/24") as engine, pb.Engine(other, ip="10.0.0.2/24") as peer,
+        peer.listen(80) as listener,
+    ):  # fmt: skip
+        with engine.connect(("10.0.0.2", 80), timeout=10) as ours, listener.accept(10) as theirs:
+            ours.settimeout(10)
+            theirs.settimeout(10)
+            data = bytes(range(256)) * 400
+            ours.sendall(data)
+            got = b""
+            while len(got) < len(data):
+                got += bytes(theirs.recv(1 << 16))
+            assert got == data
+            assert ours.info()["mss"] == largest - 52  # timestamps
