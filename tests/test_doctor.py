@@ -48,10 +48,10 @@ def test_every_check_is_there_and_well_formed():
             assert check.fix, check
 
 
-def test_it_takes_less_than_a_second():
+def test_it_does_not_hang():
     start = time.monotonic()
     doctor.diagnose()
-    assert time.monotonic() - start < 1
+    assert time.monotonic() - start < 20  # tens of milliseconds on an idle machine
 
 
 def test_json(capsys):

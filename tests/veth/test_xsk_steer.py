@@ -106,7 +106,7 @@ def verdicts(s, a, b):
         marker = b"#%04d#" % i
         todo[marker] = name
         a.send(frame + marker)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while todo and time.monotonic() < deadline:
         seen = [(f["data"], True) for f in s.rx()]
         try:
@@ -183,7 +183,7 @@ def test_metadata_native(check, objdir, pair):
         assert len({x["hash"] for x in f}) == 3
         for x in f:
             assert x["ts_source"] == 2
-            assert 0 <= x["age_ns"] < 1_000_000_000
+            assert 0 <= x["age_ns"] < 20_000_000_000
             assert (x["off"], x["flags"], x["queue"]) == (256, 0, 0)
         assert s("stats")["meta_missing"] == 0
 
@@ -194,7 +194,7 @@ def test_metadata_generic(check, objdir, pair):
         a.send(eth(ip4(udp(1, 5000, b"x"), UDP)))
         (x,) = s.rx(1, 1000)
         assert (x["hash"], x["hash_type"], x["ts_source"]) == (0, 0, 2)
-        assert 0 <= x["age_ns"] < 1_000_000_000
+        assert 0 <= x["age_ns"] < 20_000_000_000
         assert s("stats")["meta_missing"] == 0
 
 
