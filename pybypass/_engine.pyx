@@ -276,6 +276,8 @@ cdef class EngineCore:
                 return m
             self.check_loop()
             PyErr_CheckSignals()
+            if self.loop == NULL and self.slowpath is not None:
+                self.slowpath()   # it may be waiting for neighbours that the kernel is to find
             if pb_now_ns() >= until:
                 return 0
             spin = 0   # it has spun already

@@ -28,17 +28,18 @@ PAGE_KINDS = ("4k", "thp", "hugetlb")
 
 
 cdef class Umem:
-    def __cinit__(self, *, int frames=8192, int frame_bytes=2048, str pages="best"):
+    def __cinit__(self, *, frames=8192, frame_bytes=2048, str pages="best"):
         cdef int err = 0
         if pages not in PAGES:
             raise ValueError(f"pages must be one of {', '.join(PAGES)}, not {pages!r}")
-        if not 64 <= frames <= 1 << 22:
-            raise ValueError(f"frames must be 64 to {1 << 22}, not {frames}")
+        if not isinstance(frames, int) or not 64 <= frames <= 1 << 22:
+            raise ValueError(f"frames must be 64 to {1 << 22}, not {frames!r}")
         if frame_bytes not in (2048, 4096):
-            raise ValueError(f"frame_bytes must be 2048 or 4096, not {frame_bytes}")
+            raise ValueError(f"frame_bytes must be 2048 or 4096, not {frame_bytes!r}")
+        cdef int n = frames, size = frame_bytes
         cdef pb_page_want want = <pb_page_want><int>PAGES[pages]
         with nogil:
-            self.pool = pb_pool_create(frames, frame_bytes, want, &err)
+            self.pool = pb_pool_create(n, size, want, &err)
         if self.pool == NULL:
             raise PybypassError.make("PB002" if pages == "hugetlb" else "PB001", -err, f"{frames} frames of {frame_bytes} bytes")
 

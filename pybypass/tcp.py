@@ -104,6 +104,7 @@ class Engine(Closing):
 
     def _slow(self) -> None:
         self.slowpath.run()
+        self.slowpath.tick()
 
     def _serve_slow_path(self) -> None:
         pause: float | None = None

@@ -21,7 +21,17 @@ def test_best_pages_falls_back():
 
 
 @pytest.mark.parametrize(
-    "bad", [{"frames": 63}, {"frames": 1 << 23}, {"frame_bytes": 1000}, {"pages": "large"}, {"frames": -1}]
+    "bad",
+    [
+        {"frames": 63},
+        {"frames": 1 << 23},
+        {"frame_bytes": 1000},
+        {"pages": "large"},
+        {"frames": -1},
+        {"frames": 10**14},
+        {"frame_bytes": 1 << 40},
+        {"frames": 64.5},
+    ],
 )
 def test_out_of_range(bad):
     with pytest.raises(ValueError):
