@@ -10,7 +10,7 @@
 #include "tcp/tcp.h"
 
 #define PB_PATH_BACKLOG 256
-#define PB_PATH_PARKED 32
+#define PB_PATH_PARKED 64
 
 struct pb_path_stats {
 	uint64_t steps, idle_steps, rx_pkts, tx_pkts, exceptions, injected, parked;

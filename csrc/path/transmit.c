@@ -31,6 +31,14 @@ void pb_path_want_neigh(struct pb_path *p, const struct pb_ip *addr)
 	pb_waitq_wake(&p->chan->slow);
 }
 
+static void drop_oldest_parked(struct pb_path *p)
+{
+	p->stats.drops.n[PB_DROP_NO_NEIGH]++;
+	pb_path_discard(p, &p->parked[0].d);
+	p->nparked--;
+	memmove(p->parked, p->parked + 1, p->nparked * sizeof(p->parked[0]));
+}
+
 /* Gives an IP packet its L2 header and puts it on the backlog, or aside, or away. */
 static void enqueue(struct pb_path *p, struct pb_desc *d, uint64_t now_ns)
 {
@@ -42,11 +50,11 @@ static void enqueue(struct pb_path *p, struct pb_desc *d, uint64_t now_ns)
 	}
 	if (why == PB_DROP_NO_NEIGH) {
 		pb_path_want_neigh(p, &missing);
-		if (p->nparked < PB_PATH_PARKED) {
-			p->parked[p->nparked++] = (struct pb_parked){*d, now_ns + PARK_NS};
-			p->stats.parked++;
-			return;
-		}
+		if (p->nparked == PB_PATH_PARKED)
+			drop_oldest_parked(p); /* RFC 1122 2.3.2.2: the latest packet is the one to keep */
+		p->parked[p->nparked++] = (struct pb_parked){*d, now_ns + PARK_NS};
+		p->stats.parked++;
+		return;
 	}
 	p->stats.drops.n[why]++;
 	pb_path_discard(p, d);
