@@ -126,7 +126,8 @@ def test_many_clients_at_once(lab):
         with s:
             while data := s.recv(65536):
                 s.sendall(data)
-            s.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # the test may be over
+                s.shutdown(socket.SHUT_WR)
 
     def client(i):
         with kernel_connect(lab.b, (lab.a.ip, 7000)) as s:
