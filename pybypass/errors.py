@@ -58,6 +58,10 @@ CODES: dict[str, tuple[str, str]] = {
     "PB058": ("host unreachable", "a router on the way answered so (ICMP): see to its routes, and to the host"),
     "PB060": ("laboratory not possible here", "needs root (CAP_SYS_ADMIN, CAP_NET_ADMIN)"),
     "PB061": ("cannot write the file", "name a file in a directory that you may write to"),
+    "PB070": ("the kernel refused a setting", "its words are in the message; `ethtool` and `ip` may say more"),
+    "PB071": ("not supported by this driver or kernel", "look at what there is: pybypass.nic.look(IFNAME)"),
+    "PB072": ("setting out of range", "the limits are in the message and in pybypass.nic.look(IFNAME)"),
+    "PB073": ("messages of the kernel were lost", "read what you follow anew"),
     "PB099": ("unexpected error", "report it, with the traceback: PYBYPASS_DEBUG=1 shows it for commands"),
 }
 
