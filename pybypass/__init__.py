@@ -4,6 +4,8 @@ Frames stay in memory that the NIC writes; C loops move bursts of them on pinned
 Python opens ports, steers, does the slow path, and reads bursts as NumPy arrays without a copy.
 """
 
+from typing import TYPE_CHECKING
+
 from ._mem import Umem, drop_reasons, live_handles
 from ._port import BURST_MAX, DESC_DTYPE, HASH_TYPES, TS_SOURCES, Burst, Queue
 from .errors import (
@@ -19,6 +21,11 @@ from .errors import (
 from .ports import Impairment, Port, open
 from .tcp import Connection, Engine, EngineConfig, Listener
 from .worker import Worker
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+    from . import nic, rss
 
 __version__ = "0.1.0"
 
@@ -47,5 +54,16 @@ __all__ = [
     "Worker",
     "drop_reasons",
     "live_handles",
+    "nic",
     "open",
+    "rss",
 ]
+
+
+def __getattr__(name: str) -> "ModuleType":
+    # Imported when they are first used: most who open ports do not need them.
+    if name in ("nic", "rss"):
+        from importlib import import_module
+
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import __version__, doctor, echo, labjob
+from . import __version__, doctor, echo, labjob, nicjob
 from .errors import PybypassError
 
 __all__ = ["EXIT_FAILED", "EXIT_OK", "EXIT_PERMISSION", "EXIT_UNSUPPORTED", "EXIT_USAGE", "exit_code", "main"]
@@ -20,11 +20,11 @@ __all__ = ["EXIT_FAILED", "EXIT_OK", "EXIT_PERMISSION", "EXIT_UNSUPPORTED", "EXI
 EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNSUPPORTED, EXIT_PERMISSION = range(5)
 
 # Each adds its sub-commands, with `run` set to what is called with the parsed arguments and returns the exit code.
-REGISTER: tuple[Callable[[Any], None], ...] = (doctor.add_parser, labjob.add_parser, echo.add_parser)
+REGISTER: tuple[Callable[[Any], None], ...] = (doctor.add_parser, labjob.add_parser, echo.add_parser, nicjob.add_parser)
 
 # Errors that say the arguments are wrong, and that something is missing here.
-_USAGE_CODES = frozenset({"PB010", "PB040", "PB044"})
-_UNSUPPORTED_CODES = frozenset({"PB011", "PB028", "PB029", "PB030", "PB031", "PB060"})
+_USAGE_CODES = frozenset({"PB010", "PB040", "PB044", "PB072"})
+_UNSUPPORTED_CODES = frozenset({"PB011", "PB028", "PB029", "PB030", "PB031", "PB060", "PB071"})
 _UNSUPPORTED_ERRNOS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 
 

@@ -55,6 +55,13 @@ uint32_t pb_toeplitz_hash(const struct pb_toeplitz_table *t, const uint8_t *in, 
 	return hash;
 }
 
+void pb_toeplitz_rows(const struct pb_toeplitz_table *t, const uint8_t *rows, uint32_t row_bytes, size_t n,
+		      uint32_t *hashes)
+{
+	for (size_t i = 0; i < n; i++)
+		hashes[i] = pb_toeplitz_hash(t, rows + i * row_bytes, row_bytes);
+}
+
 /* The addresses as they lie in the header; returns how many bytes. */
 static uint32_t put_addrs(uint8_t *in, const struct pb_ip *src, const struct pb_ip *dst)
 {

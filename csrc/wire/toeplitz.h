@@ -23,6 +23,9 @@ struct pb_toeplitz_table {
 PB_API void pb_toeplitz_table_init(struct pb_toeplitz_table *t, const uint8_t *key, uint32_t key_len);
 /* n <= 36. */
 PB_API uint32_t pb_toeplitz_hash(const struct pb_toeplitz_table *t, const uint8_t *in, uint32_t n);
+/* Of n rows of row_bytes each (1 to 36), one after the other; a hash for each. */
+PB_API void pb_toeplitz_rows(const struct pb_toeplitz_table *t, const uint8_t *rows, uint32_t row_bytes, size_t n,
+			     uint32_t *hashes);
 /* Of a flow; as IPv4 if both addresses are. Ports in host byte order. */
 PB_API uint32_t pb_toeplitz_ports(const struct pb_toeplitz_table *t, const struct pb_ip *src, const struct pb_ip *dst,
 				  uint16_t sport, uint16_t dport);

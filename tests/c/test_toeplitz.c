@@ -123,4 +123,23 @@ TEST(symmetric_key)
 	}
 }
 
-MAIN(T(microsoft_suite), T(table_and_bits_agree), T(short_key_reads_as_zeros), T(symmetric_key))
+TEST(rows_one_after_the_other)
+{
+	static uint8_t rows[50 * 36];
+	uint32_t hashes[51];
+	struct pb_toeplitz_table t;
+	struct pb_rng r = test_rng();
+	random_bytes(&r, rows, sizeof(rows));
+	pb_toeplitz_table_init(&t, pb_toeplitz_key_default, PB_TOEPLITZ_KEY_LEN);
+	for (uint32_t width = 1; width <= 36; width++) {
+		hashes[50] = 0xabad1dea;
+		pb_toeplitz_rows(&t, rows, width, 50, hashes);
+		for (uint32_t i = 0; i < 50; i++)
+			CHECK_EQ(hashes[i], slow(pb_toeplitz_key_default, rows + i * width, width));
+		CHECK_EQ(hashes[50], 0xabad1dea);
+	}
+	pb_toeplitz_rows(&t, rows, 12, 0, hashes + 50);
+	CHECK_EQ(hashes[50], 0xabad1dea);
+}
+
+MAIN(T(microsoft_suite), T(table_and_bits_agree), T(rows_one_after_the_other), T(short_key_reads_as_zeros), T(symmetric_key))
