@@ -11,7 +11,7 @@
 
 int pb_bench_init(struct pb_bench *b, struct pb_dev *dev, const struct pb_bench_config *cfg)
 {
-	memset(b, 0, sizeof(*b));
+	memset(b, 0, offsetof(struct pb_bench, latency));
 	b->dev = dev;
 	b->cfg = *cfg;
 	if (!cfg->burst || cfg->burst > PB_BURST_MAX || !cfg->slices || cfg->slices > PB_BENCH_SLICES ||

@@ -46,12 +46,12 @@ struct pb_bench {
 	uint64_t build_ns, build_pkts; /* sampled: what making packets costs */
 	struct pb_seqtrack track;
 	struct pb_hist lag;
-	struct pb_hist latency[PB_BENCH_SLICES];
 	struct pb_bench_slice slice[PB_BENCH_SLICES];
 	/* state */
 	uint64_t unblocked_ns, reaped_ns;
 	uint32_t npending, first_pending; /* made, and not yet taken by the device */
 	struct pb_desc pending[PB_BURST_MAX];
+	struct pb_hist latency[PB_BENCH_SLICES]; /* last: only cfg.slices of them are touched */
 };
 
 /* 0 or -EINVAL (configuration), -EMSGSIZE (the packet does not fit a frame or the MTU). */

@@ -6,7 +6,7 @@
 
 int pb_rr_init(struct pb_rr *r, const struct pb_rr_config *cfg)
 {
-	memset(r, 0, sizeof(*r));
+	memset(r, 0, offsetof(struct pb_rr, latency));
 	r->cfg = *cfg;
 	if (!cfg->bytes || cfg->bytes > PB_RR_BYTES_MAX || !cfg->slices || cfg->slices > PB_BENCH_SLICES ||
 	    cfg->duration_ns < cfg->slices || !cfg->requests)

@@ -26,9 +26,9 @@ struct pb_rr {
 	uint64_t sent_part, answered_part; /* bytes of the request, of the answer under way */
 	uint64_t due_last, unblocked_ns;
 	struct pb_hist lag;
-	struct pb_hist latency[PB_BENCH_SLICES];
 	struct pb_bench_slice slice[PB_BENCH_SLICES];
 	uint8_t out[PB_RR_BYTES_MAX], in[PB_RR_BYTES_MAX];
+	struct pb_hist latency[PB_BENCH_SLICES]; /* last: only cfg.slices of them are touched */
 };
 
 /* 0 or -EINVAL. */
