@@ -5,10 +5,15 @@ from os import PathLike
 from types import TracebackType
 from typing import Any
 
+_Bytes = bytes | bytearray | memoryview
 _Ip = str | bytes | IPv4Address | IPv6Address
 
 MODES: dict[str, int]
 COPIES: dict[str, int]
+SGS: dict[str, int]
+SOCKETS_MAX: int
+RSS_TABLE: int
+RSS_KEY_BYTES: int
 
 class XdpProgram:
     """A reference to the XDP program that this process has attached to an interface.
@@ -48,6 +53,19 @@ class XdpProgram:
     def steer_list(self) -> list[tuple[int, str | None, int, int, int]]:
         """(proto, address or None, lowest port, highest port, how often it was added) of each rule, in no order."""
 
+    def rss_on(self, queue: int, key: _Bytes, table: _Bytes) -> None:
+        """Spreads the packets of a queue over its sockets by the Toeplitz hash with `key` (40 bytes): socket
+        `table[hash % 128]`, 128 bytes.
+
+        Raises OSError: EBUSY (another key is in use on this interface), EINVAL (queue); ValueError for other lengths.
+        """
+
+    def rss_table(self, queue: int, table: _Bytes) -> None:
+        """Another table; OSError(ENOENT) when the queue is not spread."""
+
+    def rss_off(self, queue: int) -> None:
+        """All packets of the queue go to its first socket again."""
+
     def counters(self) -> dict[str, int]:
         """redirected, passed, icmp_redirected and meta_failed, summed over the CPUs."""
 
@@ -64,11 +82,24 @@ def open_device(
     comp_ring: int = 2048,
     deadline_ms: int = 2000,
     objdir: str | PathLike[str] | None = None,
+    sg: str = "auto",
+    sockets: int = 1,
+    fill_max: int = 0,
+    headroom: int = 0,
+    unaligned: bool = False,
+    own_umem: bool = False,
+    tx_meta: bool = False,
+    launch_time: bool = False,
+    busy_poll_us: int = 0,
+    busy_budget: int = 0,
 ) -> tuple[object, XdpProgram, dict[str, Any]]:
     """Binds a socket to a queue: native zero-copy, else native copy, else generic copy, unless `mode`/`copy` say which.
 
     `pool_capsule` is a "pybypass.pb_pool.v1"; the device takes its own reference. Ring sizes are powers of two from 64
     to 32768. A busy queue is tried again for `deadline_ms`.
+
+    `sg` "auto" (when a packet of the MTU does not fit a frame), "on" or "off": packets of several frames. `sockets`: how
+    many the queue will have, the others by join_device(). The rest is as in csrc/dev/xsk.h.
 
     Returns the capsule "pybypass.pb_dev.v1", the program, and the report of what was tried and granted. Whoever takes
     the capsule must close the device once, by `ops->close` or close_device(); the capsule itself closes nothing.
@@ -78,8 +109,15 @@ def open_device(
     EAFNOSUPPORT.
     """
 
+def join_device(dev_capsule: object) -> tuple[object, dict[str, Any]]:
+    """The next socket on the queue of a device that was opened with `sockets` > 1 and has not moved a packet yet.
+
+    Raises OSError with `.stage` and `.report`: ENOSPC when all sockets are open.
+    """
+
 def device_info(dev_capsule: object) -> dict[str, int]:
-    """fill_target, fill_posted, fill_low, pool_empty, tx_eagain, meta_missing, tx_outstanding (csrc/dev/xsk.h)."""
+    """fill_target, fill_posted, fill_low, pool_empty, tx_eagain, meta_missing, stamps_lost, tx_outstanding, member
+    (csrc/dev/xsk.h)."""
 
 def close_device(dev_capsule: object) -> None:
     """Closes the device; ValueError when the capsule was closed by this function before."""

@@ -16,6 +16,10 @@ cdef const char *DEV_CAPSULE = b"pybypass.pb_dev.v1"
 cdef const char *DEV_CLOSED = b"pybypass.pb_dev.v1.closed"
 
 MODES = {"auto": c.PB_XSK_AUTO, "native": c.PB_XSK_NATIVE, "generic": c.PB_XSK_GENERIC}
+SGS = {"auto": c.PB_XSK_SG_AUTO, "on": c.PB_XSK_SG_ON, "off": c.PB_XSK_SG_OFF}
+SOCKETS_MAX = c.PB_XSK_SOCKETS
+RSS_TABLE = c.PB_RSS_TABLE
+RSS_KEY_BYTES = c.PB_RSS_KEY_BYTES
 COPIES = {"auto": c.PB_XSK_COPY_AUTO, "zerocopy": c.PB_XSK_ZEROCOPY, "copy": c.PB_XSK_COPY}
 
 
@@ -158,6 +162,19 @@ cdef class XdpProgram:
         finally:
             free(rules)
 
+    def rss_on(self, int queue, const unsigned char[::1] key not None, const unsigned char[::1] table not None):
+        if key.shape[0] != RSS_KEY_BYTES or table.shape[0] != RSS_TABLE:
+            raise ValueError(f"a key has {RSS_KEY_BYTES} bytes and a table {RSS_TABLE}")
+        check(c.pb_xsk_rss_on(self.handle(), <c.uint32_t>queue, &key[0], &table[0]))
+
+    def rss_table(self, int queue, const unsigned char[::1] table not None):
+        if table.shape[0] != RSS_TABLE:
+            raise ValueError(f"a table has {RSS_TABLE} bytes")
+        check(c.pb_xsk_rss_table(self.handle(), <c.uint32_t>queue, &table[0]))
+
+    def rss_off(self, int queue):
+        c.pb_xsk_rss_off(self.handle(), <c.uint32_t>queue)
+
     def counters(self):
         cdef c.pb_steer_counters n
         check(c.pb_xsk_prog_counters(self.handle(), &n))
@@ -204,11 +221,22 @@ cdef dict report_dict(const c.pb_xsk_report *r):
         "bind_retries": r.bind_retries,
         "filled": r.filled,
         "tx_budget": r.tx_budget,
+        "frame_room": r.frame_room,
+        "sg": bool(r.sg),
+        "umem_shared": bool(r.umem_shared),
+        "tx_csum": bool(r.tx_csum),
+        "tx_stamp": bool(r.tx_stamp),
+        "tx_launch": bool(r.tx_launch),
+        "busy_poll_us": r.busy_poll_us,
+        "busy_budget": r.busy_budget,
+        "no_busy_poll": text_of(r.no_busy_poll),
     }
 
 
 def open_device(str ifname, int queue, pool_capsule, *, str mode="auto", str copy="auto", int rx_ring=2048,
-                int tx_ring=2048, int fill_ring=2048, int comp_ring=2048, int deadline_ms=2000, objdir=None):
+                int tx_ring=2048, int fill_ring=2048, int comp_ring=2048, int deadline_ms=2000, objdir=None,
+                str sg="auto", int sockets=1, int fill_max=0, int headroom=0, bint unaligned=False,
+                bint own_umem=False, bint tx_meta=False, bint launch_time=False, int busy_poll_us=0, int busy_budget=0):
     cdef c.pb_xsk_config cfg
     cdef c.pb_xsk_report report
     cdef c.pb_dev *dev
@@ -222,6 +250,8 @@ def open_device(str ifname, int queue, pool_capsule, *, str mode="auto", str cop
         raise ValueError(f"queue {queue} out of range")
     if min(rx_ring, tx_ring, fill_ring, comp_ring) <= 0 or deadline_ms < 0:
         raise ValueError("ring sizes must be positive and the deadline not negative")
+    if min(sockets, fill_max, headroom, busy_poll_us, busy_budget) < 0:
+        raise ValueError("sockets, fill_max, headroom, busy_poll_us and busy_budget must not be negative")
     c.pb_xsk_config_init(&cfg)
     memcpy(cfg.ifname, <const char *>name, len(name) + 1)
     cfg.queue = <c.uint16_t>queue
@@ -231,6 +261,10 @@ def open_device(str ifname, int queue, pool_capsule, *, str mode="auto", str cop
     cfg.fill_ring, cfg.comp_ring = <c.uint32_t>fill_ring, <c.uint32_t>comp_ring
     cfg.deadline_ms = <c.uint32_t>deadline_ms
     cfg.obj_dir = path
+    cfg.sg = <c.pb_xsk_sg>lookup(SGS, "sg", sg)
+    cfg.sockets, cfg.fill_max, cfg.headroom = <c.uint32_t>sockets, <c.uint32_t>fill_max, <c.uint32_t>headroom
+    cfg.unaligned, cfg.own_umem, cfg.tx_meta, cfg.launch_time = unaligned, own_umem, tx_meta, launch_time
+    cfg.busy_poll_us, cfg.busy_budget = <c.uint32_t>busy_poll_us, <c.uint32_t>busy_budget
     with nogil:
         dev = c.pb_dev_xsk_open(&cfg, pool, &report, &err)
     result = report_dict(&report)
@@ -239,6 +273,19 @@ def open_device(str ifname, int queue, pool_capsule, *, str mode="auto", str cop
     program = <XdpProgram>XdpProgram.__new__(XdpProgram)
     (<XdpProgram>program).p = c.pb_dev_xsk_prog(dev)
     return PyCapsule_New(dev, DEV_CAPSULE, NULL), program, result
+
+
+def join_device(dev_capsule):
+    cdef c.pb_xsk_report report
+    cdef c.pb_dev *first = <c.pb_dev *>PyCapsule_GetPointer(dev_capsule, DEV_CAPSULE)
+    cdef c.pb_dev *dev
+    cdef int err = 0
+    with nogil:
+        dev = c.pb_dev_xsk_join(first, &report, &err)
+    result = report_dict(&report)
+    if dev == NULL:
+        raise fail_error(&report.fail, result)
+    return PyCapsule_New(dev, DEV_CAPSULE, NULL), result
 
 
 def device_info(dev_capsule):
@@ -251,7 +298,9 @@ def device_info(dev_capsule):
         "pool_empty": i.pool_empty,
         "tx_eagain": i.tx_eagain,
         "meta_missing": i.meta_missing,
+        "stamps_lost": i.stamps_lost,
         "tx_outstanding": i.tx_outstanding,
+        "member": i.member,
     }
 
 

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 elffile = pytest.importorskip("elftools.elf.elffile", reason="needs pyelftools")
 
-MAPS = {"pb_xsks", "pb_steer", "pb_ranges", "pb_conf", "pb_counters"}
+MAPS = {"pb_xsks", "pb_steer", "pb_ranges", "pb_conf", "pb_counters", "pb_rss", "pb_hash"}
 KFUNCS = {"bpf_xdp_metadata_rx_hash", "bpf_xdp_metadata_rx_timestamp", "bpf_xdp_metadata_rx_vlan_tag"}
 R_BPF_64_64 = 1
 

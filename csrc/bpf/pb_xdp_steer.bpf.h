@@ -15,6 +15,7 @@
 #include <bpf/bpf_helpers.h>
 
 #define PB_IP_OFFSET 0x1fff
+#define PB_IP_MORE 0x2000
 #define PB_ETH_8021AD 0x88a8
 /* <linux/icmp.h> draws in libc headers, which the BPF target does not have. */
 #define PB_ICMP_BYTES 8
@@ -29,7 +30,7 @@
 
 struct {
 	__uint(type, BPF_MAP_TYPE_XSKMAP);
-	__uint(max_entries, PB_XSK_QUEUES);
+	__uint(max_entries, PB_XSK_QUEUES *PB_XSK_SOCKETS);
 	__type(key, __u32);
 	__type(value, __u32);
 } pb_xsks SEC(".maps");
@@ -62,6 +63,20 @@ struct {
 	__type(key, __u32);
 	__type(value, struct pb_steer_counters);
 } pb_counters SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, PB_XSK_QUEUES);
+	__type(key, __u32);
+	__type(value, struct pb_rss_queue);
+} pb_rss SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pb_rss_hash);
+} pb_hash SEC(".maps");
 
 /* The local end that a frame is for (or that a quoted packet came from). */
 struct pb_tuple {
@@ -166,20 +181,28 @@ static __always_inline int parse6(struct pb_tuple *t, const struct ipv6hdr *ip, 
 	return 0;
 }
 
-static __always_inline int parse(struct pb_tuple *t, const void *data, const void *end)
+/* The EtherType behind at most one VLAN tag, and where its packet begins; 0: too short. */
+static __always_inline __be16 network(const void *data, const void *end, const void **l3)
 {
 	const struct ethhdr *eth = data;
+	*l3 = eth + 1;
 	if ((const void *)(eth + 1) > end)
-		return -1;
+		return 0;
 	__be16 type = eth->h_proto;
-	const void *l3 = eth + 1;
 	if (type == bpf_htons(ETH_P_8021Q) || type == bpf_htons(PB_ETH_8021AD)) {
-		const __be16 *tag = l3;
+		const __be16 *tag = *l3;
 		if ((const void *)(tag + 2) > end)
-			return -1;
+			return 0;
 		type = tag[1];
-		l3 = tag + 2;
+		*l3 = tag + 2;
 	}
+	return type;
+}
+
+static __always_inline int parse(struct pb_tuple *t, const void *data, const void *end)
+{
+	const void *l3;
+	__be16 type = network(data, end, &l3);
 	if (type == bpf_htons(ETH_P_IP))
 		return parse4(t, l3, end);
 	if (type == bpf_htons(ETH_P_IPV6))
@@ -218,8 +241,81 @@ static __always_inline int is_steered(const struct pb_tuple *t, const struct pb_
 	return in_ranges(&t->key, conf->nranges);
 }
 
+/* A software RSS hash; type: bits of the kernel's enum xdp_rss_hash_type, 0: no IP packet, no hash. */
+struct pb_rss_result {
+	__u32 hash;
+	__u16 type;
+};
+
+/* n is a constant: unrolled, the table's offsets are constants too, and the verifier has nothing to explore. */
+static __always_inline __u32 toeplitz(const struct pb_rss_hash *h, const __u8 *in, int n)
+{
+	__u32 hash = 0;
+#pragma unroll
+	for (int i = 0; i < n; i++)
+		hash ^= h->t[2 * i][in[i] >> 4] ^ h->t[2 * i + 1][in[i] & 15];
+	return hash;
+}
+
+/* What RSS calls the 4-tuple is for whole TCP and UDP packets: a fragment after the first has no ports, and the first
+ * one must land where the others do. */
+static __always_inline void rss_hash4(const struct pb_rss_hash *h, const struct iphdr *ip, const void *end,
+				      struct pb_rss_result *r)
+{
+	__u8 in[12];
+	if ((const void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
+		return;
+	__builtin_memcpy(in, &ip->saddr, 8);
+	r->type = PB_RSS_L3_IPV4;
+	const __u8 *l4 = (const void *)ip + ip->ihl * 4;
+	if ((ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP) &&
+	    !(ip->frag_off & bpf_htons(PB_IP_OFFSET | PB_IP_MORE)) && (const void *)(l4 + 4) <= end) {
+		__builtin_memcpy(in + 8, l4, 4);
+		r->type |= PB_RSS_L4;
+		r->hash = toeplitz(h, in, 12);
+		return;
+	}
+	r->hash = toeplitz(h, in, 8);
+}
+
+static __always_inline void rss_hash6(const struct pb_rss_hash *h, const struct ipv6hdr *ip, const void *end,
+				      struct pb_rss_result *r)
+{
+	__u8 in[PB_RSS_IN_MAX];
+	if ((const void *)(ip + 1) > end || ip->version != 6)
+		return;
+	__builtin_memcpy(in, &ip->saddr, 32);
+	r->type = PB_RSS_L3_IPV6;
+	const __u8 *l4 = (const void *)(ip + 1);
+	if ((ip->nexthdr == IPPROTO_TCP || ip->nexthdr == IPPROTO_UDP) && (const void *)(l4 + 4) <= end) {
+		__builtin_memcpy(in + 32, l4, 4);
+		r->type |= PB_RSS_L4;
+		r->hash = toeplitz(h, in, PB_RSS_IN_MAX);
+		return;
+	}
+	r->hash = toeplitz(h, in, 32);
+}
+
+/* Which socket of the queue. */
+static __always_inline __u32 spread(const struct xdp_md *ctx, const struct pb_rss_queue *q, struct pb_rss_result *r)
+{
+	const void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	__u32 zero = 0;
+	const struct pb_rss_hash *h = bpf_map_lookup_elem(&pb_hash, &zero);
+	if (!h)
+		return 0;
+	const void *l3;
+	__be16 type = network(data, end, &l3);
+	if (type == bpf_htons(ETH_P_IP))
+		rss_hash4(h, l3, end, r);
+	else if (type == bpf_htons(ETH_P_IPV6))
+		rss_hash6(h, l3, end, r);
+	return r->type ? q->table[r->hash % PB_RSS_TABLE] % PB_XSK_SOCKETS : 0;
+}
+
 /* Writes the metadata before the packet. Returns -1 when the driver gives no room for it. */
-static __always_inline int put_meta(struct xdp_md *ctx, const struct pb_steer_conf *conf, __u8 version)
+static __always_inline int put_meta(struct xdp_md *ctx, const struct pb_steer_conf *conf, __u8 version,
+				    const struct pb_rss_result *rss)
 {
 	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(struct pb_xsk_meta)))
 		return -1;
@@ -228,6 +324,12 @@ static __always_inline int put_meta(struct xdp_md *ctx, const struct pb_steer_co
 		return -1;
 	struct pb_xsk_meta v = {.magic = conf->magic};
 	v.valid = pb_meta_fill(ctx, &v, version);
+	/* The hash that chose the socket, not the driver's. */
+	if (rss->type) {
+		v.hash = rss->hash;
+		v.hash_type = rss->type;
+		v.valid |= PB_META_HASH;
+	}
 	*m = v;
 	return 0;
 }
@@ -245,9 +347,16 @@ static __always_inline int pb_xdp_steer(struct xdp_md *ctx)
 			goto pass;
 	}
 	/* Asked before the metadata is made: a frame for the kernel must not carry any, or GRO sees no two alike. */
-	if (bpf_redirect_map(&pb_xsks, ctx->rx_queue_index, XDP_PASS) != XDP_REDIRECT)
+	struct pb_rss_result rss = {};
+	__u32 queue = ctx->rx_queue_index, slot = queue * PB_XSK_SOCKETS;
+	if (conf->nrss) {
+		const struct pb_rss_queue *q = bpf_map_lookup_elem(&pb_rss, &queue);
+		if (q && q->on)
+			slot += spread(ctx, q, &rss);
+	}
+	if (bpf_redirect_map(&pb_xsks, slot, XDP_PASS) != XDP_REDIRECT)
 		goto pass;
-	if (put_meta(ctx, conf, t.version))
+	if (put_meta(ctx, conf, t.version, &rss))
 		count->meta_failed++;
 	count->redirected++;
 	count->icmp_redirected += t.icmp_error;

@@ -15,7 +15,7 @@
 #include "mem/desc.h"
 #include "mem/pool.h"
 
-#define PB_DEV_ABI 1
+#define PB_DEV_ABI 2
 
 struct pb_dev;
 
@@ -25,6 +25,16 @@ struct pb_dev_stats {
 	uint64_t rx_fill_empty;          /* times the driver found no frame to fill */
 	struct pb_drops drops;
 };
+
+/* When a packet left that was sent with PB_DESC_TX_STAMP. */
+struct pb_tx_stamp {
+	uint64_t seq;  /* which packet of this device, counted from 0 in the order of sending */
+	uint64_t addr; /* frame of its first descriptor */
+	uint64_t ns;
+	uint32_t source; /* enum pb_ts_source: whose clock */
+	uint32_t pad;
+};
+_Static_assert(sizeof(struct pb_tx_stamp) == 32, "ABI with NumPy");
 
 struct pb_dev_ops {
 	uint32_t abi; /* PB_DEV_ABI */
@@ -39,6 +49,8 @@ struct pb_dev_ops {
 	/* Brings dev->stats up to date with what the kernel or the NIC counted. */
 	void (*stats)(struct pb_dev *dev);
 	void (*close)(struct pb_dev *dev);
+	/* Takes up to n stamps of completed (reaped) transmissions, oldest first. NULL: never any. */
+	int (*stamps)(struct pb_dev *dev, struct pb_tx_stamp *out, int n);
 };
 
 struct pb_dev {
@@ -50,6 +62,8 @@ struct pb_dev {
 	uint8_t mac[6];
 	bool tx_pending; /* frames were submitted and the driver was not yet woken for all of them */
 	bool link_up;
+	uint16_t tx_flags;  /* PB_DESC_CSUM_PARTIAL, TX_STAMP, LAUNCH, MORE: what tx honours; the rest is ignored */
+	uint16_t chain_max; /* descriptors of the longest packet; 0 and 1: never several. rx wants n >= chain_max */
 	struct pb_dev_stats stats;
 };
 

@@ -16,7 +16,7 @@ static struct pb_mem_dev *of(struct pb_dev *dev)
 
 static bool in_pool(const struct pb_pool *p, uint64_t addr)
 {
-	return addr >> p->frame_shift < p->nframes;
+	return pb_pool_has(p, addr);
 }
 
 static enum pb_drop check_tx(const struct pb_mem_dev *m, const struct pb_desc *d, uint32_t n, uint32_t bytes)

@@ -68,6 +68,13 @@ struct pb_xsk_rung {
 
 #define PB_XSK_RUNGS 3
 
+/* Packets of several frames (XDP_USE_SG, since Linux 6.6). */
+enum pb_xsk_sg {
+	PB_XSK_SG_AUTO = 0, /* when a packet of the MTU does not fit a frame */
+	PB_XSK_SG_ON = 1,
+	PB_XSK_SG_OFF = 2,
+};
+
 struct pb_xsk_report {
 	struct pb_xsk_fail fail; /* of the whole; that of the last rung when every rung failed */
 	struct pb_xsk_rung rungs[PB_XSK_RUNGS];
@@ -83,8 +90,14 @@ struct pb_xsk_report {
 	uint32_t mtu;
 	uint32_t rx_queues; /* 0: the driver does not say */
 	uint32_t bind_retries;
-	uint32_t filled;    /* frames on the fill ring at bind */
-	uint32_t tx_budget; /* frames sent by one wakeup in copy mode */
+	uint32_t filled;                    /* frames on the fill ring at bind */
+	uint32_t tx_budget;                 /* frames sent by one wakeup in copy mode */
+	uint32_t frame_room;                /* bytes of a packet that one frame receives */
+	bool sg;                            /* packets of several frames, both ways */
+	bool umem_shared;                   /* the memory was registered by another socket, not once more */
+	bool tx_csum, tx_stamp, tx_launch;  /* TX metadata: in software in copy mode, else as far as the driver can */
+	uint32_t busy_poll_us, busy_budget; /* granted, read back; 0: the kernel's interrupts drive the queue */
+	char no_busy_poll[120];             /* why not, or empty */
 };
 
 PB_API const char *pb_xsk_stage_name(unsigned stage);
@@ -138,6 +151,19 @@ PB_API int pb_xsk_steer_list(struct pb_xsk_prog *p, struct pb_steer_rule *out, i
 /* Sums over the CPUs. */
 PB_API int pb_xsk_prog_counters(struct pb_xsk_prog *p, struct pb_steer_counters *out);
 
+/* ---- spreading over several sockets of one queue ---- */
+
+/* From now on the sockets of a queue get packets by the Toeplitz hash: of addresses and ports of TCP and UDP, of the
+ * addresses of other IP and of fragments (as NICs do), none for the rest, which goes to socket 0. table[hash % 128] is
+ * the socket's number; a packet for a socket that is not there stays with the kernel. The hash goes into the metadata,
+ * in place of the driver's. One key for all queues of an interface: -EBUSY while another is in use. -EINVAL: queue. */
+PB_API int pb_xsk_rss_on(struct pb_xsk_prog *p, uint32_t queue, const uint8_t key[PB_RSS_KEY_BYTES],
+			 const uint8_t table[PB_RSS_TABLE]);
+/* Another table; -ENOENT when it is not on. */
+PB_API int pb_xsk_rss_table(struct pb_xsk_prog *p, uint32_t queue, const uint8_t table[PB_RSS_TABLE]);
+/* All of the queue goes to socket 0 again. */
+PB_API void pb_xsk_rss_off(struct pb_xsk_prog *p, uint32_t queue);
+
 /* ---- the device ---- */
 
 struct pb_xsk_config {
@@ -149,30 +175,50 @@ struct pb_xsk_config {
 	uint32_t rx_ring, tx_ring, fill_ring, comp_ring; /* powers of two, 64 to 32768; 0: 2048; comp >= tx */
 	uint32_t deadline_ms;                            /* how long a busy queue is tried again */
 	const char *obj_dir;
+	enum pb_xsk_sg sg;
+	uint32_t sockets;  /* 1 to 16 on this queue: this one, and pb_dev_xsk_join() for the others; 0: 1 */
+	uint32_t fill_max; /* frames lent to the kernel for receiving, at most; 0: half of the pool */
+	uint32_t headroom; /* bytes kept free in front of a received packet, beyond the kernel's own 256 */
+	bool unaligned;    /* frames may lie anywhere: any frame size, and the offset in the address' upper 16 bits */
+	bool own_umem;     /* register the memory even if another socket has it registered */
+	bool launch_time;  /* the driver has it (netdev family, xsk-features): packets may carry PB_DESC_LAUNCH */
+	bool tx_meta;      /* time stamps and checksums for what is sent, where the kernel has them (6.8) */
+	uint32_t busy_poll_us, busy_budget; /* SO_PREFER_BUSY_POLL and what goes with it; 0: not, the default (8) */
 };
 
 /* The defaults: 2048 each, 2000 ms. */
 PB_API void pb_xsk_config_init(struct pb_xsk_config *cfg);
 
 /* The UMEM is the pool's region, a chunk is a frame. The device takes its own reference to the pool and drops it at
- * close; several devices may share one pool (each registers, so pins, the region for itself). Half of the pool at most
- * goes on the fill ring. Sleeps while the queue is busy. Returns NULL with -errno in *err; report says all the rest
- * and may not be NULL. */
+ * close. The first device on a pool registers (pins) its memory, later ones share that (XDP_SHARED_UMEM, each with a
+ * fill and a completion ring of its own; kernels before 5.10 and other settings: registered once more). Half of the
+ * pool at most goes on the fill ring. Sleeps while the queue is busy. Returns NULL with -errno in *err; report says all
+ * the rest and may not be NULL. */
 PB_API struct pb_dev *pb_dev_xsk_open(const struct pb_xsk_config *cfg, struct pb_pool *pool,
 				      struct pb_xsk_report *report, int *err);
+
+/* The next socket on the queue of `first`, which was opened with cfg.sockets > 1 and has not moved a packet yet. Its
+ * rings are its own but for fill and completion, which belong to the queue: one thread at a time has the duty to serve
+ * them, whichever comes by while nobody has it; no thread ever waits for another. What completes goes back to the
+ * socket that sent it. Each of these devices may be driven by another thread and closed at any time; a frame that the
+ * kernel still has of a closed one is FREE at the latest when the last of them is closed.
+ * NULL and -errno (-ENOSPC: all cfg.sockets are open). */
+PB_API struct pb_dev *pb_dev_xsk_join(struct pb_dev *first, struct pb_xsk_report *report, int *err);
 
 /* The program that steers to this device, with a reference of the caller's. */
 PB_API struct pb_xsk_prog *pb_dev_xsk_prog(struct pb_dev *dev);
 
-/* What only AF_XDP has; the caller must be the device's thread. */
+/* What only AF_XDP has; the caller must be the device's thread. What is of the fill ring is of the queue. */
 struct pb_xsk_info {
 	uint32_t fill_target;  /* frames that are kept with the kernel to receive into */
 	uint32_t fill_posted;  /* there now */
 	uint32_t fill_low;     /* the fewest there ever were after a refill */
 	uint64_t pool_empty;   /* refills cut short because the pool had no frame */
 	uint64_t tx_eagain;    /* wakeups that the kernel cut short (normal in copy mode) */
-	uint64_t meta_missing; /* frames without valid metadata */
+	uint64_t meta_missing; /* packets without valid metadata */
+	uint64_t stamps_lost;  /* TX stamps that nobody asked for in time */
 	uint32_t tx_outstanding;
+	uint32_t member; /* which socket of the queue */
 };
 PB_API void pb_dev_xsk_info(struct pb_dev *dev, struct pb_xsk_info *info);
 #endif

@@ -57,6 +57,23 @@ struct pb_steer_range {
 #define PB_STEER_RANGES 16
 #define PB_STEER_KEYS 65536
 #define PB_XSK_QUEUES 256
+#define PB_XSK_SOCKETS 16 /* of one queue; the XSKMAP has them side by side */
+#define PB_RSS_KEY_BYTES 40
+#define PB_RSS_TABLE 128
+
+/* By queue: whether its packets are spread by hash, and over which of its sockets. */
+struct pb_rss_queue {
+	__u32 on;
+	__u8 table[PB_RSS_TABLE];
+};
+
+/* What each nibble of the input adds to the Toeplitz hash: struct pb_toeplitz_table of csrc/wire. 36 bytes of two IPv6
+ * addresses and two ports. By nibble, not by byte: IPv4 with ports then touches 1.5 KiB instead of 12, which stays in
+ * L1 beside the packets; bit by bit it would be 288 conditional shifts. */
+#define PB_RSS_IN_MAX 36
+struct pb_rss_hash {
+	__u32 t[2 * PB_RSS_IN_MAX][16];
+};
 
 /* The only element of the map pb_conf. Counts let the program skip lookups that cannot hit. */
 struct pb_steer_conf {
@@ -65,6 +82,7 @@ struct pb_steer_conf {
 	__u32 nexact;
 	__u32 nany; /* entries of the map of exact tuples whose address is "any" */
 	__u32 nranges;
+	__u32 nrss; /* queues whose packets are spread by hash */
 };
 
 /* Per CPU. */

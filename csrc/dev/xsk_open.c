@@ -28,6 +28,7 @@ void pb_xsk_config_init(struct pb_xsk_config *cfg)
 		.fill_ring = 2048,
 		.comp_ring = 2048,
 		.deadline_ms = 2000,
+		.sockets = 1,
 	};
 }
 
@@ -45,7 +46,26 @@ static bool ring_ok(uint32_t *entries)
 	return *entries >= PB_RING_MIN && *entries <= PB_RING_MAX && !(*entries & (*entries - 1));
 }
 
-static int check_config(struct pb_xsk_config *c, struct pb_xsk_fail *f)
+static int check_frames(struct pb_xsk_config *c, const struct pb_pool *pool, struct pb_xsk_fail *f)
+{
+	if (!c->sockets)
+		c->sockets = 1;
+	if (c->sockets > PB_XSK_SOCKETS)
+		return pb_xsk_fail_set(f, PB_XSK_STAGE_CONFIG, -EINVAL, "%u sockets on a queue: at most %d", c->sockets,
+				       PB_XSK_SOCKETS);
+	if (!pool->frame_shift && !c->unaligned)
+		return pb_xsk_fail_set(f, PB_XSK_STAGE_CONFIG, -EINVAL,
+				       "frames of %u bytes need unaligned mode: aligned ones are 2048 or 4096",
+				       pool->frame_bytes);
+	/* What is left for a packet is at least a minimal Ethernet frame with its metadata. */
+	if (c->headroom + PB_XDP_PACKET_HEADROOM + 128 > pool->frame_bytes)
+		return pb_xsk_fail_set(f, PB_XSK_STAGE_CONFIG, -EINVAL,
+				       "a headroom of %u leaves too little of %u bytes", c->headroom,
+				       pool->frame_bytes);
+	return 0;
+}
+
+static int check_config(struct pb_xsk_config *c, const struct pb_pool *pool, struct pb_xsk_fail *f)
 {
 	if (!c->ifindex && !c->ifname[0])
 		return pb_xsk_fail_set(f, PB_XSK_STAGE_CONFIG, -EINVAL, "no interface named");
@@ -64,7 +84,7 @@ static int check_config(struct pb_xsk_config *c, struct pb_xsk_fail *f)
 	if (c->queue >= PB_XSK_QUEUES)
 		return pb_xsk_fail_set(f, PB_XSK_STAGE_CONFIG, -EINVAL, "queue %u: at most %d queues", c->queue,
 				       PB_XSK_QUEUES);
-	return 0;
+	return check_frames(c, pool, f);
 }
 
 static int check_iface(struct pb_xsk *x, const struct pb_xsk_config *c, struct pb_xsk_report *rep)
@@ -87,11 +107,17 @@ static int check_iface(struct pb_xsk *x, const struct pb_xsk_config *c, struct p
 	if (queues && c->queue >= queues)
 		return pb_xsk_fail_set(f, PB_XSK_STAGE_QUEUE, -EINVAL, "no queue %u: %s has %u RX and %u TX queues",
 				       c->queue, i.name, i.rx_queues, i.tx_queues);
-	uint32_t room = x->dev.pool->frame_bytes - PB_XDP_PACKET_HEADROOM;
-	if (i.mtu + PB_L2_BYTES > room)
+	uint32_t room = x->dev.pool->frame_bytes - PB_XDP_PACKET_HEADROOM - c->headroom;
+	uint32_t frames = (i.mtu + PB_L2_BYTES + room - 1) / room;
+	uint32_t most = c->sg == PB_XSK_SG_OFF ? 1 : PB_XSK_CHAIN_MAX;
+	if (frames > most)
 		return pb_xsk_fail_set(f, PB_XSK_STAGE_MTU, -EMSGSIZE,
-				       "MTU %u of %s: a frame of %u bytes holds an MTU of up to %u", i.mtu, i.name,
-				       x->dev.pool->frame_bytes, room - PB_L2_BYTES);
+				       "MTU %u of %s: %u frame(s) of %u bytes hold an MTU of up to %u", i.mtu, i.name,
+				       most, x->dev.pool->frame_bytes, room * most - PB_L2_BYTES);
+	x->sg = c->sg == PB_XSK_SG_ON || frames > 1;
+	x->dev.chain_max = x->sg ? PB_XSK_CHAIN_MAX : 1;
+	rep->sg = x->sg;
+	rep->frame_room = room;
 	x->ifindex = i.ifindex;
 	x->tx_max_bytes = i.mtu + PB_L2_BYTES;
 	x->dev.queue = c->queue;
@@ -101,25 +127,36 @@ static int check_iface(struct pb_xsk *x, const struct pb_xsk_config *c, struct p
 	return 0;
 }
 
-/* Before bind: a driver looks at the fill ring when it is bound. Half of the pool stays for sending. */
-static int first_fill(struct pb_xsk *x, const struct pb_xsk_config *c, struct pb_xsk_report *rep)
+/* Before bind: a driver looks at the fill ring when it is bound. Half of the pool stays for sending. With several
+ * sockets as many frames more may lie on their RX rings: one that is not read must not use up what the others get. */
+static int first_fill(struct pb_xsk *x, struct pb_xsk_report *rep)
 {
-	uint32_t half = x->dev.pool->nframes / 2;
-	x->fill_target = c->fill_ring < half ? c->fill_ring : half;
-	pb_xsk_refill(x);
-	rep->filled = x->fill_posted;
-	if (x->fill_posted)
+	const struct pb_xsk_config *c = &x->cfg;
+	struct pb_xsk_group *g = x->group;
+	uint32_t most = c->fill_max ? c->fill_max : x->dev.pool->nframes / 2;
+	uint32_t want = c->fill_ring + (c->sockets - 1) * c->rx_ring;
+	g->fill_target = want < most ? want : most;
+	pb_xsk_group_refill(x);
+	rep->filled = atomic_load(&g->posted);
+	if (rep->filled)
 		return 0;
 	return pb_xsk_fail_set(&rep->fail, PB_XSK_STAGE_FILL, -ENOBUFS, "no free frame in the pool of %u",
 			       x->dev.pool->nframes);
 }
 
-static int bind_until(struct pb_xsk *x, enum pb_xsk_copy copy, uint64_t deadline_ms, struct pb_xsk_report *rep)
+static int bind_once(struct pb_xsk *x, enum pb_xsk_copy copy, struct pb_xsk_umem *shared)
 {
-	uint16_t flags = (uint16_t)(XDP_USE_NEED_WAKEUP | (copy == PB_XSK_ZEROCOPY ? XDP_ZEROCOPY : XDP_COPY));
+	uint16_t flags = (uint16_t)(XDP_USE_NEED_WAKEUP | (x->sg ? XDP_USE_SG : 0) |
+				    (copy == PB_XSK_ZEROCOPY ? XDP_ZEROCOPY : XDP_COPY));
+	return shared ? pb_xsk_umem_bind(shared, x->fd, x->ifindex, x->dev.queue) : pb_xsk_sock_bind(x, flags);
+}
+
+static int bind_until(struct pb_xsk *x, enum pb_xsk_copy copy, struct pb_xsk_umem *shared, uint64_t deadline_ms,
+		      struct pb_xsk_report *rep)
+{
 	useconds_t pause_us = 500;
 	for (;;) {
-		int err = pb_xsk_sock_bind(x, flags);
+		int err = bind_once(x, copy, shared);
 		/* A queue that was just closed stays busy until the kernel has come round to it. */
 		if (err != -EBUSY || now_ms() >= deadline_ms)
 			return err;
@@ -130,7 +167,58 @@ static int bind_until(struct pb_xsk *x, enum pb_xsk_copy copy, uint64_t deadline
 	}
 }
 
-static int try_rung(struct pb_xsk *x, const struct pb_xsk_config *c, uint64_t deadline_ms, struct pb_xsk_rung *r,
+/* After bind. */
+static int set_up(struct pb_xsk *x, struct pb_xsk_fail *f, struct pb_xsk_report *rep)
+{
+	int err = pb_xsk_sock_is_zerocopy(x, &rep->zerocopy);
+	if (err)
+		return pb_xsk_fail_set(f, PB_XSK_STAGE_OPTIONS, err, "XDP_OPTIONS");
+	x->copy = !rep->zerocopy;
+	x->magic = x->prog->conf.magic;
+	uint32_t budget = x->cfg.tx_ring < PB_TX_BUDGET ? x->cfg.tx_ring : PB_TX_BUDGET;
+	if (x->copy)
+		rep->tx_budget = pb_xsk_sock_tx_budget(x, budget);
+	else if (!x->member)
+		x->group->probe_fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
+	pb_xsk_sock_busy_poll(x, rep);
+	x->dev.tx_flags = x->sg ? PB_DESC_MORE : 0;
+	if (x->cfg.tx_meta) {
+		if (pb_xsk_txmeta_create(x))
+			return pb_xsk_fail_set(f, PB_XSK_STAGE_MEMORY, -ENOMEM, "TX time stamps");
+		x->dev.tx_flags |=
+			PB_DESC_CSUM_PARTIAL | PB_DESC_TX_STAMP | (x->copy || !x->cfg.launch_time ? 0 : PB_DESC_LAUNCH);
+	}
+	err = pb_xsk_prog_map_set(x->prog, x->dev.queue, x->member, x->fd);
+	if (err)
+		return pb_xsk_fail_set(f, PB_XSK_STAGE_MAP, err, "entering queue %u in the XSKMAP", x->dev.queue);
+	x->in_map = true;
+	return 0;
+}
+
+/* So that later sockets share the registration. */
+static int enter_umem(struct pb_xsk *x, struct pb_xsk_umem *shared, struct pb_xsk_fail *f)
+{
+	struct pb_xsk_umem_kind kind;
+	pb_xsk_sock_kind(x, &kind);
+	struct pb_xsk_umem *u = shared ? shared : pb_xsk_umem_new(&kind, !x->copy);
+	if (!u || pb_xsk_umem_enter(u, x->fd)) {
+		if (!shared)
+			pb_xsk_umem_unref(u);
+		return pb_xsk_fail_set(f, PB_XSK_STAGE_MEMORY, -ENOMEM, "list of registrations");
+	}
+	x->umem = u;
+	return 0;
+}
+
+/* Another process has the interface. If it has our queue too, that is the better answer. */
+static int whose_queue(struct pb_xsk *x, int err, struct pb_xsk_fail *f)
+{
+	if (f->stage != PB_XSK_STAGE_PROG_BUSY || pb_xsk_sock_bind(x, XDP_COPY) != -EBUSY)
+		return err;
+	return pb_xsk_fail_set(f, PB_XSK_STAGE_BIND, -EBUSY, "queue %u, by another process", x->dev.queue);
+}
+
+static int try_rung(struct pb_xsk *x, struct pb_xsk_umem *shared, uint64_t deadline_ms, struct pb_xsk_rung *r,
 		    struct pb_xsk_report *rep)
 {
 	struct pb_xsk_fail *f = &r->fail;
@@ -140,29 +228,19 @@ static int try_rung(struct pb_xsk *x, const struct pb_xsk_config *c, uint64_t de
 		x->prog = NULL;
 	}
 	if (!x->prog) {
-		struct pb_xsk_prog_config pc = {.ifindex = x->ifindex, .mode = r->mode, .obj_dir = c->obj_dir};
+		struct pb_xsk_prog_config pc = {.ifindex = x->ifindex, .mode = r->mode, .obj_dir = x->cfg.obj_dir};
 		x->prog = pb_xsk_prog_open(&pc, f, &err);
 	}
 	if (err)
-		return err;
-	err = bind_until(x, r->copy, deadline_ms, rep);
+		return shared ? err : whose_queue(x, err, f);
+	err = bind_until(x, r->copy, shared, deadline_ms, rep);
 	if (err)
-		return pb_xsk_fail_set(f, PB_XSK_STAGE_BIND, err, "binding queue %u with %s", x->dev.queue,
-				       r->copy == PB_XSK_ZEROCOPY ? "zero copy" : "copy");
-	err = pb_xsk_sock_is_zerocopy(x, &rep->zerocopy);
-	if (err)
-		return pb_xsk_fail_set(f, PB_XSK_STAGE_OPTIONS, err, "XDP_OPTIONS");
-	x->copy = !rep->zerocopy;
-	x->magic = x->prog->conf.magic;
-	if (x->copy)
-		rep->tx_budget = pb_xsk_sock_tx_budget(x, c->tx_ring < PB_TX_BUDGET ? c->tx_ring : PB_TX_BUDGET);
-	else
-		x->probe_fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
-	err = pb_xsk_prog_map_set(x->prog, x->dev.queue, x->fd);
-	if (err)
-		return pb_xsk_fail_set(f, PB_XSK_STAGE_MAP, err, "entering queue %u in the XSKMAP", x->dev.queue);
-	x->in_map = true;
-	return 0;
+		return pb_xsk_fail_set(f, PB_XSK_STAGE_BIND, err, "binding queue %u with %s%s%s", x->dev.queue,
+				       r->copy == PB_XSK_ZEROCOPY ? "zero copy" : "copy",
+				       x->sg ? " and packets of several frames (XDP_USE_SG)" : "",
+				       shared ? " and shared memory" : "");
+	err = set_up(x, f, rep);
+	return err ? err : enter_umem(x, shared, f);
 }
 
 /* Whether a lower rung may do better. A bound socket cannot be bound again, and a busy queue is busy in every mode. */
@@ -182,17 +260,17 @@ static bool may_descend(const struct pb_xsk_fail *f)
 	}
 }
 
-static int climb_down(struct pb_xsk *x, const struct pb_xsk_config *c, struct pb_xsk_report *rep)
+static int climb_down(struct pb_xsk *x, struct pb_xsk_umem *shared, enum pb_xsk_copy copy, struct pb_xsk_report *rep)
 {
-	uint64_t deadline_ms = now_ms() + c->deadline_ms;
+	uint64_t deadline_ms = now_ms() + x->cfg.deadline_ms;
 	int err = -EINVAL;
 	for (size_t i = 0; i < PB_ARRAY_LEN(ladder); i++) {
-		if ((c->mode && c->mode != ladder[i].mode) || (c->copy && c->copy != ladder[i].copy))
+		if ((x->cfg.mode && x->cfg.mode != ladder[i].mode) || (copy && copy != ladder[i].copy))
 			continue;
 		struct pb_xsk_rung *r = &rep->rungs[rep->nrungs++];
 		r->mode = ladder[i].mode;
 		r->copy = ladder[i].copy;
-		err = try_rung(x, c, deadline_ms, r, rep);
+		err = try_rung(x, shared, deadline_ms, r, rep);
 		rep->fail = r->fail;
 		if (!err || !may_descend(&r->fail))
 			break;
@@ -209,6 +287,49 @@ static void report_granted(struct pb_xsk *x, struct pb_xsk_report *rep)
 	rep->frags = info.frags;
 	rep->prog_id = info.prog_id;
 	memcpy(rep->no_metadata, info.no_metadata, sizeof(rep->no_metadata));
+	rep->tx_csum = x->dev.tx_flags & PB_DESC_CSUM_PARTIAL;
+	rep->tx_stamp = x->dev.tx_flags & PB_DESC_TX_STAMP;
+	rep->tx_launch = x->dev.tx_flags & PB_DESC_LAUNCH;
+}
+
+/* share: with the memory as another socket of this process registered it; -ENOENT when none did. */
+static struct pb_xsk *open_once(const struct pb_xsk_config *c, struct pb_pool *pool, bool share,
+				struct pb_xsk_report *rep, int *err)
+{
+	memset(rep, 0, sizeof(*rep));
+	struct pb_xsk *x = pb_xsk_create(pool, NULL, c->sockets, err);
+	if (!x) {
+		pb_xsk_fail_set(&rep->fail, PB_XSK_STAGE_MEMORY, *err, "device or its pool cache");
+		return NULL;
+	}
+	x->cfg = *c;
+	x->group->unaligned = c->unaligned;
+	struct pb_xsk_umem *shared = NULL;
+	struct pb_xsk_umem_kind kind;
+	bool zerocopy = false;
+	*err = check_iface(x, c, rep);
+	pb_xsk_sock_kind(x, &kind);
+	if (!*err && share) {
+		shared = pb_xsk_umem_find(&kind, &zerocopy);
+		*err = shared ? 0 : -ENOENT;
+	}
+	enum pb_xsk_copy copy = !shared ? c->copy : zerocopy ? PB_XSK_ZEROCOPY : PB_XSK_COPY;
+	if (!*err)
+		*err = pb_xsk_group_enter(x->group, x);
+	if (!*err)
+		*err = pb_xsk_sock_open(x, shared, &rep->fail);
+	if (!*err)
+		*err = first_fill(x, rep);
+	if (!*err)
+		*err = climb_down(x, shared, copy, rep);
+	if (*err) {
+		pb_xsk_destroy(x);
+		pb_xsk_umem_unref(shared);
+		return NULL;
+	}
+	rep->umem_shared = shared;
+	report_granted(x, rep);
+	return x;
 }
 
 struct pb_dev *pb_dev_xsk_open(const struct pb_xsk_config *cfg, struct pb_pool *pool, struct pb_xsk_report *report,
@@ -216,25 +337,54 @@ struct pb_dev *pb_dev_xsk_open(const struct pb_xsk_config *cfg, struct pb_pool *
 {
 	struct pb_xsk_config c = *cfg;
 	memset(report, 0, sizeof(*report));
-	*err = check_config(&c, &report->fail);
+	*err = check_config(&c, pool, &report->fail);
 	if (*err)
 		return NULL;
-	struct pb_xsk *x = pb_xsk_create(pool, err);
+	struct pb_xsk *x = c.own_umem ? NULL : open_once(&c, pool, true, report, err);
+	/* Kernels and drivers that cannot share, and settings that do not go together, are as if there was no other. */
+	if (!x && (c.own_umem || *err == -ENOENT || (report->fail.stage == PB_XSK_STAGE_BIND && *err != -EBUSY)))
+		x = open_once(&c, pool, false, report, err);
+	return x ? &x->dev : NULL;
+}
+
+struct pb_dev *pb_dev_xsk_join(struct pb_dev *first, struct pb_xsk_report *report, int *err)
+{
+	struct pb_xsk *f = pb_xsk_of(first);
+	memset(report, 0, sizeof(*report));
+	struct pb_xsk *x = pb_xsk_create(first->pool, f->group, 0, err);
 	if (!x) {
 		pb_xsk_fail_set(&report->fail, PB_XSK_STAGE_MEMORY, *err, "device or its pool cache");
 		return NULL;
 	}
-	*err = check_iface(x, &c, report);
+	x->cfg = f->cfg;
+	*err = check_iface(x, &x->cfg, report);
+	if (!*err && (*err = pb_xsk_group_enter(x->group, x)))
+		pb_xsk_fail_set(&report->fail, PB_XSK_STAGE_CONFIG, *err, "all %u sockets of the queue are open",
+				x->cfg.sockets);
 	if (!*err)
-		*err = pb_xsk_sock_open(x, &c, &report->fail);
-	if (!*err)
-		*err = first_fill(x, &c, report);
-	if (!*err)
-		*err = climb_down(x, &c, report);
+		*err = pb_xsk_sock_open(x, f->umem, &report->fail);
+	if (!*err) {
+		/* By the first's descriptor and no other: that makes it a socket of the same queue. */
+		struct sockaddr_xdp a = {.sxdp_family = AF_XDP,
+					 .sxdp_flags = XDP_SHARED_UMEM,
+					 .sxdp_ifindex = x->ifindex,
+					 .sxdp_queue_id = x->dev.queue,
+					 .sxdp_shared_umem_fd = (uint32_t)f->fd};
+		if (bind(x->fd, (const struct sockaddr *)(const void *)&a, sizeof(a)))
+			*err = pb_xsk_fail_set(&report->fail, PB_XSK_STAGE_BIND, -errno, "socket %u of queue %u",
+					       x->member, x->dev.queue);
+	}
+	if (!*err) {
+		x->prog = f->prog;
+		pb_xsk_prog_ref(x->prog);
+		*err = set_up(x, &report->fail, report);
+	}
 	if (*err) {
 		pb_xsk_destroy(x);
 		return NULL;
 	}
+	report->umem_shared = true;
+	report->filled = atomic_load(&x->group->posted);
 	report_granted(x, report);
 	return &x->dev;
 }

@@ -60,7 +60,10 @@ static int find_maps(struct pb_xsk_prog *p)
 	p->ranges_fd = bpf_object__find_map_fd_by_name(p->obj, "pb_ranges");
 	p->conf_fd = bpf_object__find_map_fd_by_name(p->obj, "pb_conf");
 	p->counters_fd = bpf_object__find_map_fd_by_name(p->obj, "pb_counters");
-	if (p->xsks_fd < 0 || p->steer_fd < 0 || p->ranges_fd < 0 || p->conf_fd < 0 || p->counters_fd < 0)
+	p->rss_fd = bpf_object__find_map_fd_by_name(p->obj, "pb_rss");
+	p->hash_fd = bpf_object__find_map_fd_by_name(p->obj, "pb_hash");
+	if (p->rss_fd < 0 || p->hash_fd < 0 || p->xsks_fd < 0 || p->steer_fd < 0 || p->ranges_fd < 0 ||
+	    p->conf_fd < 0 || p->counters_fd < 0)
 		return -ENOENT;
 	uint32_t zero = 0;
 	do {
@@ -282,12 +285,14 @@ void pb_xsk_prog_info(struct pb_xsk_prog *p, struct pb_xsk_prog_info *info)
 	info->attached = !bpf_obj_get_info_by_fd(p->link_fd, &link, &len) && link.xdp.ifindex == p->ifindex;
 }
 
-int pb_xsk_prog_map_set(struct pb_xsk_prog *p, uint32_t queue, int xsk_fd)
+int pb_xsk_prog_map_set(struct pb_xsk_prog *p, uint32_t queue, uint32_t socket, int xsk_fd)
 {
-	return bpf_map_update_elem(p->xsks_fd, &queue, &xsk_fd, BPF_ANY) ? -errno : 0;
+	uint32_t slot = queue * PB_XSK_SOCKETS + socket;
+	return bpf_map_update_elem(p->xsks_fd, &slot, &xsk_fd, BPF_ANY) ? -errno : 0;
 }
 
-void pb_xsk_prog_map_del(struct pb_xsk_prog *p, uint32_t queue)
+void pb_xsk_prog_map_del(struct pb_xsk_prog *p, uint32_t queue, uint32_t socket)
 {
-	bpf_map_delete_elem(p->xsks_fd, &queue);
+	uint32_t slot = queue * PB_XSK_SOCKETS + socket;
+	bpf_map_delete_elem(p->xsks_fd, &slot);
 }

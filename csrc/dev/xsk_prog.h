@@ -18,17 +18,18 @@ struct pb_xsk_prog {
 	char no_metadata[160];
 	uint32_t prog_id;
 	struct bpf_object *obj;
-	int link_fd, xsks_fd, steer_fd, ranges_fd, conf_fd, counters_fd;
+	int link_fd, xsks_fd, steer_fd, ranges_fd, conf_fd, counters_fd, rss_fd, hash_fd;
 	pthread_mutex_t lock; /* for what follows and the maps behind it */
 	struct pb_steer_conf conf;
 	struct pb_steer_rule ranges[PB_STEER_RANGES];
+	uint8_t rss_key[PB_RSS_KEY_BYTES]; /* while conf.nrss */
 };
 
 /* Fills *f and returns err. fmt as printf; ": " and the text of err follow it when err is not 0. */
 int pb_xsk_fail_set(struct pb_xsk_fail *f, enum pb_xsk_stage stage, int err, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 
-/* Enters a socket for a queue, or takes it out. 0 or -errno. */
-int pb_xsk_prog_map_set(struct pb_xsk_prog *p, uint32_t queue, int xsk_fd);
-void pb_xsk_prog_map_del(struct pb_xsk_prog *p, uint32_t queue);
+/* Enters socket 0 to 15 of a queue, or takes it out. 0 or -errno. */
+int pb_xsk_prog_map_set(struct pb_xsk_prog *p, uint32_t queue, uint32_t socket, int xsk_fd);
+void pb_xsk_prog_map_del(struct pb_xsk_prog *p, uint32_t queue, uint32_t socket);
 #endif

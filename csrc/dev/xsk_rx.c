@@ -46,46 +46,17 @@ static void take_meta(struct pb_xsk *x, struct pb_desc *d, uint8_t *packet)
 	}
 }
 
-void pb_xsk_refill(struct pb_xsk *x)
-{
-	struct pb_pool_cache *cache = x->dev.cache;
-	uint64_t addrs[PB_BURST_MAX];
-	while (x->fill_posted < x->fill_target) {
-		uint32_t want = x->fill_target - x->fill_posted;
-		want = want < PB_BURST_MAX ? want : PB_BURST_MAX;
-		/* The kernel shows a packet before it shows that it took the frame: there may be less room than was
-		 * received. The next call makes up for it. */
-		uint32_t room = xsk_prod_nb_free(&x->fill, want);
-		if (!room)
-			break;
-		want = want < room ? want : room;
-		uint32_t got = pb_pool_get(cache, addrs, want, 0, PB_OWN_FILL);
-		for (uint32_t i = 0; i < got; i++) {
-			x->lent[pb_pool_index(x->dev.pool, addrs[i])] = PB_LENT_FILL;
-			*xsk_ring_prod__fill_addr(&x->fill, x->fill.cached_prod + i) = addrs[i];
-		}
-		x->fill.cached_prod += got;
-		xsk_ring_prod__submit(&x->fill, got);
-		x->fill_posted += got;
-		if (got < want) {
-			x->pool_empty++;
-			break;
-		}
-	}
-	if (x->fill_posted < x->fill_low)
-		x->fill_low = x->fill_posted;
-}
-
 /* Takes descriptor k off the ring. False when it names no frame that the kernel had for this. */
 static bool take(struct pb_xsk *x, struct pb_desc *d, const struct xdp_desc *k)
 {
 	const struct pb_pool *pool = x->dev.pool;
+	uint8_t *lent = x->group->lent;
 	uint64_t addr = xsk_umem__add_offset_to_addr(k->addr);
 	uint64_t frame = pb_pool_frame(pool, addr);
 	uint32_t i = pb_pool_index(pool, addr);
-	if (i >= pool->nframes || x->lent[i] != PB_LENT_FILL)
+	if (!pb_pool_has(pool, addr) || lent[i] != PB_LENT_FILL)
 		return false;
-	x->lent[i] = PB_LENT_NO;
+	lent[i] = PB_LENT_NO;
 #ifdef PB_DEBUG
 	pb_pool_check(x->dev.pool, frame, PB_OWN_FILL, PB_OWN_RX);
 #endif
@@ -93,9 +64,22 @@ static bool take(struct pb_xsk *x, struct pb_desc *d, const struct xdp_desc *k)
 		.addr = frame,
 		.len = (uint16_t)k->len,
 		.off = (uint16_t)(addr - frame),
+		.flags = k->options & XDP_PKT_CONTD ? PB_DESC_MORE : 0,
 		.queue = x->dev.queue,
 	};
 	return true;
+}
+
+/* Wakes the driver; with busy polling that runs its poll function, here and now. Only the errors that say that the
+ * device is down or gone matter. */
+static int rx_wake(struct pb_xsk *x)
+{
+	x->dev.stats.rx_wakeups++;
+	if (recvfrom(x->fd, NULL, 0, MSG_DONTWAIT, NULL, NULL) < 0 && (errno == ENETDOWN || errno == ENXIO)) {
+		x->dev.link_up = false;
+		return -errno;
+	}
+	return 0;
 }
 
 /* Nothing came: is there still somebody to come from? Also the place where a driver that sleeps is woken. */
@@ -104,14 +88,9 @@ static int idle(struct pb_xsk *x, uint64_t now_ns)
 	struct pb_dev *dev = &x->dev;
 	if (x->gone)
 		return x->gone;
-	if (xsk_ring_prod__needs_wakeup(&x->fill)) {
-		dev->stats.rx_wakeups++;
-		/* Only the errors that say that the device is down or gone matter. */
-		if (recvfrom(x->fd, NULL, 0, MSG_DONTWAIT, NULL, NULL) < 0 && (errno == ENETDOWN || errno == ENXIO)) {
-			dev->link_up = false;
-			return -errno;
-		}
-	}
+	int rc = xsk_ring_prod__needs_wakeup(&x->group->fill) && !x->busy_poll ? rx_wake(x) : 0;
+	if (rc)
+		return rc;
 	if (now_ns < x->check_ns)
 		return 0;
 	x->check_ns = now_ns + PB_XSK_CHECK_NS;
@@ -125,37 +104,111 @@ static int idle(struct pb_xsk *x, uint64_t now_ns)
 	return x->gone;
 }
 
+/* Up to n entries of the RX ring. libxdp's peek looks at the producer only when it knows of none, and would never see
+ * the end of a packet whose beginning it has seen. */
+static uint32_t peek(struct pb_xsk *x, uint32_t n, uint32_t *at)
+{
+	struct xsk_ring_cons *r = &x->rx;
+	uint32_t entries = r->cached_prod - r->cached_cons;
+	if (!entries || (x->sg && entries < n)) {
+		r->cached_prod = __atomic_load_n(r->producer, __ATOMIC_ACQUIRE);
+		entries = r->cached_prod - r->cached_cons;
+	}
+	entries = entries < n ? entries : n;
+	*at = r->cached_cons;
+	r->cached_cons += entries;
+	return entries;
+}
+
+/* How many of the entries are whole packets; the others go back on the ring. -EMSGSIZE: n is too small for the next
+ * one. A packet without an end within PB_XSK_CHAIN_MAX is none: it counts as whole, and take_all() throws it away. */
+static int whole(struct pb_xsk *x, uint32_t at, uint32_t got, uint32_t n)
+{
+	uint32_t k = got;
+	while (k && (xsk_ring_cons__rx_desc(&x->rx, at + k - 1)->options & XDP_PKT_CONTD))
+		k--;
+	if (!k && got >= PB_XSK_CHAIN_MAX)
+		return (int)got;
+	x->rx.cached_cons -= got - k;
+	return !k && got == n ? -EMSGSIZE : (int)k;
+}
+
+/* Of a packet that cannot be delivered. */
+static void put_back(struct pb_xsk *x, const struct pb_desc *d, int n)
+{
+	x->own_drops.n[PB_DROP_RX_BAD]++;
+	for (int i = 0; i < n; i++)
+		pb_pool_put(x->dev.cache, d[i].addr, PB_OWN_RX);
+}
+
+/* Makes descriptors of the entries; returns how many. A packet with a bad entry is dropped as a whole. */
+static int take_all(struct pb_xsk *x, struct pb_desc *d, uint32_t at, uint32_t got)
+{
+	struct pb_dev *dev = &x->dev;
+	int out = 0, start = 0, taken = 0, pkts = 0;
+	bool bad = false;
+	for (uint32_t i = 0; i < got; i++) {
+		const struct xdp_desc *k = xsk_ring_cons__rx_desc(&x->rx, at + i);
+		struct pb_desc *to = &d[out];
+		if (take(x, to, k)) {
+			__builtin_prefetch(pb_pool_data(dev->pool, to) - sizeof(struct pb_xsk_meta), 1);
+			out++;
+			taken++;
+		} else {
+			bad = true;
+		}
+		if ((k->options & XDP_PKT_CONTD) && i + 1 < got)
+			continue;
+		if (bad || (k->options & XDP_PKT_CONTD)) {
+			put_back(x, d + start, out - start);
+			out = start;
+			bad = false;
+			continue;
+		}
+		start = out;
+		pkts++;
+	}
+	pb_pool_count(dev->cache, PB_OWN_FILL, PB_OWN_RX, taken);
+	atomic_store_explicit(&x->rx_taken, atomic_load_explicit(&x->rx_taken, memory_order_relaxed) + (uint32_t)taken,
+			      memory_order_relaxed);
+	dev->stats.rx_pkts += (uint64_t)pkts;
+	return out;
+}
+
 int pb_xsk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns)
 {
 	struct pb_xsk *x = pb_xsk_of(dev);
 	if (dev->tx_pending)
 		(void)pb_xsk_kick(x); /* an error is kept in link_up and returned by tx */
 	uint32_t at = 0;
-	uint32_t got = n > 0 ? xsk_ring_cons__peek(&x->rx, (uint32_t)n, &at) : 0;
+	uint32_t got = n > 0 ? peek(x, (uint32_t)n, &at) : 0;
+	if (!got && x->busy_poll && !x->gone) {
+		int rc = rx_wake(x);
+		if (rc)
+			return rc;
+		got = n > 0 ? peek(x, (uint32_t)n, &at) : 0;
+	}
+	if (got && x->sg) {
+		int rc = whole(x, at, got, (uint32_t)n);
+		if (rc < 0)
+			return rc;
+		got = (uint32_t)rc;
+	}
 	if (!got) {
-		if (x->fill_posted < x->fill_target)
-			pb_xsk_refill(x);
+		pb_xsk_group_refill(x);
 		return idle(x, now_ns);
 	}
-	int out = 0;
-	uint64_t bytes = 0;
-	for (uint32_t i = 0; i < got; i++) {
-		struct pb_desc *to = &d[out];
-		if (!take(x, to, xsk_ring_cons__rx_desc(&x->rx, at + i))) {
-			x->own_drops.n[PB_DROP_RX_BAD]++;
-			continue;
-		}
-		__builtin_prefetch(pb_pool_data(dev->pool, to) - sizeof(struct pb_xsk_meta), 1);
-		bytes += to->len;
-		out++;
-	}
+	int out = take_all(x, d, at, got);
 	xsk_ring_cons__release(&x->rx, got);
-	pb_pool_count(dev->cache, PB_OWN_FILL, PB_OWN_RX, out);
-	x->fill_posted -= (uint32_t)out;
-	pb_xsk_refill(x);
-	for (int i = 0; i < out; i++)
-		take_meta(x, &d[i], pb_pool_data(dev->pool, &d[i]));
-	dev->stats.rx_pkts += (uint64_t)out;
+	pb_xsk_group_refill(x);
+	uint64_t bytes = 0;
+	bool first = true; /* the metadata lies before the first frame of a packet */
+	for (int i = 0; i < out; i++) {
+		if (first)
+			take_meta(x, &d[i], pb_pool_data(dev->pool, &d[i]));
+		first = !(d[i].flags & PB_DESC_MORE);
+		bytes += d[i].len;
+	}
 	dev->stats.rx_bytes += bytes;
 	return out;
 }

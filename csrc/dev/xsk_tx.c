@@ -64,54 +64,104 @@ int pb_xsk_kick(struct pb_xsk *x)
 	return 0;
 }
 
-static bool in_pool(const struct pb_pool *pool, const struct pb_desc *d)
-{
-	return pb_pool_index(pool, d->addr) < pool->nframes;
-}
-
-/* Why the device cannot send this descriptor, or PB_DROP_NONE. The kernel would drop an invalid one without ever
- * completing it. A packet of several descriptors needs XDP_USE_SG, which is not asked for. */
-static enum pb_drop refuse(const struct pb_xsk *x, const struct pb_desc *d)
+/* Why the device cannot send a packet of `count` descriptors, or PB_DROP_NONE. The kernel would drop an invalid one
+ * without ever completing it. */
+static enum pb_drop refuse(const struct pb_xsk *x, const struct pb_desc *d, uint32_t count, uint32_t bytes)
 {
 	const struct pb_pool *pool = x->dev.pool;
-	uint64_t start = d->addr - pb_pool_frame(pool, d->addr) + d->off;
-	if (d->len < PB_ETH_MIN_BYTES || (d->flags & PB_DESC_MORE) || start + d->len > pool->frame_bytes)
+	if (bytes < PB_ETH_MIN_BYTES || count > (x->sg ? PB_XSK_CHAIN_MAX : 1))
 		return PB_DROP_TX_BAD;
-	return d->len > x->tx_max_bytes ? PB_DROP_TOO_LONG : PB_DROP_NONE;
+	for (uint32_t i = 0; i < count; i++)
+		if (!d[i].len || d[i].addr - pb_pool_frame(pool, d[i].addr) + d[i].off + d[i].len > pool->frame_bytes)
+			return PB_DROP_TX_BAD;
+	if ((d->flags & x->dev.tx_flags & PB_XSK_TX_META_FLAGS) && !pb_xsk_txmeta_ok(d, bytes))
+		return PB_DROP_TX_BAD;
+	return bytes > x->tx_max_bytes ? PB_DROP_TOO_LONG : PB_DROP_NONE;
 }
 
-/* Puts up to n descriptors on the ring; *good of the ones taken went there, the others are kept for reap. */
+/* The frames of a refused packet come back by reap. */
+static void keep_refused(struct pb_xsk *x, const struct pb_desc *d, uint32_t count, enum pb_drop why)
+{
+	x->own_drops.n[why]++;
+	for (uint32_t i = 0; i < count; i++)
+		x->refused[x->nrefused++] = pb_pool_frame(x->dev.pool, d[i].addr);
+}
+
+static void put_descs(struct pb_xsk *x, const struct pb_desc *d, uint32_t count, uint32_t at)
+{
+	struct pb_dev *dev = &x->dev;
+	struct pb_xsk_group *g = x->group;
+	for (uint32_t i = 0; i < count; i++) {
+		struct xdp_desc *k = xsk_ring_prod__tx_desc(&x->tx, at + i);
+		uint64_t frame = pb_pool_frame(dev->pool, d[i].addr), data = d[i].addr + d[i].off;
+		k->addr = g->unaligned ? frame | (data - frame) << XSK_UNALIGNED_BUF_OFFSET_SHIFT : data;
+		k->len = d[i].len;
+		k->options = i + 1 < count ? XDP_PKT_CONTD : 0;
+		g->lent[pb_pool_index(dev->pool, frame)] = (uint8_t)(PB_LENT_TX + x->member);
+	}
+	if (d->flags & dev->tx_flags & PB_XSK_TX_META_FLAGS) {
+		pb_xsk_txmeta_put(x, d, d->addr + d->off);
+		xsk_ring_prod__tx_desc(&x->tx, at)->options |= XDP_TX_METADATA;
+	}
+	x->tx_seq++;
+}
+
+/* Descriptors of the packet at d[0], all of them in the pool; 0: one is not, and it stays with the caller. *bytes is 0
+ * when its end is not among the n. */
+static uint32_t next_packet(const struct pb_pool *pool, const struct pb_desc *d, uint32_t n, uint32_t *bytes)
+{
+	uint32_t count = 1;
+	*bytes = d->len;
+	if (d->flags & PB_DESC_MORE) {
+		count = pb_desc_packet(d, n, bytes);
+		if (!count) {
+			count = n;
+			*bytes = 0;
+		}
+	}
+	for (uint32_t i = 0; i < count; i++)
+		if (!pb_pool_has(pool, d[i].addr))
+			return 0;
+	return count;
+}
+
+static uint32_t tx_room(struct pb_xsk *x, uint32_t n)
+{
+	uint32_t room = xsk_prod_nb_free(&x->tx, n), limit = x->tx_limit - x->tx_outstanding;
+	return room < limit ? room : limit;
+}
+
+/* Puts up to n descriptors on the ring, by whole packets; *good of the ones taken went there, the others are kept for
+ * reap. */
 static int enqueue(struct pb_xsk *x, const struct pb_desc *d, int n, enum pb_owner from, uint32_t *good)
 {
 	struct pb_dev *dev = &x->dev;
-	uint32_t room = xsk_prod_nb_free(&x->tx, (uint32_t)n);
-	int taken = 0;
-	for (; taken < n && *good < room; taken++) {
+	uint32_t room = tx_room(x, (uint32_t)n), taken = 0, bytes, pkts = 0;
+	while (taken < (uint32_t)n) {
 		const struct pb_desc *s = &d[taken];
-		if (!in_pool(dev->pool, s))
+		uint32_t count = next_packet(dev->pool, s, (uint32_t)n - taken, &bytes);
+		if (!count)
 			break; /* not a frame of anybody's: stays with the caller */
-		enum pb_drop why = refuse(x, s);
-		if (why != PB_DROP_NONE && x->nrefused == PB_XSK_REFUSED)
+		enum pb_drop why = refuse(x, s, count, bytes);
+		if (why != PB_DROP_NONE ? x->nrefused + count > PB_XSK_REFUSED : *good + count > room)
 			break;
-		uint64_t frame = pb_pool_frame(dev->pool, s->addr);
 #ifdef PB_DEBUG
-		pb_pool_check(dev->pool, frame, from, PB_OWN_TX);
+		for (uint32_t i = 0; i < count; i++)
+			pb_pool_check(dev->pool, pb_pool_frame(dev->pool, s[i].addr), from, PB_OWN_TX);
 #endif
+		taken += count;
 		if (why != PB_DROP_NONE) {
-			x->own_drops.n[why]++;
-			x->refused[x->nrefused++] = frame;
+			keep_refused(x, s, count, why);
 			continue;
 		}
-		struct xdp_desc *k = xsk_ring_prod__tx_desc(&x->tx, x->tx.cached_prod + (*good)++);
-		k->addr = s->addr + s->off;
-		k->len = s->len;
-		k->options = 0;
-		x->lent[pb_pool_index(dev->pool, frame)] = PB_LENT_TX;
-		dev->stats.tx_bytes += s->len;
+		put_descs(x, s, count, x->tx.cached_prod + *good);
+		*good += count;
+		dev->stats.tx_bytes += bytes;
+		pkts++;
 	}
 	pb_pool_count(dev->cache, from, PB_OWN_TX, taken);
-	dev->stats.tx_pkts += *good;
-	return taken;
+	dev->stats.tx_pkts += pkts;
+	return (int)taken;
 }
 
 int pb_xsk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner from, uint64_t now_ns)
@@ -125,7 +175,7 @@ int pb_xsk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner 
 		return err;
 	uint32_t good = 0;
 	int taken = enqueue(x, d, n, from, &good);
-	if (!taken && !in_pool(dev->pool, d))
+	if (!taken && !pb_pool_has(dev->pool, d->addr))
 		return -EINVAL;
 	if (!good)
 		return taken;
@@ -145,21 +195,15 @@ int pb_xsk_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns)
 	int out = 0;
 	while (out < n && x->nrefused)
 		addrs[out++] = x->refused[--x->nrefused];
-	uint32_t at = 0;
-	uint32_t got = out < n ? xsk_ring_cons__peek(&x->comp, (uint32_t)(n - out), &at) : 0;
-	uint32_t done = 0;
-	for (uint32_t i = 0; i < got; i++) {
-		uint64_t addr = xsk_umem__add_offset_to_addr(*xsk_ring_cons__comp_addr(&x->comp, at + i));
-		uint32_t f = pb_pool_index(dev->pool, addr);
-		if (f >= dev->pool->nframes || x->lent[f] != PB_LENT_TX)
-			continue;
-		x->lent[f] = PB_LENT_NO;
-		addrs[out++] = pb_pool_frame(dev->pool, addr);
-		done++;
+	int done = out < n ? pb_xsk_group_completed(x, addrs + out, n - out) : 0;
+	for (int i = out; i < out + done; i++) {
+		uint64_t frame = pb_pool_frame(dev->pool, addrs[i]);
+		if (x->stamp_seq)
+			pb_xsk_txmeta_done(x, addrs[i], pb_pool_index(dev->pool, frame));
+		addrs[i] = frame;
 	}
-	if (got)
-		xsk_ring_cons__release(&x->comp, got);
-	x->tx_outstanding -= done;
+	out += done;
+	x->tx_outstanding -= (uint32_t)done;
 	/* After the release: a full completion ring is one reason why the kernel stopped. */
 	if (dev->tx_pending)
 		(void)pb_xsk_kick(x);

@@ -38,6 +38,40 @@
 #define XDP_UMEM_TX_METADATA_LEN (1 << 2)
 #endif
 
+/* XDP_UMEM_REG with tx_metadata_len: since 6.8. Older kernels read as much of it as they know. */
+struct pb_xdp_umem_reg {
+	__u64 addr, len;
+	__u32 chunk_size, headroom, flags, tx_metadata_len;
+};
+
+/* Before a frame that is sent with XDP_TX_METADATA: since 6.8, launch_time since 6.14. What was asked for is
+ * overwritten by what happened. */
+struct pb_xsk_tx_meta {
+	__u64 flags;
+	union {
+		struct {
+			__u16 csum_start, csum_offset;
+			__u64 launch_time;
+		} request;
+		struct {
+			__u64 tx_timestamp;
+		} completion;
+	};
+};
+_Static_assert(sizeof(struct pb_xsk_tx_meta) == 24, "as in the kernel's uapi/linux/if_xdp.h");
+
+#define PB_TXMD_TIMESTAMP (1 << 0)
+#define PB_TXMD_CHECKSUM (1 << 1)
+#define PB_TXMD_LAUNCH_TIME (1 << 2)
+
+/* Since 5.11. */
+#ifndef SO_PREFER_BUSY_POLL
+#define SO_PREFER_BUSY_POLL 69
+#endif
+#ifndef SO_BUSY_POLL_BUDGET
+#define SO_BUSY_POLL_BUDGET 70
+#endif
+
 /* setsockopt: since 6.17. How many frames one wakeup sends in copy mode (32 unless set). */
 #ifndef XDP_MAX_TX_SKB_BUDGET
 #define XDP_MAX_TX_SKB_BUDGET 9

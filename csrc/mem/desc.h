@@ -10,13 +10,19 @@ enum pb_desc_flag {
 	PB_DESC_VLAN = 1u << 2,         /* vlan holds a tag that was stripped */
 	PB_DESC_MORE = 1u << 3,         /* the packet goes on in the next descriptor */
 	PB_DESC_MARK = 1u << 4,         /* marked by a steering rule */
+	/* Asked of a device that says so in pb_dev.tx_flags, by the first descriptor of a packet to be sent. With
+	 * CSUM_PARTIAL `hash` says where: the low half is where summing starts, the high half where in that the sum
+	 * goes, bytes (pb_desc_csum()). */
+	PB_DESC_TX_STAMP = 1u << 5, /* tell when it was sent: ops->stamps */
+	PB_DESC_LAUNCH = 1u << 6,   /* send it at ts_ns of the NIC's clock */
 };
 
 enum pb_ts_source {
 	PB_TS_NONE = 0,
-	PB_TS_HW = 1,   /* the NIC's clock */
-	PB_TS_XDP = 2,  /* bpf_ktime_get_tai_ns() in the XDP program */
-	PB_TS_USER = 3, /* CLOCK_MONOTONIC, read once per burst in user space */
+	PB_TS_HW = 1,     /* the NIC's clock */
+	PB_TS_XDP = 2,    /* bpf_ktime_get_tai_ns() in the XDP program */
+	PB_TS_USER = 3,   /* CLOCK_MONOTONIC, read once per burst in user space */
+	PB_TS_KERNEL = 4, /* CLOCK_TAI, read by the kernel when a frame was sent */
 };
 
 /* Which fields went into the hash, as `enum xdp_rss_hash_type` groups them. */
@@ -44,6 +50,11 @@ struct pb_desc {
 };
 _Static_assert(sizeof(struct pb_desc) == 32, "two descriptors to a cache line");
 _Static_assert(offsetof(struct pb_desc, len) == 20 && offsetof(struct pb_desc, queue) == 30, "ABI with NumPy");
+
+static inline uint32_t pb_desc_csum(uint16_t start, uint16_t offset)
+{
+	return (uint32_t)offset << 16 | start;
+}
 
 /* Descriptors of the packet that starts at d[0], and its bytes; 0 if its end is not among the n. */
 static inline uint32_t pb_desc_packet(const struct pb_desc *d, uint32_t n, uint32_t *bytes)

@@ -38,7 +38,7 @@ static void unlock(struct pb_pool *p)
 struct pb_pool *pb_pool_create(uint32_t nframes, uint32_t frame_bytes, enum pb_page_want want, int *err)
 {
 	*err = -EINVAL;
-	if (nframes < 64 || nframes > (1u << 22) || (frame_bytes != 2048 && frame_bytes != 4096))
+	if (nframes < 64 || nframes > (1u << 22) || frame_bytes < 2048 || frame_bytes > 4096 || frame_bytes % 64)
 		return NULL;
 	*err = -ENOMEM;
 	struct pb_pool *p = aligned_alloc(PB_CACHE_LINE, sizeof(*p));
@@ -47,7 +47,7 @@ struct pb_pool *pb_pool_create(uint32_t nframes, uint32_t frame_bytes, enum pb_p
 	memset(p, 0, sizeof(*p));
 	p->nframes = nframes;
 	p->frame_bytes = frame_bytes;
-	p->frame_shift = (uint32_t)__builtin_ctz(frame_bytes);
+	p->frame_shift = frame_bytes & (frame_bytes - 1) ? 0 : (uint32_t)__builtin_ctz(frame_bytes);
 	p->stack = malloc(nframes * sizeof(*p->stack));
 #ifdef PB_DEBUG
 	p->owner = calloc(nframes, sizeof(*p->owner));

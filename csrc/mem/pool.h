@@ -24,7 +24,7 @@
 enum pb_owner { PB_OWN_FREE = 0, PB_OWN_FILL, PB_OWN_RX, PB_OWN_APP, PB_OWN_ENGINE, PB_OWN_TX, PB_OWN_COUNT };
 
 #define PB_POOL_CACHE_MAX 256
-#define PB_POOL_CACHES 64
+#define PB_POOL_CACHES 256 /* as many sockets, threads and engines may share a pool */
 
 struct pb_pool_cache {
 	struct pb_pool *pool;
@@ -38,7 +38,7 @@ struct pb_pool {
 	/* read-mostly */
 	uint8_t *base;
 	uint32_t frame_bytes;
-	uint32_t frame_shift;
+	uint32_t frame_shift; /* 0: frame_bytes is no power of two (unaligned mode of AF_XDP) */
 	uint32_t nframes;
 	struct pb_region *region;
 	_Atomic uint8_t *owner; /* per frame; NULL unless PB_DEBUG */
@@ -63,14 +63,15 @@ struct pb_pool_info {
 	uint64_t violations;
 };
 
-/* nframes 64 to 2^22; frame_bytes 2048 or 4096. Returns NULL and -errno in *err. */
+/* nframes 64 to 2^22; frame_bytes 2048 to 4096, a multiple of 64. Sizes between the two are for devices that need no
+ * alignment. Returns NULL and -errno in *err. */
 PB_API struct pb_pool *pb_pool_create(uint32_t nframes, uint32_t frame_bytes, enum pb_page_want want, int *err);
 PB_API void pb_pool_ref(struct pb_pool *p);
 PB_API void pb_pool_unref(struct pb_pool *p);
 PB_API void pb_pool_info(struct pb_pool *p, struct pb_pool_info *info);
 PB_API const char *pb_owner_name(unsigned owner);
 
-/* A cache holds a reference to its pool. NULL and -errno (-ENOMEM, -ENOSPC when 64 exist). */
+/* A cache holds a reference to its pool. NULL and -errno (-ENOMEM, -ENOSPC when PB_POOL_CACHES exist). */
 PB_API struct pb_pool_cache *pb_pool_cache_create(struct pb_pool *p, int *err);
 PB_API void pb_pool_cache_destroy(struct pb_pool_cache *c);
 
@@ -97,12 +98,24 @@ static inline void pb_pool_count(struct pb_pool_cache *c, enum pb_owner from, en
 /* Base address of the frame that addr lies in. */
 static inline uint64_t pb_pool_frame(const struct pb_pool *p, uint64_t addr)
 {
-	return addr & ~(uint64_t)(p->frame_bytes - 1);
+	return p->frame_shift ? addr & ~(uint64_t)(p->frame_bytes - 1) : addr - addr % p->frame_bytes;
 }
 
 static inline uint32_t pb_pool_index(const struct pb_pool *p, uint64_t addr)
 {
-	return (uint32_t)(addr >> p->frame_shift);
+	return (uint32_t)(p->frame_shift ? addr >> p->frame_shift : addr / p->frame_bytes);
+}
+
+/* Base address of frame i. */
+static inline uint64_t pb_pool_addr(const struct pb_pool *p, uint32_t i)
+{
+	return (uint64_t)i * p->frame_bytes;
+}
+
+/* Whether addr lies in a frame at all. */
+static inline bool pb_pool_has(const struct pb_pool *p, uint64_t addr)
+{
+	return addr < (uint64_t)p->nframes * p->frame_bytes;
 }
 
 /* Changes the owner of one frame. */

@@ -43,7 +43,7 @@ void pb_app_destroy(struct pb_app *a)
 	for (uint32_t i = 0; i < a->nsocks; i++)
 		for (uint32_t f = a->socks[i].used ? a->socks[i].rx_head : NO_FRAME; f != NO_FRAME;
 		     f = a->notes[f].next)
-			pb_pool_put(a->cache, (uint64_t)f << a->pool->frame_shift, PB_OWN_APP);
+			pb_pool_put(a->cache, pb_pool_addr(a->pool, f), PB_OWN_APP);
 	pb_pool_cache_destroy(a->cache);
 	pthread_mutex_destroy(&a->lock);
 	free(a->freed);

@@ -202,7 +202,7 @@ int64_t pb_sock_recv(struct pb_app *a, int sock, void *buf, size_t len)
 	while (s && done < len && s->rx_head != NO_FRAME) {
 		uint32_t f = s->rx_head;
 		struct frame_note *n = &a->notes[f];
-		uint64_t addr = (uint64_t)f << a->pool->frame_shift;
+		uint64_t addr = pb_pool_addr(a->pool, f);
 		size_t k = len - done < n->len ? len - done : n->len;
 		memcpy((uint8_t *)buf + done, a->pool->base + addr + n->off, k);
 		done += k;
@@ -234,7 +234,7 @@ int pb_sock_recv_frame(struct pb_app *a, int sock, struct pb_desc *d)
 	} else if (s) {
 		uint32_t f = rx_pop(a, s);
 		*d = (struct pb_desc){
-			.addr = (uint64_t)f << a->pool->frame_shift, .off = a->notes[f].off, .len = a->notes[f].len};
+			.addr = pb_pool_addr(a->pool, f), .off = a->notes[f].off, .len = a->notes[f].len};
 	}
 	app_unlock(a);
 	return rc;
@@ -331,7 +331,7 @@ int pb_sock_close(struct pb_app *a, int sock, bool abort)
 		/* Unread data makes it a reset, as close() of any socket: the engine cannot see what is here. */
 		bool unread = s->rx_head != NO_FRAME;
 		while (s->rx_head != NO_FRAME)
-			pb_pool_put(a->cache, (uint64_t)rx_pop(a, s) << a->pool->frame_shift, PB_OWN_APP);
+			pb_pool_put(a->cache, pb_pool_addr(a->pool, rx_pop(a, s)), PB_OWN_APP);
 		s->closed_by_app = true;
 		a->nopen--;
 		if (s->h)

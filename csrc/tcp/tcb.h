@@ -243,12 +243,12 @@ static inline uint32_t now_ts_ms(const struct tcb *c, uint64_t now_ns)
 
 static inline uint8_t *frame_ptr(const struct pb_tcp *e, uint32_t frame)
 {
-	return e->pool->base + ((uint64_t)frame << e->pool->frame_shift);
+	return e->pool->base + pb_pool_addr(e->pool, frame);
 }
 
 static inline uint64_t frame_addr(const struct pb_tcp *e, uint32_t frame)
 {
-	return (uint64_t)frame << e->pool->frame_shift;
+	return pb_pool_addr(e->pool, frame);
 }
 
 /* Where the peer may be silent for ever, unless it is asked. */

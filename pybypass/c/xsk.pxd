@@ -22,6 +22,9 @@ cdef extern from "dev/dev.h" nogil:
 cdef extern from "dev/xsk_meta.h" nogil:
     struct pb_steer_counters:
         uint64_t redirected, passed, icmp_redirected, meta_failed
+    enum: PB_RSS_KEY_BYTES
+    enum: PB_RSS_TABLE
+    enum: PB_XSK_SOCKETS
 
 
 cdef extern from "dev/xsk.h" nogil:
@@ -33,6 +36,10 @@ cdef extern from "dev/xsk.h" nogil:
         PB_XSK_COPY_AUTO
         PB_XSK_ZEROCOPY
         PB_XSK_COPY
+    enum pb_xsk_sg:
+        PB_XSK_SG_AUTO
+        PB_XSK_SG_ON
+        PB_XSK_SG_OFF
     enum pb_xsk_stage:
         PB_XSK_STAGE_NONE
     struct pb_xsk_fail:
@@ -50,7 +57,10 @@ cdef extern from "dev/xsk.h" nogil:
         pb_xsk_mode mode
         bint zerocopy, metadata, frags
         char no_metadata[160]
-        uint32_t prog_id, ifindex, mtu, rx_queues, bind_retries, filled, tx_budget
+        uint32_t prog_id, ifindex, mtu, rx_queues, bind_retries, filled, tx_budget, frame_room
+        bint sg, umem_shared, tx_csum, tx_stamp, tx_launch
+        uint32_t busy_poll_us, busy_budget
+        char no_busy_poll[120]
 
     const char *pb_xsk_stage_name(unsigned stage)
     const char *pb_xsk_mode_name(unsigned mode)
@@ -78,6 +88,9 @@ cdef extern from "dev/xsk.h" nogil:
     int pb_xsk_steer_add(pb_xsk_prog *p, uint8_t proto, const pb_ip *ip, uint16_t lo, uint16_t hi)
     int pb_xsk_steer_del(pb_xsk_prog *p, uint8_t proto, const pb_ip *ip, uint16_t lo, uint16_t hi)
     int pb_xsk_steer_list(pb_xsk_prog *p, pb_steer_rule *out, int n)
+    int pb_xsk_rss_on(pb_xsk_prog *p, uint32_t queue, const uint8_t *key, const uint8_t *table)
+    int pb_xsk_rss_table(pb_xsk_prog *p, uint32_t queue, const uint8_t *table)
+    void pb_xsk_rss_off(pb_xsk_prog *p, uint32_t queue)
     int pb_xsk_prog_counters(pb_xsk_prog *p, pb_steer_counters *out)
 
     struct pb_xsk_config:
@@ -89,11 +102,16 @@ cdef extern from "dev/xsk.h" nogil:
         uint32_t rx_ring, tx_ring, fill_ring, comp_ring
         uint32_t deadline_ms
         const char *obj_dir
+        pb_xsk_sg sg
+        uint32_t sockets, fill_max, headroom
+        bint unaligned, own_umem, launch_time, tx_meta
+        uint32_t busy_poll_us, busy_budget
     struct pb_xsk_info:
-        uint32_t fill_target, fill_posted, fill_low, tx_outstanding
-        uint64_t pool_empty, tx_eagain, meta_missing
+        uint32_t fill_target, fill_posted, fill_low, tx_outstanding, member
+        uint64_t pool_empty, tx_eagain, meta_missing, stamps_lost
 
     void pb_xsk_config_init(pb_xsk_config *cfg)
     pb_dev *pb_dev_xsk_open(const pb_xsk_config *cfg, pb_pool *pool, pb_xsk_report *report, int *err)
+    pb_dev *pb_dev_xsk_join(pb_dev *first, pb_xsk_report *report, int *err)
     pb_xsk_prog *pb_dev_xsk_prog(pb_dev *dev)
     void pb_dev_xsk_get_info "pb_dev_xsk_info"(pb_dev *dev, pb_xsk_info *info)

@@ -331,7 +331,7 @@ def test_interface_that_is_down(xsk, pool, objdir, pair):
 
 def test_mtu_that_does_not_fit(xsk, pool, objdir):
     with lab.veth(mtu=2000) as v:
-        e = fails(xsk, pool, v.b, objdir, errno.EMSGSIZE, "mtu")
+        e = fails(xsk, pool, v.b, objdir, errno.EMSGSIZE, "mtu", sg="off")
         assert "1774" in str(e)
     with lab.veth(mtu=1774) as v, v.b.netns:
         dev, program, _ = xsk.open_device("pbb", 0, pool, objdir=objdir)
@@ -351,7 +351,14 @@ def test_busy_queue_and_foreign_program(xsk, pool, objdir, pair, check):
     program.close()
     with Server(check, pair.b, objdir) as s:
         assert s.report["stage"] == "none"
-        e = fails(xsk, pool, pair.b, objdir, errno.EBUSY, "prog_busy")
+        e = fails(xsk, pool, pair.b, objdir, errno.EBUSY, "bind")
+        assert "queue 0, by another process" in str(e)
+
+
+def test_foreign_program_on_another_queue(xsk, pool, objdir, check):
+    with lab.veth(queues=2) as v, Server(check, v.b, objdir) as s:
+        assert s.report["stage"] == "none"
+        e = fails(xsk, pool, v.b, objdir, errno.EBUSY, "prog_busy", queue=1)
         assert "another XDP program (id" in str(e)
 
 
