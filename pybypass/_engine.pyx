@@ -72,8 +72,8 @@ cdef class EngineCore:
         self.spin_ns = 50000
         self.asking = threading.RLock()
         pb_tcp_config_default(&cfg)
-        cfg.mtu = 0
         fill_config(&cfg, config)
+        cfg.mtu = config.get("mtu", 0)
         acfg.max_socks = max_socks
         acfg.sndbuf_bytes = cfg.sndbuf_bytes
         acfg.reserve_frames = cfg.reserve_frames

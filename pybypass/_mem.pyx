@@ -28,14 +28,18 @@ PAGE_KINDS = ("4k", "thp", "hugetlb")
 
 
 cdef class Umem:
-    def __cinit__(self, *, frames=8192, frame_bytes=2048, str pages="best"):
+    def __cinit__(self, *, frames=8192, frame_bytes=2048, str pages="best", bint unaligned=False):
         cdef int err = 0
         if pages not in PAGES:
             raise ValueError(f"pages must be one of {', '.join(PAGES)}, not {pages!r}")
         if not isinstance(frames, int) or not 64 <= frames <= 1 << 22:
             raise ValueError(f"frames must be 64 to {1 << 22}, not {frames!r}")
-        if frame_bytes not in (2048, 4096):
+        if unaligned:
+            if not isinstance(frame_bytes, int) or not 2048 <= frame_bytes <= 4096 or frame_bytes % 64:
+                raise ValueError(f"frame_bytes must be a multiple of 64 from 2048 to 4096, not {frame_bytes!r}")
+        elif frame_bytes not in (2048, 4096):
             raise ValueError(f"frame_bytes must be 2048 or 4096, not {frame_bytes!r}")
+        self.unaligned = unaligned
         cdef int n = frames, size = frame_bytes
         cdef pb_page_want want = <pb_page_want><int>PAGES[pages]
         with nogil:
@@ -59,6 +63,7 @@ cdef class Umem:
             "frame_bytes": i.frame_bytes,
             "region_bytes": i.region_bytes,
             "pages": PAGE_KINDS[i.pages],
+            "unaligned": bool(self.unaligned),
             "debug": bool(i.debug),
             "owners": {pb_owner_name(o).decode(): i.own[o] for o in range(<int>PB_OWN_COUNT)},
             "violations": i.violations,

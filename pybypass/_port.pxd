@@ -10,6 +10,11 @@ cdef class Queue:
     cdef readonly int index
     cdef readonly int mtu
     cdef readonly bytes mac
+    cdef readonly int member      # which of the sockets of this queue
+    cdef readonly int chain_max   # frames of the longest packet
+    cdef readonly int tx_flags    # what may be asked for by descriptor flags
+    cdef public dict report       # what the device granted
+    cdef public object port_ref   # weak reference to the Port
     cdef public long long max_held
     cdef long long held       # frames in bursts
     cdef long long holds      # live views

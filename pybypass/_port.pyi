@@ -16,13 +16,20 @@ CSUM_PARTIAL: int
 VLAN: int
 MORE: int
 MARK: int
+TX_STAMP: int
+LAUNCH: int
+PACKET_DTYPE: np.dtype[np.void]
+STAMP_DTYPE: np.dtype[np.void]
 TS_SOURCES: tuple[str, ...]
 HASH_TYPES: tuple[str, ...]
 
 class Queue:
     """One receive and one transmit queue. Comes from pybypass.open(); one thread at a time may drive it.
 
-    `mtu` is the largest IP packet in bytes, `mac` six bytes, `max_held` how many frames may be in bursts at once.
+    `mtu` is the largest IP packet in bytes, `mac` six bytes, `max_held` how many frames may be in bursts at once. `index`
+    is the NIC's queue and `member` which of its sockets (0 unless there are several). A packet has up to `chain_max`
+    frames; with more than one, rx_burst() wants to be asked for at least that many. `tx_flags`: which of CSUM_PARTIAL,
+    TX_STAMP and LAUNCH a packet may ask for. `report`: what the device granted.
     """
 
     umem: Umem
@@ -31,6 +38,19 @@ class Queue:
     mtu: int
     mac: bytes
     max_held: int
+    member: int
+    chain_max: int
+    tx_flags: int
+    report: dict[str, Any]
+    port_ref: Any
+    @property
+    def port(self) -> Any:
+        """The Port that it is a queue of; None when that is gone."""
+
+    @property
+    def frame_room(self) -> int:
+        """Bytes of a packet that one frame of alloc_burst() holds."""
+
     @property
     def link_up(self) -> bool: ...
     @property
@@ -53,7 +73,8 @@ class Queue:
         """Receives up to n (1 to 64) frames; the burst may be empty. Does not wait.
 
         Raises PybypassError: PB003 when more than `max_held` frames are in bursts, PB012 closed, PB013 an engine has
-        the queue, PB014 another thread is in it, PB033 the device is gone. ValueError for n out of range.
+        the queue, PB014 another thread is in it, PB033 the device is gone, PB063 the next packet has more than n frames.
+        ValueError for n out of range.
         """
 
     def alloc_burst(self, n: int, length: int = 0) -> Burst:
@@ -63,7 +84,19 @@ class Queue:
         """Hands frames to the device; returns how many it took. The burst then holds the rest, in order.
 
         Raises BufferError while views of the burst are alive, ValueError for a descriptor that leaves its frame,
-        PybypassError PB010 when the frames are of another Umem, PB033 when the device is gone.
+        PybypassError PB010 when the frames are of another Umem, PB033 when the device is gone, PB064 when a packet asks for
+        what `tx_flags` has not. A packet of several frames (MORE) is taken whole or not at all.
+        """
+
+    def not_granted(self, flags: int) -> Exception:
+        """The error PB064 for those flags."""
+
+    def tx_timestamps(self) -> npt.NDArray[np.void]:
+        """When packets left that were sent with TX_STAMP: those completed since the last call, at most 4096, oldest first.
+
+        Shape (n,), dtype STAMP_DTYPE: seq (which packet of this queue, from 0), addr of its first frame, ns, and the clock
+        TS_SOURCES[source]: "hardware" (the NIC's), or "kernel" (CLOCK_TAI at completion, in copy mode). PB064 without
+        tx_meta=1. Source: kernel, networking/xsk-tx-metadata.
         """
 
     def reap(self) -> None:
@@ -90,6 +123,22 @@ class Burst:
         addr: offset of the frame in the Umem. ts_ns: receive time in ns, its clock is TS_SOURCES[ts_source]. hash:
         receive hash of kind HASH_TYPES[hash_type]. len, off: bytes of data and where they start. vlan: TCI when flags
         has VLAN. flags: CSUM_GOOD, CSUM_PARTIAL, VLAN, MORE, MARK. queue: queue number.
+
+        To be sent: CSUM_PARTIAL asks for the checksum over the bytes from `hash & 0xffff` on, stored `hash >> 16` bytes
+        behind that, where the pseudo header's sum lies; TX_STAMP for a time stamp; LAUNCH for sending at ts_ns.
+        """
+
+    def packets(self) -> npt.NDArray[np.void]:
+        """The packets: shape (packets,), dtype PACKET_DTYPE: first frame, count of frames, bytes. ValueError when the last
+        one has no end (flags edited by hand: a received burst holds whole packets only)."""
+
+    def copy_packet(self, k: int) -> npt.NDArray[np.uint8]:
+        """A copy of packet k of packets(), whatever number of frames it has; shape (bytes,)."""
+
+    def write_packet(self, first: int, data: bytes | bytearray | memoryview) -> int:
+        """Copies data into the frames from `first` on, as one packet, and returns how many frames it has.
+
+        ValueError when it does not fit the burst: alloc_burst(-(-len(data) // queue.frame_room)) has enough.
         """
 
     @property
@@ -120,5 +169,7 @@ def open_mem(
 ) -> Queue:
     """One end of a mem: pair; use pybypass.open()."""
 
-def adopt(capsule: object, umem: Umem, kind: str, *, impair_rx: Any = None, impair_tx: Any = None) -> Queue:
+def adopt(
+    capsule: object, umem: Umem, kind: str, *, member: int = 0, impair_rx: Any = None, impair_tx: Any = None
+) -> Queue:
     """A queue from a capsule "pybypass.pb_dev.v1"; takes the device over."""

@@ -22,6 +22,7 @@ from pybypass.c.dev cimport (
     pb_dev_rx,
     pb_dev_tx,
     pb_link_config,
+    pb_tx_stamp,
 )
 from pybypass.c.drops cimport PB_DROP_COUNT, pb_drop_name
 from pybypass.c.flag cimport pb_flag_drop, pb_flag_take, pb_flag_try
@@ -55,8 +56,13 @@ DESC_DTYPE = np.dtype([
     ("flags", "<u2"), ("ts_source", "u1"), ("hash_type", "u1"), ("queue", "<u2"),
 ])
 
-CSUM_GOOD, CSUM_PARTIAL, VLAN, MORE, MARK = 1, 2, 4, 8, 16
-TS_SOURCES = ("none", "hardware", "xdp", "user")
+CSUM_GOOD, CSUM_PARTIAL, VLAN, MORE, MARK, TX_STAMP, LAUNCH = 1, 2, 4, 8, 16, 32, 64
+TS_SOURCES = ("none", "hardware", "xdp", "user", "kernel")
+PACKET_DTYPE = np.dtype([("first", "<u4"), ("count", "<u4"), ("bytes", "<u4")])
+STAMP_DTYPE = np.dtype([("seq", "<u8"), ("addr", "<u8"), ("ns", "<u8"), ("source", "<u4"), ("pad", "<u4")])
+cdef int ASKED = 2 | 32 | 64   # what a device must have granted
+cdef int MORE_FLAG = 8
+cdef int STAMPS = 4096
 HASH_TYPES = ("none", "l2", "l3_v4", "l3_v6", "l4_v4", "l4_v6", "other")
 
 
@@ -143,6 +149,14 @@ cdef class Queue:
         return 0
 
     @property
+    def port(self):
+        return self.port_ref() if self.port_ref is not None else None
+
+    @property
+    def frame_room(self):
+        return self.umem.handle().frame_bytes - TX_OFFSET
+
+    @property
     def link_up(self):
         return bool(self.device().link_up)
 
@@ -185,6 +199,8 @@ cdef class Queue:
                 pb_pool_move(dev.cache, b.d[i].addr, PB_OWN_RX, PB_OWN_APP)
             pb_flag_drop(&self.lock)
         pb_flag_drop(&self.busy)
+        if got == -_errno.EMSGSIZE:
+            raise PybypassError.make("PB063", -got, f"{n} frames are too few for the next packet: it has up to {self.chain_max}")
         if got < 0:
             raise PybypassError.make("PB033", -got)
         b.n = got
@@ -234,6 +250,8 @@ cdef class Queue:
                     or burst.d[i].addr - burst.frames[i] + burst.d[i].off + burst.d[i].len > dev.pool.frame_bytes):
                 raise ValueError(f"descriptor {i} leaves its frame: addr {burst.d[i].addr}, off {burst.d[i].off}, "
                                  f"len {burst.d[i].len}")
+            if burst.d[i].flags & ASKED & ~self.tx_flags:
+                raise self.not_granted(burst.d[i].flags & ASKED & ~self.tx_flags)
         if not pb_flag_try(&self.busy):
             raise PybypassError.make("PB014", _errno.EBUSY)
         with nogil:
@@ -250,6 +268,23 @@ cdef class Queue:
         memmove(burst.frames, burst.frames + sent, burst.n * sizeof(uint64_t))
         burst.array = None
         return sent
+
+    def not_granted(self, int flags):
+        names = [name for bit, name in ((CSUM_PARTIAL, "CSUM_PARTIAL"), (TX_STAMP, "TX_STAMP"), (LAUNCH, "LAUNCH")) if flags & bit]
+        return PybypassError.make("PB064", _errno.EOPNOTSUPP, " and ".join(names))
+
+    def tx_timestamps(self):
+        cdef pb_dev *dev = self.device()
+        cdef int n = 0
+        out = np.empty(STAMPS, dtype=STAMP_DTYPE)
+        cdef unsigned char[::1] raw = out.view(np.uint8)
+        if not self.tx_flags & TX_STAMP:
+            raise self.not_granted(TX_STAMP)
+        pb_flag_take(&self.lock)
+        reap_all(dev, pb_now_ns())
+        n = dev.ops.stamps(dev, <pb_tx_stamp *>&raw[0], STAMPS)
+        pb_flag_drop(&self.lock)
+        return out[:n].copy()
 
     def reap(self):
         """Completed transmissions go back to the pool."""
@@ -361,6 +396,67 @@ cdef class Burst:
             memcpy(pool.base + self.frames[i] + (self.d[i].addr - self.frames[i]) + self.d[i].off, &src[0], src.shape[0])
         self.d[i].len = <unsigned short>src.shape[0]
 
+    def packets(self):
+        cdef int i, n = 0
+        self.alive()
+        out = np.zeros(self.n, dtype=PACKET_DTYPE)
+        cdef unsigned int[:, ::1] rows = out.view(np.uint32).reshape(-1, 3)
+        for i in range(self.n):
+            if not rows[n, 1]:
+                rows[n, 0] = i
+            rows[n, 1] += 1
+            rows[n, 2] += self.d[i].len
+            if not self.d[i].flags & MORE_FLAG:
+                n += 1
+        if n < self.n and rows[n, 1]:
+            raise ValueError(f"the packet that starts at frame {rows[n, 0]} has no end in this burst")
+        return out[:n]
+
+    def copy_packet(self, Py_ssize_t k):
+        cdef pb_pool *pool = self.queue.umem.handle()
+        cdef Py_ssize_t i, at = 0
+        cdef uint64_t start
+        found = self.packets()
+        if not -len(found) <= k < len(found):
+            raise IndexError(f"packet {k} of {len(found)}")
+        cdef Py_ssize_t first = found[k]["first"], count = found[k]["count"]
+        out = np.empty(found[k]["bytes"], dtype=np.uint8)
+        cdef unsigned char[::1] to = out
+        for i in range(first, first + count):
+            start = self.d[i].addr - self.frames[i] + self.d[i].off
+            if start + self.d[i].len > pool.frame_bytes:
+                raise ValueError(f"descriptor {i} leaves its frame")
+            if self.d[i].len:
+                memcpy(&to[at], pool.base + self.frames[i] + start, self.d[i].len)
+            at += self.d[i].len
+        return out
+
+    def write_packet(self, Py_ssize_t first, data):
+        cdef const unsigned char[::1] src = data
+        cdef pb_pool *pool = self.queue.umem.handle()
+        cdef Py_ssize_t i = first, at = 0, room
+        self.alive()
+        if not src.shape[0]:
+            raise ValueError("a packet has at least one byte")
+        if not 0 <= first < self.n:
+            raise IndexError(f"frame {first} of a burst of {self.n}")
+        at = src.shape[0]
+        while at > 0:
+            if i == self.n:
+                raise ValueError(f"{src.shape[0]} bytes do not fit the {self.n - first} frames from {first} on")
+            at -= <Py_ssize_t>pool.frame_bytes - self.d[i].off
+            i += 1
+        i, at = first, 0
+        while at < src.shape[0]:
+            room = min(<Py_ssize_t>pool.frame_bytes - self.d[i].off, src.shape[0] - at)
+            self.d[i].addr = self.frames[i]
+            memcpy(pool.base + self.frames[i] + self.d[i].off, &src[at], room)
+            self.d[i].len = <unsigned short>room
+            at += room
+            self.d[i].flags = self.d[i].flags & ~MORE_FLAG | (MORE_FLAG if at < src.shape[0] else 0)
+            i += 1
+        return i - first
+
     def release(self):
         if self.released:
             return
@@ -417,6 +513,9 @@ cdef Queue wrap(pb_dev *dev, Umem umem, str kind):
     q.index = dev.queue
     q.mtu = dev.mtu
     q.mac = dev.mac[:6]
+    q.tx_flags = dev.tx_flags
+    q.chain_max = dev.chain_max if dev.chain_max > 1 else 1
+    q.report = {}
     q.pid = os.getpid()
     q.max_held = umem.handle().nframes // 2
     return q
@@ -481,8 +580,11 @@ def open_mem(str name, Umem umem not None, *, int ring=1024, int mtu=1500, unsig
     return wrap(impaired(dev, impair_rx, impair_tx), umem, "mem")
 
 
-def adopt(capsule, Umem umem not None, str kind, *, impair_rx=None, impair_tx=None):
+def adopt(capsule, Umem umem not None, str kind, *, int member=0, impair_rx=None, impair_tx=None):
+    cdef Queue q
     cdef pb_dev *dev = <pb_dev *>PyCapsule_GetPointer(capsule, DEV_CAPSULE)
     if dev.ops.abi != PB_DEV_ABI:
         raise PybypassError.make("PB011", _errno.EINVAL, f"device interface {dev.ops.abi}, this package has {PB_DEV_ABI}")
-    return wrap(impaired(dev, impair_rx, impair_tx), umem, kind)
+    q = wrap(impaired(dev, impair_rx, impair_tx), umem, kind)
+    q.member = member
+    return q

@@ -12,7 +12,7 @@ from typing import Any
 from .errors import PybypassError
 from .ports import Port
 
-__all__ = ["EngineConfig", "Interface", "check_frames", "check_mtu", "interfaces_of"]
+__all__ = ["EngineConfig", "Interface", "check_frames", "check_mtu", "interfaces_of", "largest_mtu"]
 
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -25,7 +25,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "keepalive_idle": (0, 86400 * 365), "keepalive_interval": (1e-3, 86400 * 365), "keepalive_probes": (1, 127),
 }  # fmt: skip
 _RESERVE, _MIN_DATA_FRAMES = 512, 64
-_FRAME_OVERHEAD = 256 + 18  # XDP_PACKET_HEADROOM of the kernel; an Ethernet header with a VLAN tag
+_HEADROOM, _L2 = 256, 18  # XDP_PACKET_HEADROOM of the kernel; an Ethernet header with a VLAN tag
 _MAX_FRAMES = 1 << 22  # of a Umem
 
 
@@ -118,10 +118,16 @@ def _reserve(config: EngineConfig, frames: int) -> int:
     return config.reserve_frames if config.reserve_frames is not None else min(_RESERVE, frames // 8)
 
 
+def largest_mtu(port: Port) -> int:
+    """The largest IP packet that fits one frame, behind what the kernel keeps free in front of it."""
+    room: int = port.report.get("frame_room", port.umem.info()["frame_bytes"] - _HEADROOM)
+    return min(port.mtu, room - _L2)
+
+
 def check_mtu(port: Port) -> None:
-    """PB027 unless a packet of the port's MTU fits a frame, behind what the kernel keeps free in front of it."""
-    largest = port.umem.info()["frame_bytes"] - _FRAME_OVERHEAD
-    if port.mtu > largest:
+    """PB027 unless a packet of the port's MTU fits a frame, or comes in several: then the engine's segments are for one."""
+    largest = largest_mtu(port)
+    if port.mtu > largest and not port.report.get("sg"):
         raise PybypassError.make(
             "PB027", errno.EMSGSIZE, f"MTU {port.mtu}, and frames for one of up to {largest}",
             hint=f"open the port with frame=4096, or an MTU of {largest}",

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import errno
 import ipaddress
-import os
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import weakref
 from dataclasses import dataclass, fields
 from typing import Any
 from urllib.parse import parse_qsl
 
-from . import _port, neighbours
+from . import _port
 from ._mem import Umem
 from ._port import Burst, Queue
 from .closing import Closing
@@ -25,7 +22,6 @@ __all__ = ["Burst", "Impairment", "IpAddress", "Port", "Queue", "open"]
 _IMPAIRMENT_MAX = {
     "bps": 10**15, "ns": 10**15, "bytes": 1 << 30, "ppm": 10**6, "capacity": 1 << 20, "seed": (1 << 64) - 1,
 }  # fmt: skip
-_PROTOS = {"tcp": 6, "udp": 17, "icmp": 1, "icmp6": 58}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +71,8 @@ class Uri:
         if not colon or not name or not name.isprintable():
             raise PybypassError.make("PB010", errno.EINVAL, repr(uri))
         try:
-            pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query))
+            # A plus sign joins steering rules; in forms it would be a space.
+            pairs = parse_qsl(query.replace("+", "%2B"), keep_blank_values=True, strict_parsing=bool(query))
         except ValueError as e:
             raise PybypassError.make("PB010", errno.EINVAL, f"{uri!r}: {e}") from None
         options = dict(pairs)
@@ -127,6 +124,8 @@ class Port(Closing):
         self.umem = umem
         self.report = report
         self._queues = queues
+        for queue in queues:
+            queue.port_ref = weakref.ref(self)
         self._children: list[Any] = []
         self.netns: Any = None
 
@@ -145,7 +144,7 @@ class Port(Closing):
 
     @property
     def closed(self) -> bool:
-        return self._queues[0].is_closed
+        return all(queue.is_closed for queue in self._queues)
 
     @property
     def mode(self) -> str:
@@ -193,6 +192,10 @@ class Port(Closing):
         """Holds a local TCP port against the kernel (0: any free one): the port, and what to close to let go."""
         return port, None
 
+    def reaches(self, queue: Queue, remote: tuple[IpAddress, int], local: tuple[IpAddress, int]) -> bool:
+        """Whether packets from `remote` to `local` (address, port) come to that one of the sockets of its queue."""
+        return True
+
     def neighbour_lookup(self, hops: list[IpAddress]) -> dict[IpAddress, bytes]:
         """The MAC addresses of those neighbours that the kernel knows now."""
         return {}
@@ -218,109 +221,28 @@ class Port(Closing):
         return f"<Port {self.uri} {'closed' if self.closed else self.mode}>"
 
 
-class XdpPort(Port):
-    """An AF_XDP socket on one queue of a kernel interface."""
-
-    def __init__(
-        self, uri: str, queues: list[Queue], umem: Umem, report: dict[str, Any], program: Any, ifname: str
-    ) -> None:
-        super().__init__(uri, "xdp", queues, umem, report)
-        self.program = program
-        self.ifname = ifname
-        self._pid = os.getpid()
-
-    @contextmanager
-    def _inside(self) -> Iterator[None]:
-        with self.netns if self.netns is not None else nullcontext():
-            yield
-
-    def local_networks(self) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
-        from pyroute2 import IPRoute
-
-        found = []
-        with self._inside(), IPRoute() as ipr:
-            for msg in ipr.get_addr(index=self.report["ifindex"]):
-                attrs = dict(msg["attrs"])
-                address = attrs.get("IFA_LOCAL") or attrs.get("IFA_ADDRESS")
-                found.append(ipaddress.ip_interface(f"{address}/{msg['prefixlen']}"))
-        return found
-
-    def steer(self, proto: int, ip: IpAddress | None, port: int) -> None:
-        try:
-            self.program.steer_add(proto, ip, port)
-        except OSError as e:
-            raise PybypassError.make("PB032", e.errno or 0, f"{proto}/{ip}:{port}") from None
-
-    def unsteer(self, proto: int, ip: IpAddress | None, port: int) -> None:
-        self.program.steer_del(proto, ip, port)
-
-    def hold(self, ip: IpAddress, port: int) -> tuple[int, Any]:
-        family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
-        with self._inside():
-            holder = socket.socket(family, socket.SOCK_STREAM)
-        try:
-            if ip.version == 6:
-                holder.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            holder.bind((str(ip), port))
-        except OSError as e:
-            holder.close()
-            code = "PB042" if e.errno == errno.EADDRINUSE else "PB041" if e.errno == errno.EADDRNOTAVAIL else "PB050"
-            raise PybypassError.make(code, e.errno or 0, f"{ip} port {port}") from None
-        return holder.getsockname()[1], holder
-
-    def neighbour_lookup(self, hops: list[IpAddress]) -> dict[IpAddress, bytes]:
-        with self._inside():
-            return neighbours.lookup(self.report["ifindex"], hops)
-
-    def neighbour_ask(self, ip: IpAddress) -> bool:
-        with self._inside():
-            neighbours.ask(self.report["ifindex"], ip)
-        return True
-
-    def _close(self, force: bool) -> None:
-        super()._close(force)
-        if os.getpid() == self._pid:  # a forked child must not take the program from its parent
-            self.program.close()
-
-
-# Which code an open that failed at a stage of csrc/dev/xsk.h has; errno decides first.
-_STAGE_CODES = {
-    "iface": "PB020", "queue": "PB022", "mtu": "PB027", "prog_busy": "PB024", "prog_file": "PB030", "prog_load": "PB031",
-    "prog_attach": "PB031", "socket": "PB029", "bind": "PB028", "umem": "PB026", "fill": "PB003",
-    "memory": "PB001", "config": "PB010",
-}  # fmt: skip
-
-
-def _xdp_error(e: OSError) -> PybypassError:
-    stage, number = getattr(e, "stage", ""), e.errno or errno.EIO
-    code = _STAGE_CODES.get(stage, "PB099")
-    if number in (errno.EPERM, errno.EACCES):
-        code = "PB025"
-    elif stage == "iface" and number == errno.ENETDOWN:
-        code = "PB021"
-    elif stage == "bind" and number == errno.EBUSY:
-        code = "PB023"
-    elif stage == "umem" and number == errno.EINVAL:
-        code = "PB099"
-    return PybypassError.make(code, number, e.strerror or "", detail=getattr(e, "report", None))
-
-
-def _umem_for(uri: Uri, umem: Umem | None) -> Umem:
+def umem_for(uri: Uri, umem: Umem | None, frames: int = 8192) -> Umem:
+    """The given Umem, or one as the URI says; `frames` is the default."""
     if umem is not None:
         return umem
+    unaligned = uri.choice("unaligned", "0", "0", "1") == "1"
+    size = uri.integer("frame", 2048, 2048, 4096)
+    if size % 64 or (size not in (2048, 4096) and not unaligned):
+        raise PybypassError.make(
+            "PB010", errno.EINVAL, f"frame={size}: 2048 or 4096, or with unaligned=1 any multiple of 64 between them"
+        )
     try:
         return Umem(
-            frames=uri.integer("frames", 8192, 64, 1 << 22),
-            frame_bytes=int(uri.choice("frame", "2048", "2048", "4096")),
-            pages=uri.choice("pages", "best", "best", "hugetlb", "thp", "4k"),
-        )
+            frames=uri.integer("frames", frames, 64, 1 << 22), frame_bytes=size,
+            pages=uri.choice("pages", "best", "best", "hugetlb", "thp", "4k"), unaligned=unaligned,
+        )  # fmt: skip
     except ValueError as e:
         raise PybypassError.make("PB010", errno.EINVAL, str(e)) from None
 
 
 def _open_mem(text: str, uri: Uri, umem: Umem | None, rx: Impairment | None, tx: Impairment | None) -> Port:
     uri.only("frames", "frame", "pages", "ring", "mtu", "completion_delay_ns", "completion_reorder", "seed")
-    memory = _umem_for(uri, umem)
+    memory = umem_for(uri, umem)
     numbers = {
         "ring": uri.integer("ring", 1024, 8, 65536), "mtu": uri.integer("mtu", 1500, 68, 65535),
         "completion_delay_ns": uri.integer("completion_delay_ns", 0, 0, 10**15),
@@ -336,60 +258,6 @@ def _open_mem(text: str, uri: Uri, umem: Umem | None, rx: Impairment | None, tx:
     return Port(text, "mem", [queue], memory, {})
 
 
-def _steer_all(port: XdpPort, rules: str) -> None:
-    """The option steer=: "all", or protocols and ports as "udp", "tcp:80", "udp:4000-4100", joined by "+"."""
-    for rule in filter(None, rules.split("+")):
-        if rule == "all":
-            port.program.steer_add(0)
-            continue
-        name, _, ports = rule.partition(":")
-        low, _, high = ports.partition("-")
-        try:
-            if name not in _PROTOS:
-                raise ValueError(f"one of all, {', '.join(_PROTOS)}")
-            if ports:
-                port.program.steer_add(_PROTOS[name], None, int(low), int(high or low))
-            else:
-                port.program.steer_add(_PROTOS[name], None, 0, 65535)
-        except ValueError as e:
-            raise PybypassError.make("PB010", errno.EINVAL, f"steer={rule!r}: {e}") from None
-        except OSError as e:
-            raise PybypassError.make("PB032", e.errno or 0, rule) from None
-
-
-def _open_xdp(text: str, uri: Uri, umem: Umem | None, netns: Any, rx: Impairment | None, tx: Impairment | None) -> Port:
-    uri.only("frames", "frame", "pages", "queue", "mode", "copy", "ring", "deadline_ms", "steer")
-    ring, queue = uri.integer("ring", 2048, 64, 32768), uri.integer("queue", 0, 0, 65535)
-    deadline = uri.integer("deadline_ms", 2000, 0, 3_600_000)
-    mode = uri.choice("mode", "auto", "auto", "native", "generic")
-    copy = uri.choice("copy", "auto", "auto", "zerocopy", "copy")
-    try:
-        from . import _xsk
-    except ImportError as e:
-        raise PybypassError.make("PB011", errno.ENOSYS, f"xdp: ({e})") from None
-    memory = _umem_for(uri, umem)
-    try:
-        with netns if netns is not None else nullcontext():
-            capsule, program, report = _xsk.open_device(
-                uri.name, queue, memory.capsule(), mode=mode, copy=copy, rx_ring=ring, tx_ring=ring,
-                fill_ring=ring, comp_ring=ring, deadline_ms=deadline,
-            )  # fmt: skip
-    except OSError as e:
-        raise _xdp_error(e) from None
-    except (ValueError, OverflowError) as e:
-        raise PybypassError.make("PB010", errno.EINVAL, f"{text!r}: {e}") from None
-    port = XdpPort(
-        text, [_port.adopt(capsule, memory, "xdp", impair_rx=rx, impair_tx=tx)], memory, report, program, uri.name
-    )
-    port.netns = netns
-    try:
-        _steer_all(port, uri.options.get("steer", ""))
-    except BaseException:
-        port.close()
-        raise
-    return port
-
-
 def open(
     uri: str,
     *,
@@ -403,19 +271,28 @@ def open(
     `mem:NAME`: one end of a pair in this process; the second open of the name is the other end. Options: mtu=1500,
     ring=1024, completion_delay_ns, completion_reorder=0|1, seed.
 
-    `xdp:IFNAME`: an AF_XDP socket. Options: queue=0, mode=auto|native|generic, copy=auto|zerocopy|copy, ring=2048,
-    deadline_ms=2000 (how long a busy queue is tried again), steer=all or tcp:80+udp:4000-4100 (what the port receives
-    when no engine asks for it; all else stays with the kernel).
+    `xdp:IFNAME`: AF_XDP sockets. Options: queue=0 (or 0-3, or 0,2: one Queue each), umem=own|shared (memory of the queues),
+    sockets=1 to 16 on each queue (one Queue each, driven by any thread), rss=toeplitz|symmetric (how packets are spread over
+    them; with one socket too: the hash is then in the descriptors), rss_key=80 hexadecimal digits, mode=auto|native|generic,
+    copy=auto|zerocopy|copy, ring=2048, sg=auto|on|off (packets of several frames; auto: when the MTU needs it),
+    headroom=0 (bytes free in front of a received packet, beyond the kernel's 256), unaligned=0|1, tx_meta=0|1 (time stamps
+    and checksums of what is sent), busy_poll=MICROSECONDS and busy_budget=8, deadline_ms=2000 (how long a busy queue is tried
+    again), steer=all or tcp:80+udp:4000-4100 (what the port receives when no engine asks for it; all else stays with the
+    kernel). `Port.report` says what was granted.
 
-    Both: frames=8192, frame=2048|4096, pages=best|hugetlb|thp|4k, unless `umem` is given (ports that share one may
-    forward bursts without a copy). `netns`: a pybypass.netns.NetNs in which to find the interface. `impair_rx`,
+    Both: frames=8192 (xdp: 4096 more for each further Queue on the same memory), frame=2048|4096 (unaligned=1: any multiple
+    of 64 between), pages=best|hugetlb|thp|4k, unless `umem` is given (ports that share one may forward bursts without a copy;
+    the memory is registered with the kernel once). `netns`: a pybypass.netns.NetNs in which to find the interface. `impair_rx`,
     `impair_tx`: links in front of the device.
 
-    Raises PybypassError: PB010 (URI), PB011 (back end not built), PB020-PB031 (the interface; each says what to do).
+    Raises PybypassError: PB010 (URI), PB011 (back end not built), PB020-PB031 (the interface; each says what to do), PB062
+    (another RSS key on the interface).
     """
     parsed = Uri.parse(uri)
     if parsed.scheme == "mem":
         return _open_mem(uri, parsed, umem, impair_rx, impair_tx)
     if parsed.scheme == "xdp":
-        return _open_xdp(uri, parsed, umem, netns, impair_rx, impair_tx)
+        from .xdpport import open_xdp  # it knows this module
+
+        return open_xdp(uri, parsed, umem, netns, impair_rx, impair_tx)
     raise PybypassError.make("PB010", errno.EINVAL, f"unknown scheme {parsed.scheme!r}")

@@ -13,8 +13,9 @@ from typing import Any
 
 from . import _engine
 from ._engine import EngineCore
+from ._port import Queue
 from .closing import Closing
-from .engineconfig import EngineConfig, interfaces_of
+from .engineconfig import EngineConfig, interfaces_of, largest_mtu
 from .errors import PybypassError
 from .holds import Holds
 from .ports import IpAddress, Port
@@ -28,8 +29,28 @@ __all__ = ["Connection", "Engine", "EngineConfig", "Listener"]
 _UNFINISHED = ("SYN_RCVD", "ESTABLISHED", "CLOSE_WAIT", "FIN_WAIT_1", "CLOSING", "LAST_ACK")
 
 
+_PORT_TRIES = 256
+"""Sixteen sockets share a queue at most: one of so many source ports misses its own with a chance of 7e-8."""
+
+
+def _queue_of(port: Port | Queue, number: int) -> tuple[Port, Queue]:
+    """The port and the queue of it that an engine is for."""
+    if isinstance(port, Queue):
+        owner = port.port
+        if owner is None:
+            raise PybypassError.make("PB012", errno.EBADF, "the port of this queue is gone")
+        return owner, port
+    if not 0 <= number < len(port.queues):
+        raise PybypassError.make(
+            "PB040", errno.EINVAL, f"queue={number}", hint=f"the port has {len(port.queues)}: see Port.queues"
+        )
+    return port, port.queues[number]
+
+
 class Engine(Closing):
-    """The TCP engine of a port's queue.
+    """The TCP engine of one queue: `port` is a Queue, or a Port, of which it takes Port.queues[`queue`]. Several engines
+    may have one queue each; the NIC's rules, or the port's software RSS, say which flow comes to which, and connect() takes
+    a source port whose answers come to its own socket of a queue.
 
     `ip`: "A.B.C.D/N", or several, or None for all addresses of the interface (xdp). `gw`: gateways, one per family.
     `cpu` or `worker`: a thread of its own (see Worker); by default an unpinned one. `inline=True`: no thread; the calls of
@@ -44,8 +65,9 @@ class Engine(Closing):
 
     def __init__(
         self,
-        port: Port,
+        port: Port | Queue,
         *,
+        queue: int = 0,
         ip: str | Iterable[str] | None = None,
         gw: str | Iterable[str] | None = None,
         cpu: int | None = None,
@@ -55,6 +77,7 @@ class Engine(Closing):
         vlan: int = 0,
         config: EngineConfig | None = None,
     ) -> None:
+        port, taken = _queue_of(port, queue)
         self.config = (config if config is not None else EngineConfig()).resolved(port)
         if inline and (cpu is not None or worker is not None):
             raise PybypassError.make("PB040", errno.EINVAL, "inline has no thread: cpu and worker do not go with it")
@@ -69,11 +92,11 @@ class Engine(Closing):
         except ValueError as e:
             raise PybypassError.make("PB040", errno.EINVAL, f"gw={gw!r}: {e}") from None
         self._worker = None if inline else worker if worker is not None else Worker(cpu=cpu)
-        queue = port.queues[0]
+        self._queue = taken
         self._core = EngineCore(
-            queue,
+            taken,
             [(i.ip.packed, i.network.prefixlen) for i in self.interfaces],
-            self.config.for_core(),
+            {**self.config.for_core(), "mtu": largest_mtu(port)},
             gw4=next((g.packed for g in gateways if g.version == 4), None),
             gw6=next((g.packed for g in gateways if g.version == 6), None),
             vlan=vlan,
@@ -81,7 +104,7 @@ class Engine(Closing):
             slowpath=self._slow,
         )
         self._core.spin_ns = round(spin_us * 1000)
-        self.slowpath = SlowPath(self._core, port, queue.mac, [i.ip for i in self.interfaces], vlan)
+        self.slowpath = SlowPath(self._core, port, taken.mac, [i.ip for i in self.interfaces], vlan)
         self._sockets: weakref.WeakSet[Socket] = weakref.WeakSet()
         self._holds = Holds(port)
         self._lock = threading.Lock()
@@ -162,6 +185,19 @@ class Engine(Closing):
             )
         return same[0].ip
 
+    def _acquire_for(self, local: IpAddress, number: int, remote: tuple[IpAddress, int]) -> tuple[IpAddress, int]:
+        """A local port whose answers come to this engine's socket of the queue; the one asked for, wherever they go."""
+        refused: list[tuple[IpAddress, int]] = []
+        try:
+            key = self._holds.acquire(local, number)
+            while not number and len(refused) < _PORT_TRIES and not self.port.reaches(self._queue, remote, key):
+                refused.append(key)
+                key = self._holds.acquire(local, 0)
+            return key
+        finally:
+            for other in refused:
+                self._holds.release(other)
+
     # ---- sockets ----
 
     def connect(
@@ -181,7 +217,8 @@ class Engine(Closing):
         if any(remote == i.ip for i in self.interfaces):
             raise PybypassError.make("PB056", errno.EADDRNOTAVAIL, f"{remote} is this engine's own address")
         self._let_go()
-        key = self._holds.acquire(self._local_for(remote, source[0] if source else None), source[1] if source else 0)
+        local = self._local_for(remote, source[0] if source else None)
+        key = self._acquire_for(local, source[1] if source else 0, (remote, address[1]))
         try:
             s = self._core.connect((key[0].packed, key[1]), (remote.packed, address[1]))
         except BaseException:
@@ -267,8 +304,7 @@ class Engine(Closing):
         self._holds.close()
         if self in self.port._children:
             self.port._children.remove(self)
-        for queue in self.port.queues:
-            queue.close(force)
+        self._queue.close(force)
 
     def _drain(self, until: float) -> None:
         while time.monotonic() < until:

@@ -82,7 +82,7 @@ def test_text_has_code_errno_and_hint():
     ],
 )
 def test_each_stage_of_opening_has_its_code(stage, number, code):
-    from pybypass.ports import _xdp_error
+    from pybypass.xdpport import _xdp_error
 
     failure = OSError(number, "text of the step")
     failure.stage, failure.report = stage, {"rungs": []}

@@ -113,8 +113,7 @@ static bool sane(const struct fault *f, const struct pb_desc *d, uint32_t n)
 {
 	const struct pb_pool *p = f->dev.pool;
 	for (uint32_t i = 0; i < n; i++)
-		if (!pb_pool_has(p, d[i].addr) ||
-		    d[i].addr % p->frame_bytes + d[i].off + d[i].len > p->frame_bytes)
+		if (!pb_pool_has(p, d[i].addr) || d[i].addr % p->frame_bytes + d[i].off + d[i].len > p->frame_bytes)
 			return false;
 	return true;
 }
@@ -393,6 +392,7 @@ struct pb_dev *pb_dev_fault_open(struct pb_dev *inner, const struct pb_link_conf
 		goto fail;
 	f->dev = *inner;
 	f->dev.ops = &fault_ops;
+	f->dev.tx_flags &= PB_DESC_MORE; /* a packet may be copied on its way: no requests that name its frame */
 	f->inner = inner;
 	*err = 0;
 	pb_handle_opened(PB_HANDLE_DEV);

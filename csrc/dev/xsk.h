@@ -156,7 +156,8 @@ PB_API int pb_xsk_prog_counters(struct pb_xsk_prog *p, struct pb_steer_counters 
 /* From now on the sockets of a queue get packets by the Toeplitz hash: of addresses and ports of TCP and UDP, of the
  * addresses of other IP and of fragments (as NICs do), none for the rest, which goes to socket 0. table[hash % 128] is
  * the socket's number; a packet for a socket that is not there stays with the kernel. The hash goes into the metadata,
- * in place of the driver's. One key for all queues of an interface: -EBUSY while another is in use. -EINVAL: queue. */
+ * in place of the driver's. It ends with the last device of the queue. One key for all queues of an interface: -EBUSY
+ * while another is in use. -EINVAL: queue. */
 PB_API int pb_xsk_rss_on(struct pb_xsk_prog *p, uint32_t queue, const uint8_t key[PB_RSS_KEY_BYTES],
 			 const uint8_t table[PB_RSS_TABLE]);
 /* Another table; -ENOENT when it is not on. */

@@ -50,7 +50,7 @@ void pb_xsk_destroy(struct pb_xsk *x)
 {
 	struct pb_pool *pool = x->dev.pool;
 	struct pb_xsk_group *g = x->group;
-	if (atomic_fetch_sub(&g->open, 1) == 1 && g->rss)
+	if (atomic_fetch_sub(&g->open, 1) == 1 && x->in_map)
 		pb_xsk_rss_off(x->prog, x->dev.queue);
 	if (x->in_map)
 		pb_xsk_prog_map_del(x->prog, x->dev.queue, x->member);

@@ -54,7 +54,6 @@ struct pb_xsk_group {
 	uint32_t joined;        /* how often; a number is not used again */
 	_Atomic int open, refs; /* devices that are not being closed; that still use this */
 	int probe_fd;           /* zero-copy: see pb_xsk_sock_wait_idle() */
-	bool rss;               /* the program spreads this queue: to be taken back */
 };
 
 struct pb_xsk {
@@ -93,7 +92,7 @@ struct pb_xsk {
 	struct pb_xsk_map maps[2];
 	int ctl_fd; /* to ask about the interface, in its namespace */
 	uint32_t ifindex;
-	bool in_map;
+	bool in_map, tried_bind;
 };
 
 static inline struct pb_xsk *pb_xsk_of(struct pb_dev *dev)

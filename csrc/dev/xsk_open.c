@@ -213,7 +213,10 @@ static int enter_umem(struct pb_xsk *x, struct pb_xsk_umem *shared, struct pb_xs
 /* Another process has the interface. If it has our queue too, that is the better answer. */
 static int whose_queue(struct pb_xsk *x, int err, struct pb_xsk_fail *f)
 {
-	if (f->stage != PB_XSK_STAGE_PROG_BUSY || pb_xsk_sock_bind(x, XDP_COPY) != -EBUSY)
+	if (f->stage != PB_XSK_STAGE_PROG_BUSY || x->tried_bind || pb_xsk_prog_is_here(x->ifindex))
+		return err;
+	x->tried_bind = true; /* if it succeeds the socket is bound, and a second try would say EBUSY too */
+	if (pb_xsk_sock_bind(x, XDP_COPY) != -EBUSY)
 		return err;
 	return pb_xsk_fail_set(f, PB_XSK_STAGE_BIND, -EBUSY, "queue %u, by another process", x->dev.queue);
 }
@@ -272,7 +275,7 @@ static int climb_down(struct pb_xsk *x, struct pb_xsk_umem *shared, enum pb_xsk_
 		r->copy = ladder[i].copy;
 		err = try_rung(x, shared, deadline_ms, r, rep);
 		rep->fail = r->fail;
-		if (!err || !may_descend(&r->fail))
+		if (!err || shared || !may_descend(&r->fail))
 			break;
 	}
 	return err;
@@ -342,7 +345,8 @@ struct pb_dev *pb_dev_xsk_open(const struct pb_xsk_config *cfg, struct pb_pool *
 		return NULL;
 	struct pb_xsk *x = c.own_umem ? NULL : open_once(&c, pool, true, report, err);
 	/* Kernels and drivers that cannot share, and settings that do not go together, are as if there was no other. */
-	if (!x && (c.own_umem || *err == -ENOENT || (report->fail.stage == PB_XSK_STAGE_BIND && *err != -EBUSY)))
+	if (!x && (c.own_umem || *err == -ENOENT || report->fail.stage == PB_XSK_STAGE_BIND ||
+		   report->fail.stage == PB_XSK_STAGE_PROG_BUSY))
 		x = open_once(&c, pool, false, report, err);
 	return x ? &x->dev : NULL;
 }

@@ -211,6 +211,15 @@ static struct pb_xsk_prog *find(const struct pb_xsk_prog_config *cfg)
 	return p;
 }
 
+bool pb_xsk_prog_is_here(uint32_t ifindex)
+{
+	const struct pb_xsk_prog_config cfg = {.ifindex = ifindex};
+	pthread_mutex_lock(&list_lock);
+	bool here = find(&cfg);
+	pthread_mutex_unlock(&list_lock);
+	return here;
+}
+
 struct pb_xsk_prog *pb_xsk_prog_open(const struct pb_xsk_prog_config *cfg, struct pb_xsk_fail *fail, int *err)
 {
 	memset(fail, 0, sizeof(*fail));

@@ -29,6 +29,8 @@ struct pb_xsk_prog {
 int pb_xsk_fail_set(struct pb_xsk_fail *f, enum pb_xsk_stage stage, int err, const char *fmt, ...)
 	__attribute__((format(printf, 4, 5)));
 
+/* Whether this process has a program on the interface, in whatever mode. */
+bool pb_xsk_prog_is_here(uint32_t ifindex);
 /* Enters socket 0 to 15 of a queue, or takes it out. 0 or -errno. */
 int pb_xsk_prog_map_set(struct pb_xsk_prog *p, uint32_t queue, uint32_t socket, int xsk_fd);
 void pb_xsk_prog_map_del(struct pb_xsk_prog *p, uint32_t queue, uint32_t socket);

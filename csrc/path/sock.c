@@ -233,8 +233,7 @@ int pb_sock_recv_frame(struct pb_app *a, int sock, struct pb_desc *d)
 		rc = empty(s);
 	} else if (s) {
 		uint32_t f = rx_pop(a, s);
-		*d = (struct pb_desc){
-			.addr = pb_pool_addr(a->pool, f), .off = a->notes[f].off, .len = a->notes[f].len};
+		*d = (struct pb_desc){.addr = pb_pool_addr(a->pool, f), .off = a->notes[f].off, .len = a->notes[f].len};
 	}
 	app_unlock(a);
 	return rc;

@@ -9,6 +9,9 @@ cdef extern from "dev/dev.h" nogil:
         uint64_t rx_pkts, rx_bytes, tx_pkts, tx_bytes
         uint64_t rx_wakeups, tx_wakeups, rx_fill_empty
         pb_drops drops
+    cdef struct pb_tx_stamp:
+        uint64_t seq, addr, ns
+        uint32_t source
     cdef struct pb_dev_ops:
         uint32_t abi
         const char *name
@@ -16,6 +19,7 @@ cdef extern from "dev/dev.h" nogil:
         int (*fd)(pb_dev *dev) noexcept nogil
         void (*stats)(pb_dev *dev) noexcept nogil
         void (*close)(pb_dev *dev) noexcept nogil
+        int (*stamps)(pb_dev *dev, pb_tx_stamp *out, int n) noexcept nogil
     cdef struct pb_dev:
         const pb_dev_ops *ops
         pb_pool *pool
@@ -25,6 +29,8 @@ cdef extern from "dev/dev.h" nogil:
         uint8_t mac[6]
         bint tx_pending
         bint link_up
+        uint16_t tx_flags
+        uint16_t chain_max
         pb_dev_stats stats
     int pb_dev_rx(pb_dev *dev, pb_desc *d, int n, uint64_t now_ns)
     int pb_dev_tx(pb_dev *dev, const pb_desc *d, int n, pb_owner frm, uint64_t now_ns)

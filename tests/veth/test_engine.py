@@ -431,7 +431,7 @@ def test_memlock_too_small(lab):
 def test_another_xdp_program_is_attached(lab):
     from pybypass._xsk import XdpProgram
 
-    # Another process of ours is as good as a stranger's.
+    # Another process of ours, without a socket on the queue, is as good as a stranger's.
     r, w = os.pipe()
     pid = os.fork()
     if not pid:
