@@ -9,10 +9,10 @@ BIN := $(VENV)/bin
 SOURCES = setup.py $(shell find csrc -name '*.[ch]'; find pybypass -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
-.PHONY: help system build dev run test asan tsan debug fuzz lint clean
+.PHONY: help system build dev run test test-vm asan tsan debug fuzz lint clean
 
 help: ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /\1\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
 
 system: ## as root: install missing Debian packages; else: name them
 	@tools/packages.sh
@@ -46,6 +46,9 @@ run: build ## set up, then the main job: TCP over AF_XDP against the kernel (ARG
 
 test: dev ## set up, then all tests: C under ASan and UBSan, fuzz targets, Python, veth, lint
 	$(BIN)/python tools/suite.py --fuzz-seconds $(FUZZ_SECONDS) -- $(PYTEST_ARGS)
+
+test-vm: ## as root: the port and RSS tests in a guest with emulated NICs (igb, e1000e, vmxnet3, virtio)
+	tools/vmlab/test.sh $(PYTEST_ARGS)
 
 asan: ## the C tests under ASan and UBSan
 	$(MAKE) -C tests/c -j2 check

@@ -32,7 +32,8 @@ from .nictypes import Channels, Coalescing, Driver, Feature, Nic, Rings, Rss, Ti
 __all__ = [
     "Channels", "Coalescing", "Driver", "Feature", "Interface", "Irq", "Nic", "Queue", "Rings", "Rss", "Timestamping",
     "Xdp", "channels", "coalescing", "driver", "features", "interface", "irqs", "look", "queues", "rings", "rss",
-    "set_channels", "set_coalescing", "set_features", "set_rings", "set_rss", "timestamping", "xdp",
+    "set_channels", "set_coalescing", "set_features", "set_rings", "set_rss", "system_rss_key",
+    "timestamping", "xdp",
 ]  # fmt: skip
 
 # ethtool's short names, for the kernel's.
@@ -160,6 +161,18 @@ def rss(ifname: str, *, context: int = 0, netns: Any = None) -> Rss:
     """Function, key, indirection table and hashed fields (`ethtool -x`, `-n IF rx-flow-hash ...`)."""
     with _inside(netns), _open(ifname) as e:
         return _rss(e, ifname, context)
+
+
+def system_rss_key(length: int = 40) -> bytes:
+    """The key of this machine (net.core.netdev_rss_key): the card's own with drivers that do not show one, such as igb.
+
+    It is all zeros until a driver has asked for it. PB071 where the kernel does not have it or it may not be read.
+    """
+    try:
+        with open("/proc/sys/net/core/netdev_rss_key", encoding="ascii") as f:
+            return bytes.fromhex(f.read().strip().replace(":", ""))[:length]
+    except OSError as e:
+        raise PybypassError.make("PB071", errno.EOPNOTSUPP, f"net.core.netdev_rss_key: {e.strerror}") from None
 
 
 def timestamping(ifname: str, *, netns: Any = None) -> Timestamping:

@@ -146,7 +146,9 @@ def test_what_the_card_hashes_decides():
     assert there.tolist() == rss.queue("10.0.0.2", "10.0.0.1", 80, ports, other).tolist() != tcp.tolist()
 
 
-@pytest.mark.parametrize(("changes", "code"), [({"table": ()}, "PB071"), ({"function": "xor"}, "PB071"), ({"key": b""}, "PB075")])
+@pytest.mark.parametrize(
+    ("changes", "code"), [({"table": ()}, "PB071"), ({"function": "xor"}, "PB071"), ({"key": b""}, "PB075")]
+)
 def test_a_card_that_does_not_say(changes, code):
     with pytest.raises(PybypassError) as caught:
         rss.queue("10.0.0.1", "10.0.0.2", 1, 2, card(**changes))

@@ -46,7 +46,7 @@ STEPS: dict[str, Callable[[], Command]] = {
     "clang-format": lambda: [
         clang_format(), "--dry-run", "--Werror", *files("csrc/**/*.[ch]", "tests/**/*.[ch]"),
     ],
-    "shellcheck": lambda: ["shellcheck", "-x", ".ci/run", *files("tools/*.sh", "hugepages/*.sh")],
+    "shellcheck": lambda: ["shellcheck", "-x", ".ci/run", *files("tools/**/*.sh", "hugepages/*.sh")],
     "layers": lambda: [sys.executable, "tools/layers.py"],
 }  # fmt: skip
 

@@ -33,6 +33,21 @@ static void read_queues(int fd, struct ifreq *r, struct pb_xsk_if *out)
 	out->tx_queues = c.combined_count + c.tx_count;
 }
 
+/* The Intel 1 Gbit/s family and ixgbe write the size of a receive buffer as a number of KiB (SRRCTL.BSIZEPKT), rounded
+ * down, and their zero-copy path has no multi-buffer: a longer packet arrives as two that nothing joins. Seen on igb
+ * with 2048-byte frames: 1024 and 490 bytes. */
+static uint32_t zc_unit(int fd, struct ifreq *r)
+{
+	static const char drivers[][8] = {"igb", "igc", "ixgbe"};
+	struct ethtool_drvinfo d = {.cmd = ETHTOOL_GDRVINFO};
+	r->ifr_data = (char *)&d;
+	if (!ask(fd, SIOCETHTOOL, r))
+		for (size_t i = 0; i < PB_ARRAY_LEN(drivers); i++)
+			if (!strncmp(d.driver, drivers[i], sizeof(d.driver)))
+				return 1024;
+	return 1;
+}
+
 /* ETHTOOL_GLINK is the carrier itself; IFF_RUNNING follows it by up to a second. */
 static bool has_carrier(int fd, struct ifreq *r, bool running)
 {
@@ -74,6 +89,7 @@ int pb_xsk_if_read(int ctl_fd, const char *name, uint32_t ifindex, struct pb_xsk
 		return err;
 	memcpy(out->mac, r.ifr_hwaddr.sa_data, sizeof(out->mac));
 	read_queues(ctl_fd, &r, out);
+	out->zc_unit_bytes = zc_unit(ctl_fd, &r);
 	return 0;
 }
 

@@ -10,6 +10,7 @@ struct pb_xsk_if {
 	uint32_t mtu;
 	uint32_t rx_queues; /* 0: the driver does not say */
 	uint32_t tx_queues;
+	uint32_t zc_unit_bytes; /* zero-copy receive buffers are rounded down to a multiple of this */
 	uint8_t mac[6];
 	bool up;      /* administratively */
 	bool running; /* and with a carrier */

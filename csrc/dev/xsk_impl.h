@@ -64,6 +64,7 @@ struct pb_xsk {
 	uint32_t member; /* which socket of the queue */
 	uint32_t magic;  /* of the program that writes the metadata */
 	uint32_t tx_max_bytes;
+	uint32_t zc_room; /* the longest packet that zero copy receives in one frame */
 	bool copy, sg, busy_poll;
 	int gone; /* -errno once the interface was removed */
 	/* rx */

@@ -119,6 +119,7 @@ static int check_iface(struct pb_xsk *x, const struct pb_xsk_config *c, struct p
 	rep->sg = x->sg;
 	rep->frame_room = room;
 	x->ifindex = i.ifindex;
+	x->zc_room = room - room % i.zc_unit_bytes;
 	x->tx_max_bytes = i.mtu + PB_L2_BYTES;
 	x->dev.queue = c->queue;
 	x->dev.mtu = (uint16_t)i.mtu;
@@ -236,6 +237,12 @@ static int try_rung(struct pb_xsk *x, struct pb_xsk_umem *shared, uint64_t deadl
 	}
 	if (err)
 		return shared ? err : whose_queue(x, err, f);
+	/* The kernel itself refuses packets of several frames where the driver has none in zero copy. */
+	if (r->copy == PB_XSK_ZEROCOPY && !x->sg && x->tx_max_bytes > x->zc_room)
+		return pb_xsk_fail_set(
+			f, PB_XSK_STAGE_MTU, -EMSGSIZE,
+			"zero copy: this driver receives %u bytes into a frame of %u: take frames of 4096", x->zc_room,
+			x->dev.pool->frame_bytes);
 	err = bind_until(x, r->copy, shared, deadline_ms, rep);
 	if (err)
 		return pb_xsk_fail_set(f, PB_XSK_STAGE_BIND, err, "binding queue %u with %s%s%s", x->dev.queue,
@@ -255,6 +262,7 @@ static bool may_descend(const struct pb_xsk_fail *f)
 	case PB_XSK_STAGE_PROG_BUSY: /* perhaps by our own program in the other mode */
 	case PB_XSK_STAGE_PROG_LOAD:
 	case PB_XSK_STAGE_PROG_ATTACH:
+	case PB_XSK_STAGE_MTU: /* copy mode has its own buffers */
 		return true;
 	case PB_XSK_STAGE_BIND:
 		return f->err != -EBUSY;

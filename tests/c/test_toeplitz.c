@@ -142,4 +142,5 @@ TEST(rows_one_after_the_other)
 	CHECK_EQ(hashes[50], 0xabad1dea);
 }
 
-MAIN(T(microsoft_suite), T(table_and_bits_agree), T(rows_one_after_the_other), T(short_key_reads_as_zeros), T(symmetric_key))
+MAIN(T(microsoft_suite), T(table_and_bits_agree), T(rows_one_after_the_other), T(short_key_reads_as_zeros),
+     T(symmetric_key))
