@@ -220,6 +220,13 @@ cdef class EngineCore:
     def loop_cpu(self):
         return pb_loop_cpu(self.loop) if self.loop != NULL else -1
 
+    def loop_info(self):
+        cdef pb_loop_info i
+        if self.loop == NULL:
+            return None
+        pb_loop_get_info(self.loop, &i)
+        return {"cpu_s": i.cpu_ns / 1e9, "wall_s": i.wall_ns / 1e9, "sleeps": i.sleeps}
+
     @property
     def threaded(self):
         return self.loop != NULL

@@ -125,7 +125,8 @@ class Burst:
         has VLAN. flags: CSUM_GOOD, CSUM_PARTIAL, VLAN, MORE, MARK. queue: queue number.
 
         To be sent: CSUM_PARTIAL asks for the checksum over the bytes from `hash & 0xffff` on, stored `hash >> 16` bytes
-        behind that, where the pseudo header's sum lies; TX_STAMP for a time stamp; LAUNCH for sending at ts_ns.
+        behind that, where the pseudo header's sum lies (in copy mode only for packets of one frame; others are dropped and
+        counted as tx_bad); TX_STAMP for a time stamp; LAUNCH for sending at ts_ns.
         """
 
     def packets(self) -> npt.NDArray[np.void]:

@@ -89,7 +89,7 @@ def open_device(
     unaligned: bool = False,
     own_umem: bool = False,
     tx_meta: bool = False,
-    launch_time: bool = False,
+    tx_zc_flags: int = 0,
     busy_poll_us: int = 0,
     busy_budget: int = 0,
 ) -> tuple[object, XdpProgram, dict[str, Any]]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from . import _port, neighbours
+from . import _netdev, _port, neighbours
 from ._mem import Umem
 from ._port import Queue
 from ._wire import TOEPLITZ_KEY, toeplitz
@@ -248,6 +248,24 @@ def _options(uri: Uri) -> dict[str, Any]:
     }  # fmt: skip
 
 
+def _driver_grants(ifname: str) -> int:
+    """What a driver can do for packets that it sends without a copy (netdev family); descriptor flags."""
+    try:
+        known = _netdev.xdp(socket.if_nametoindex(ifname))
+    except OSError:
+        return 0  # no such interface: opening says so
+    names = {"tx-checksum": _port.CSUM_PARTIAL, "tx-timestamp": _port.TX_STAMP, "tx-launch-time-fifo": _port.LAUNCH}
+    return sum(flag for name, flag in names.items() if known is not None and name in known.xsk)
+
+
+def _labelled(report: dict[str, Any]) -> dict[str, Any]:
+    """Who does what was granted for packets to be sent: the kernel's copy is software, whatever the NIC could."""
+    by = "hardware" if report["zerocopy"] else "software"
+    report["tx_csum_by"] = by if report["tx_csum"] else "none"
+    report["tx_stamp_by"] = "none" if not report["tx_stamp"] else by if report["zerocopy"] else "kernel"
+    return report
+
+
 class _Opening:
     """Devices that are open and belong to nobody yet: closed again when a later one fails."""
 
@@ -278,7 +296,7 @@ class _Opening:
         while self.devices:
             capsule, umem, member, report = self.devices.pop(0)
             queue = _port.adopt(capsule, umem, "xdp", member=member, impair_rx=rx, impair_tx=tx)
-            queue.report = report
+            queue.report = _labelled(report)
             queues.append(queue)
         return queues
 
@@ -314,6 +332,8 @@ def open_xdp(
     opening = _Opening(_xsk, uri, options)
     try:
         with netns if netns is not None else nullcontext():
+            if options["tx_meta"]:
+                options["tx_zc_flags"] = _driver_grants(uri.name)
             for index, memory in zip(indices, umems, strict=True):
                 sharers = umems.count(memory)
                 opening.queue(index, memory, memory.info()["frames"] // 2 // sharers if sharers > 1 else 0)
@@ -327,7 +347,7 @@ def open_xdp(
     except (ValueError, OverflowError) as e:
         opening.undo()
         raise PybypassError.make("PB010", errno.EINVAL, f"{text!r}: {e}") from None
-    report = dict(opening.devices[0][3])
+    report = dict(_labelled(opening.devices[0][3]))
     report["filled"] = sum(d[3]["filled"] for d in opening.devices if d[1] is umems[0] and d[2] == 0)
     programs = opening.programs
     port = XdpPort(text, opening.adopted(rx, tx), umems[0], report, programs[0], uri.name)

@@ -182,8 +182,9 @@ struct pb_xsk_config {
 	uint32_t headroom; /* bytes kept free in front of a received packet, beyond the kernel's own 256 */
 	bool unaligned;    /* frames may lie anywhere: any frame size, and the offset in the address' upper 16 bits */
 	bool own_umem;     /* register the memory even if another socket has it registered */
-	bool launch_time;  /* the driver has it (netdev family, xsk-features): packets may carry PB_DESC_LAUNCH */
-	bool tx_meta;      /* time stamps and checksums for what is sent, where the kernel has them (6.8) */
+	uint16_t tx_zc_flags; /* what the driver grants in zero-copy mode (netdev family, xsk-features):
+				 PB_DESC_CSUM_PARTIAL, TX_STAMP, LAUNCH */
+	bool tx_meta;         /* time stamps and checksums for what is sent, where the kernel has them (6.8) */
 	uint32_t busy_poll_us, busy_budget; /* SO_PREFER_BUSY_POLL and what goes with it; 0: not, the default (8) */
 };
 

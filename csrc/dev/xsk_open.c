@@ -187,7 +187,7 @@ static int set_up(struct pb_xsk *x, struct pb_xsk_fail *f, struct pb_xsk_report 
 		if (pb_xsk_txmeta_create(x))
 			return pb_xsk_fail_set(f, PB_XSK_STAGE_MEMORY, -ENOMEM, "TX time stamps");
 		x->dev.tx_flags |=
-			PB_DESC_CSUM_PARTIAL | PB_DESC_TX_STAMP | (x->copy || !x->cfg.launch_time ? 0 : PB_DESC_LAUNCH);
+			x->copy ? PB_DESC_CSUM_PARTIAL | PB_DESC_TX_STAMP : x->cfg.tx_zc_flags & PB_XSK_TX_META_FLAGS;
 	}
 	err = pb_xsk_prog_map_set(x->prog, x->dev.queue, x->member, x->fd);
 	if (err)

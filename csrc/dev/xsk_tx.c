@@ -76,6 +76,9 @@ static enum pb_drop refuse(const struct pb_xsk *x, const struct pb_desc *d, uint
 			return PB_DROP_TX_BAD;
 	if ((d->flags & x->dev.tx_flags & PB_XSK_TX_META_FLAGS) && !pb_xsk_txmeta_ok(d, bytes))
 		return PB_DROP_TX_BAD;
+	/* In copy mode the kernel (6.18) sums when it has the first descriptor, before the others are there. */
+	if (count > 1 && x->copy && (d->flags & x->dev.tx_flags & PB_DESC_CSUM_PARTIAL))
+		return PB_DROP_TX_BAD;
 	return bytes > x->tx_max_bytes ? PB_DROP_TOO_LONG : PB_DROP_NONE;
 }
 

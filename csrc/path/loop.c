@@ -17,6 +17,8 @@ struct pb_loop {
 	pthread_t thread;
 	_Atomic uint32_t stop;
 	_Atomic int error;
+	_Atomic uint64_t sleeps;
+	uint64_t started_ns;
 	int cpu;
 };
 
@@ -64,8 +66,10 @@ static void *run(void *arg)
 		}
 		if (n)
 			busy_ns = now_ns;
-		else if (now_ns - busy_ns > l->cfg.spin_ns)
+		else if (now_ns - busy_ns >= l->cfg.spin_ns && l->cfg.spin_ns != UINT64_MAX) {
+			atomic_fetch_add_explicit(&l->sleeps, 1, memory_order_relaxed);
 			pb_path_sleep(l->path, now_ns, 100000000, &l->stop);
+		}
 	}
 	return NULL;
 }
@@ -95,6 +99,7 @@ struct pb_loop *pb_loop_start(struct pb_path *p, const struct pb_loop_config *cf
 	l->path = p;
 	l->cfg = *cfg;
 	l->cpu = cfg->cpu;
+	l->started_ns = pb_now_ns();
 	pthread_attr_t attr;
 	pthread_attr_init(&attr);
 	int rc = affinity(cfg, &attr);
@@ -128,6 +133,18 @@ int pb_loop_cpu(const struct pb_loop *l)
 	if (pthread_getaffinity_np(l->thread, sizeof(set), &set) || CPU_COUNT(&set) != 1)
 		return -1;
 	return l->cpu;
+}
+
+void pb_loop_info(const struct pb_loop *l, struct pb_loop_info *info)
+{
+	*info = (struct pb_loop_info){
+		.wall_ns = pb_now_ns() - l->started_ns,
+		.sleeps = atomic_load_explicit(&l->sleeps, memory_order_relaxed),
+	};
+	clockid_t clock;
+	struct timespec t;
+	if (!pthread_getcpuclockid(l->thread, &clock) && !clock_gettime(clock, &t))
+		info->cpu_ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 int pb_loop_error(const struct pb_loop *l)

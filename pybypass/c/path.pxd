@@ -61,6 +61,9 @@ cdef extern from "path/loop.h" nogil:
     void pb_loop_stop(pb_loop *l)
     int pb_loop_cpu(const pb_loop *l)
     int pb_loop_error(const pb_loop *l)
+    cdef struct pb_loop_info:
+        uint64_t cpu_ns, wall_ns, sleeps
+    void pb_loop_get_info "pb_loop_info"(const pb_loop *l, pb_loop_info *info)
     uint64_t pb_now_ns()
 
 cdef extern from "path/sock.h" nogil:
