@@ -3,13 +3,15 @@ PYTHON ?= python3
 VENV ?= .venv
 FUZZ_SECONDS ?= 20
 PYTEST_ARGS ?=
+ONLY ?=
+ROUNDS ?=
 ARGS ?=
 
 BIN := $(VENV)/bin
 SOURCES = setup.py $(shell find csrc -name '*.[ch]'; find pybypass -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
-.PHONY: help system build dev run test test-vm asan tsan debug fuzz lint clean
+.PHONY: help system build dev run test test-vm asan tsan debug fuzz bench lint clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -63,6 +65,10 @@ debug: dev ## the Python tests on a build that checks every change of a frame's 
 fuzz: FUZZ_SECONDS = 60
 fuzz: dev ## the fuzz targets, 60 s each (FUZZ_SECONDS=)
 	$(BIN)/python tools/suite.py --only fuzz --fuzz-seconds $(FUZZ_SECONDS)
+
+bench: dev ## measure ours beside the peers: a table, and build/bench.json (ONLY=row,row ROUNDS=n)
+	@tools/packages.sh dpdk-dev liblwip-dev
+	PB_BENCH_ONLY=$(ONLY) $(if $(ROUNDS),PB_BENCH_ROUNDS=$(ROUNDS)) $(BIN)/pytest tests/bench -p no:cacheprovider --benchmark-disable-gc -q $(PYTEST_ARGS)
 
 lint: dev ## ruff, mypy, stubs, clang-format, shellcheck, layers
 	$(BIN)/python tools/lint.py

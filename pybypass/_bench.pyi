@@ -103,6 +103,17 @@ class Device:
     ) -> dict[str, Any]:
         """One measurement, see csrc/app/bench.h; the counters of struct pb_bench, with Histograms."""
 
+    def bare(self, dst_mac: bytes, src: bytes, dst: bytes, sport: int, dport: int) -> Bare:
+        """Opens a TCP connection without an engine, for the floor of a round trip (csrc/app/bare.h); IPv4, 4 bytes each."""
+
+class Bare:
+    def __new__(cls, device: Device, dst_mac: bytes, src: bytes, dst: bytes, sport: int, dport: int) -> Bare: ...
+    def pingpong(self, n: int, nbytes: int) -> npt.NDArray[np.uint32]:
+        """n round trips of nbytes (1 to 1400): ns each, shape (n,)."""
+
+    def close(self) -> None:
+        """Resets it; the device is free again."""
+
 class Stream:
     """One end of a TCP connection, the engine's or the kernel's. Raises PybypassError as sockets do."""
 

@@ -12,6 +12,7 @@ from libc.string cimport memset
 
 from pybypass._mem cimport Umem
 from pybypass._port cimport Queue
+from pybypass._convert cimport ip_in
 from pybypass.c.app cimport PB_SPIN_HARD, PB_SPIN_NOT, PB_SPIN_YIELD, pb_spin
 from pybypass.c.bench cimport *
 from pybypass.c.dev cimport pb_dev
@@ -263,6 +264,48 @@ cdef class Device:
             free(b)
 
 
+    def bare(self, bytes dst_mac not None, bytes src not None, bytes dst not None, int sport, int dport):
+        return Bare(self, dst_mac, src, dst, sport, dport)
+
+
+cdef class Bare:
+    """One TCP connection by the numbers."""
+    cdef pb_bare b
+    cdef Device device
+
+    def __cinit__(self, Device device not None, bytes dst_mac, bytes src, bytes dst, int sport, int dport):
+        cdef int rc
+        memset(&self.b, 0, sizeof(self.b))
+        self.device = device
+        self.b.dev = device.enter()
+        for i in range(6):
+            self.b.dst_mac[i] = dst_mac[i]
+        ip_in(src, &self.b.src)
+        ip_in(dst, &self.b.dst)
+        self.b.sport, self.b.dport, self.b.seq = sport, dport, 1
+        with nogil:
+            rc = pb_bare_connect(&self.b)
+        if rc:
+            device.busy = False
+            raise connection_error(-rc)
+
+    def pingpong(self, uint32_t n, uint32_t nbytes):
+        cdef int rc
+        samples = np.zeros(max(n, 1), dtype=np.uint32)
+        cdef uint32_t[::1] out = samples
+        with nogil:
+            rc = pb_bare_pingpong(&self.b, n, nbytes, &out[0])
+        if rc < 0:
+            raise connection_error(-rc)
+        return samples
+
+    def close(self):
+        if self.device is not None:
+            pb_bare_close(&self.b)
+            self.device.busy = False
+            self.device = None
+
+
 cdef list slice_list(const pb_bench_slice *s, int n):
     return [{"sent": s[i].sent, "received": s[i].received, "bytes": s[i].bytes, "ns": s[i].ns} for i in range(n)]
 
@@ -290,7 +333,7 @@ cdef dict bench_result(pb_bench *b, int slices):
         "rx_bytes": b.rx_bytes, "rx_calls": b.rx_calls, "rx_empty": b.rx_empty, "foreign": b.foreign,
         "stamp_ahead": b.stamp_ahead, "rx_seconds": (b.last_ns - b.first_ns) / 1e9,
         "build_ns": b.build_ns / b.build_pkts if b.build_pkts else 0.0,
-        "highest": b.track.next, "unique": b.track.unique, "duplicates": b.track.duplicates,
+        "busy_cycles": b.busy_cycles, "highest": b.track.next, "unique": b.track.unique, "duplicates": b.track.duplicates,
         "reordered": b.track.reordered, "old": b.track.old,
         "lag": hist_copy(&b.lag), "latency": hist_list(b.latency, slices), "slices": slice_list(b.slice, slices),
     }

@@ -1,12 +1,13 @@
 #!/bin/sh
 # shellcheck disable=SC2086 # lists of words throughout
 # Installs the Debian packages that are missing (as root), or names them. Fetches nothing when all are there.
+# Arguments: more packages.
 set -u
 packages="
 gcc libc6-dev make pkg-config python3-dev python3-venv
 libxdp-dev libbpf-dev libelf-dev clang llvm libclang-rt-14-dev
 iproute2 ethtool tcpdump tshark iputils-ping
-clang-format shellcheck"
+clang-format shellcheck $*"
 
 if ! command -v dpkg-query >/dev/null; then
 	echo "packages: no dpkg here. Needed, by their Debian names:" $packages >&2

@@ -42,6 +42,7 @@ struct pb_bench {
 	uint64_t start_ns, end_ns; /* of sending (receiving, where nothing is sent): the drain is not in it */
 	uint64_t offered, sent, sent_bytes, tx_calls, tx_full, no_frame;
 	uint64_t received, rx_bytes, rx_calls, rx_empty, foreign, stamp_ahead;
+	uint64_t busy_cycles;          /* of the time stamp counter, in looks that found something */
 	uint64_t first_ns, last_ns;    /* when the first and the last packet came */
 	uint64_t build_ns, build_pkts; /* sampled: what making packets costs */
 	struct pb_seqtrack track;

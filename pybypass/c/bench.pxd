@@ -3,7 +3,7 @@ from pybypass.c.app cimport pb_spin
 from pybypass.c.dev cimport pb_dev
 from pybypass.c.path cimport pb_app
 from pybypass.c.pool cimport pb_pool
-from pybypass.c.types cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from pybypass.c.types cimport int64_t, pb_ip, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "base/hist.h" nogil:
     enum: PB_HIST_COUNTS
@@ -56,7 +56,7 @@ cdef extern from "app/bench.h" nogil:
         uint64_t start_ns, end_ns
         uint64_t offered, sent, sent_bytes, tx_calls, tx_full, no_frame
         uint64_t received, rx_bytes, rx_calls, rx_empty, foreign, stamp_ahead
-        uint64_t first_ns, last_ns, build_ns, build_pkts
+        uint64_t first_ns, last_ns, build_ns, build_pkts, busy_cycles
         pb_seqtrack track
         pb_hist lag
         pb_bench_slice slice[]
@@ -99,3 +99,14 @@ cdef extern from "dev/ksock.h" nogil:
         uint32_t hdr_bytes
         uint16_t mtu
     pb_dev *pb_dev_ksock_open(const pb_dev_ksock_config *cfg, pb_pool *pool, int *err)
+
+cdef extern from "app/bare.h" nogil:
+    cdef struct pb_bare:
+        pb_dev *dev
+        uint8_t dst_mac[6]
+        pb_ip src, dst
+        uint16_t sport, dport
+        uint32_t seq, ack
+    int pb_bare_connect(pb_bare *b)
+    int pb_bare_pingpong(pb_bare *b, uint32_t n, uint32_t nbytes, uint32_t *samples_ns)
+    void pb_bare_close(pb_bare *b)

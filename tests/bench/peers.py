@@ -1,0 +1,97 @@
+"""The peers: a kernel process with ordinary sockets, and testpmd."""
+
+import os
+import re
+import shutil
+import subprocess
+import time
+
+
+def cpus():
+    """(ours, the other end's); one core for both where there is only one."""
+    allowed = sorted(os.sched_getaffinity(0))
+    return allowed[0], allowed[-1]
+
+
+def machine_note():
+    with open("/sys/devices/system/cpu/isolated", encoding="ascii") as f:
+        isolated = f.read().strip() or "none"
+    return f"{len(os.sched_getaffinity(0))} cores, isolated: {isolated}"
+
+
+class Testpmd:
+    """dpdk-testpmd on an interface of a namespace, one forwarding core, driven by its prompt."""
+
+    __test__ = False
+
+    def __init__(self, netns, ifname, mode, cpu, main_cpu, options=()):
+        if shutil.which("dpdk-testpmd") is None:
+            raise RuntimeError("dpdk-testpmd is not installed: apt-get install dpdk-dev")
+        argv = [
+            "dpdk-testpmd", "-l", f"{main_cpu},{cpu}" if main_cpu != cpu else f"{cpu}", "--main-lcore", str(main_cpu),
+            "--no-huge", "--no-pci", "--no-shconf", "--no-telemetry", "-m", "512",
+            "--vdev", f"net_af_xdp0,iface={ifname},start_queue=0,queue_count=1", "--", "-i", "--total-num-mbufs=16384",
+            "--nb-cores=1", "--burst=64", "--rxd=2048", "--txd=2048", "--record-core-cycles", f"--forward-mode={mode}",
+            *options,
+        ]  # fmt: skip
+        self._process = netns.popen(
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+        )
+        self._read("testpmd> ")
+
+    def _read(self, until, seconds=30.0):
+        text, deadline = "", time.monotonic() + seconds
+        while not text.endswith(until):
+            char = self._process.stdout.read(1)
+            text += char
+            if not char or time.monotonic() > deadline:
+                raise RuntimeError(f"testpmd: no {until!r} in\n{text[-3000:]}")
+        return text
+
+    def do(self, command):
+        self._process.stdin.write(command + "\n")
+        self._process.stdin.flush()
+        return self._read("testpmd> ")
+
+    def counters(self):
+        """RX and TX packets so far."""
+        text = self.do("show port stats 0")
+        return int(re.search(r"RX-packets: (\d+)", text)[1]), int(re.search(r"TX-packets: (\d+)", text)[1])
+
+    def start(self):
+        self.do("start")
+
+    def stop(self):
+        """Busy cycles per packet since start, of turns that had packets."""
+        found = re.search(r"CPU cycles/packet=([\d.]+)", self.do("stop"))
+        return float(found[1]) if found else None
+
+    def cpu_seconds(self):
+        """User and system time of its forwarding thread."""
+        base = f"/proc/{self._process.pid}/task"
+        for tid in os.listdir(base):
+            with open(f"{base}/{tid}/comm", encoding="ascii") as f:
+                if not re.match(r"(lcore|rte)-worker", f.read()):
+                    continue
+            with open(f"{base}/{tid}/stat", encoding="ascii") as f:
+                fields = f.read().rpartition(")")[2].split()
+            return int(fields[11]) / os.sysconf("SC_CLK_TCK"), int(fields[12]) / os.sysconf("SC_CLK_TCK")
+        raise RuntimeError("testpmd has no worker thread")
+
+    def close(self):
+        if self._process.poll() is None:
+            try:
+                self._process.stdin.write("quit\n")
+                self._process.stdin.flush()
+                self._process.wait(20)
+            except (OSError, subprocess.TimeoutExpired):
+                self._process.kill()
+                self._process.wait()
+        self._process.stdin.close()
+        self._process.stdout.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exc):
+        self.close()
