@@ -2,6 +2,7 @@
 
 import os
 import re
+import select
 import shutil
 import subprocess
 import time
@@ -28,6 +29,7 @@ class Testpmd:
         if shutil.which("dpdk-testpmd") is None:
             raise RuntimeError("dpdk-testpmd is not installed: apt-get install dpdk-dev")
         argv = [
+            "stdbuf", "-oL",  # its statistics go through stdio, its prompt does not
             "dpdk-testpmd", "-l", f"{main_cpu},{cpu}" if main_cpu != cpu else f"{cpu}", "--main-lcore", str(main_cpu),
             "--no-huge", "--no-pci", "--no-shconf", "--no-telemetry", "-m", "512",
             "--vdev", f"net_af_xdp0,iface={ifname},start_queue=0,queue_count=1", "--", "-i", "--total-num-mbufs=16384",
@@ -35,35 +37,43 @@ class Testpmd:
             *options,
         ]  # fmt: skip
         self._process = netns.popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, bufsize=1
+            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
+        self._text = ""
         self._read("testpmd> ")
 
-    def _read(self, until, seconds=30.0):
-        text, deadline = "", time.monotonic() + seconds
-        while not text.endswith(until):
-            char = self._process.stdout.read(1)
-            text += char
-            if not char or time.monotonic() > deadline:
-                raise RuntimeError(f"testpmd: no {until!r} in\n{text[-3000:]}")
+    def _read(self, *marks, seconds=30.0):
+        """What it prints up to these marks, one after the other."""
+        deadline, start = time.monotonic() + seconds, 0
+        fd = self._process.stdout.fileno()
+        for mark in marks:
+            while (at := self._text.find(mark, start)) < 0:
+                ready, _, _ = select.select([fd], [], [], max(0.0, deadline - time.monotonic()))
+                data = os.read(fd, 65536) if ready else b""
+                if not data:
+                    raise RuntimeError(f"testpmd: no {mark!r} in\n{self._text[-3000:]}")
+                self._text += data.decode(errors="replace")
+            start = at + len(mark)
+        text, self._text = self._text[:start], self._text[start:]
         return text
 
-    def do(self, command):
-        self._process.stdin.write(command + "\n")
+    def do(self, command, last):
+        """Gives a command, and reads what it prints up to a line that holds `last`."""
+        self._process.stdin.write(command.encode() + b"\n")
         self._process.stdin.flush()
-        return self._read("testpmd> ")
+        return self._read(last, "testpmd> ")
 
     def counters(self):
         """RX and TX packets so far."""
-        text = self.do("show port stats 0")
+        text = self.do("show port stats 0", "Tx-pps")
         return int(re.search(r"RX-packets: (\d+)", text)[1]), int(re.search(r"TX-packets: (\d+)", text)[1])
 
     def start(self):
-        self.do("start")
+        self.do("start", "packets/burst")
 
     def stop(self):
         """Busy cycles per packet since start, of turns that had packets."""
-        found = re.search(r"CPU cycles/packet=([\d.]+)", self.do("stop"))
+        found = re.search(r"CPU cycles/packet=([\d.]+)", self.do("stop", "Done."))
         return float(found[1]) if found else None
 
     def cpu_seconds(self):
@@ -81,7 +91,7 @@ class Testpmd:
     def close(self):
         if self._process.poll() is None:
             try:
-                self._process.stdin.write("quit\n")
+                self._process.stdin.write(b"quit\n")
                 self._process.stdin.flush()
                 self._process.wait(20)
             except (OSError, subprocess.TimeoutExpired):
