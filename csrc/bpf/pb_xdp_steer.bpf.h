@@ -247,13 +247,17 @@ struct pb_rss_result {
 	__u16 type;
 };
 
-/* n is a constant: unrolled, the table's offsets are constants too, and the verifier has nothing to explore. */
-static __always_inline __u32 toeplitz(const struct pb_rss_hash *h, const __u8 *in, int n)
+/* Of n bytes of the packet that are the input's from byte `at` on. Both are constants: unrolled, the table's offsets
+ * are constants too, and the verifier has nothing to explore. The barrier keeps the compiler from loading all bytes
+ * first: it would need more stack than a program has (clang 19 did). */
+static __always_inline __u32 toeplitz(const struct pb_rss_hash *h, const __u8 *in, int at, int n)
 {
 	__u32 hash = 0;
 #pragma unroll
-	for (int i = 0; i < n; i++)
-		hash ^= h->t[2 * i][in[i] >> 4] ^ h->t[2 * i + 1][in[i] & 15];
+	for (int i = 0; i < n; i++) {
+		hash ^= h->t[2 * (at + i)][in[i] >> 4] ^ h->t[2 * (at + i) + 1][in[i] & 15];
+		asm volatile("" : "+r"(hash) : : "memory");
+	}
 	return hash;
 }
 
@@ -262,38 +266,30 @@ static __always_inline __u32 toeplitz(const struct pb_rss_hash *h, const __u8 *i
 static __always_inline void rss_hash4(const struct pb_rss_hash *h, const struct iphdr *ip, const void *end,
 				      struct pb_rss_result *r)
 {
-	__u8 in[12];
 	if ((const void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
 		return;
-	__builtin_memcpy(in, &ip->saddr, 8);
 	r->type = PB_RSS_L3_IPV4;
+	r->hash = toeplitz(h, (const __u8 *)&ip->saddr, 0, 8);
 	const __u8 *l4 = (const void *)ip + ip->ihl * 4;
 	if ((ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP) &&
 	    !(ip->frag_off & bpf_htons(PB_IP_OFFSET | PB_IP_MORE)) && (const void *)(l4 + 4) <= end) {
-		__builtin_memcpy(in + 8, l4, 4);
 		r->type |= PB_RSS_L4;
-		r->hash = toeplitz(h, in, 12);
-		return;
+		r->hash ^= toeplitz(h, l4, 8, 4);
 	}
-	r->hash = toeplitz(h, in, 8);
 }
 
 static __always_inline void rss_hash6(const struct pb_rss_hash *h, const struct ipv6hdr *ip, const void *end,
 				      struct pb_rss_result *r)
 {
-	__u8 in[PB_RSS_IN_MAX];
 	if ((const void *)(ip + 1) > end || ip->version != 6)
 		return;
-	__builtin_memcpy(in, &ip->saddr, 32);
 	r->type = PB_RSS_L3_IPV6;
+	r->hash = toeplitz(h, (const __u8 *)&ip->saddr, 0, 32);
 	const __u8 *l4 = (const void *)(ip + 1);
 	if ((ip->nexthdr == IPPROTO_TCP || ip->nexthdr == IPPROTO_UDP) && (const void *)(l4 + 4) <= end) {
-		__builtin_memcpy(in + 32, l4, 4);
 		r->type |= PB_RSS_L4;
-		r->hash = toeplitz(h, in, PB_RSS_IN_MAX);
-		return;
+		r->hash ^= toeplitz(h, l4, 32, 4);
 	}
-	r->hash = toeplitz(h, in, 32);
 }
 
 /* Which socket of the queue. */
