@@ -25,15 +25,15 @@ from typing import Any
 
 from . import _ethtool, _netdev
 from ._ethtool import Ethtool
-from ._netdev import Interface, Irq, Queue, Xdp
+from ._netdev import Interface, Irq, Queue, Xdp, XskSocket
 from .errors import PybypassError
 from .nictypes import Channels, Coalescing, Driver, Feature, Nic, Rings, Rss, Timestamping
 
 __all__ = [
-    "Channels", "Coalescing", "Driver", "Feature", "Interface", "Irq", "Nic", "Queue", "Rings", "Rss", "Timestamping",
-    "Xdp", "channels", "coalescing", "driver", "features", "interface", "irqs", "look", "queues", "rings", "rss",
-    "set_channels", "set_coalescing", "set_features", "set_rings", "set_rss", "system_rss_key",
-    "timestamping", "xdp",
+    "Channels", "Coalescing", "Driver", "Feature", "Interface", "Irq", "Nic", "Queue", "Rings", "Rss",
+    "Timestamping", "Xdp", "XskSocket", "channels", "coalescing", "driver", "features", "interface", "interfaces",
+    "irqs", "look", "queues", "rings", "rss", "set_channels", "set_coalescing", "set_features", "set_rings",
+    "set_rss", "system_rss_key", "timestamping", "xdp", "xsk_sockets",
 ]  # fmt: skip
 
 # ethtool's short names, for the kernel's.
@@ -74,6 +74,18 @@ def interface(ifname: str, *, netns: Any = None) -> Interface:
     """Index, addresses, MTU, state, peer, statistics, the XDP program attached (rtnetlink)."""
     with _inside(netns):
         return _netdev.interface(ifname)
+
+
+def interfaces(*, netns: Any = None) -> list[Interface]:
+    """All of them, by index."""
+    with _inside(netns):
+        return _netdev.interfaces()
+
+
+def xsk_sockets(*, netns: Any = None) -> list[XskSocket] | None:
+    """The AF_XDP sockets of all processes, with what they lost; None on kernels without CONFIG_XDP_SOCKETS_DIAG."""
+    with _inside(netns):
+        return _netdev.xsk_sockets()
 
 
 def _channels(e: Ethtool) -> Channels:
