@@ -195,7 +195,9 @@ int pb_xsk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns)
 		got = (uint32_t)rc;
 	}
 	if (!got) {
-		pb_xsk_group_refill(x);
+		/* As of the last look: who receives refills, so this is for a pool or a ring that had no more then. */
+		if (atomic_load_explicit(&x->group->posted, memory_order_relaxed) < x->group->fill_target)
+			pb_xsk_group_refill(x);
 		return idle(x, now_ns);
 	}
 	int out = take_all(x, d, at, got);

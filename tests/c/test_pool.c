@@ -130,6 +130,38 @@ TEST(caches_are_bounded_and_hold_the_pool)
 	CHECK_EQ(pb_handles_live(PB_HANDLE_POOL), 0);
 }
 
+TEST(frames_of_any_size_between)
+{
+	int err = 0;
+	for (uint32_t bytes = 2048; bytes <= 4096; bytes += 64) {
+		struct pb_pool *p = pb_pool_create(100, bytes, PB_WANT_4K, &err);
+		REQUIRE(p);
+		CHECK(pb_region_bytes(p->region) >= (size_t)100 * bytes);
+		for (uint32_t i = 0; i < 100; i++) {
+			uint64_t base = pb_pool_addr(p, i);
+			const uint64_t inside[] = {base, base + 1, base + 2047, base + bytes - 1};
+			for (size_t k = 0; k < PB_ARRAY_LEN(inside); k++) {
+				CHECK_EQ(pb_pool_frame(p, inside[k]), base);
+				CHECK_EQ(pb_pool_index(p, inside[k]), i);
+				CHECK(pb_pool_has(p, inside[k]));
+			}
+		}
+		CHECK(!pb_pool_has(p, (uint64_t)100 * bytes));
+		/* Its index would be that of frame 0 in 32 bits. */
+		CHECK(!pb_pool_has(p, ((uint64_t)1 << 32) * bytes));
+		struct pb_pool_cache *c = cache_of(p);
+		uint64_t addrs[64];
+		uint32_t n = pb_pool_get(c, addrs, 64, 0, PB_OWN_APP);
+		CHECK_EQ(n, 64);
+		for (uint32_t i = 0; i < n; i++) {
+			CHECK_EQ(addrs[i] % bytes, 0);
+			pb_pool_put(c, addrs[i] + bytes - 1, PB_OWN_APP);
+		}
+		pb_pool_cache_destroy(c);
+		pb_pool_unref(p);
+	}
+}
+
 TEST(owner_names)
 {
 	CHECK(!strcmp(pb_owner_name(PB_OWN_FREE), "free") && !strcmp(pb_owner_name(PB_OWN_TX), "tx"));
@@ -174,4 +206,5 @@ TEST(two_threads_on_a_small_pool)
 }
 
 MAIN(T(refuses_bad_sizes), T(every_frame_once), T(reserve_is_left), T(transitions_that_the_table_allows),
-     T(violations_are_noticed), T(caches_are_bounded_and_hold_the_pool), T(owner_names), T(two_threads_on_a_small_pool))
+     T(violations_are_noticed), T(caches_are_bounded_and_hold_the_pool), T(frames_of_any_size_between), T(owner_names),
+     T(two_threads_on_a_small_pool))

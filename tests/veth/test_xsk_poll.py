@@ -1,10 +1,13 @@
 """Who drives the queue: worker modes (by the CPU time of their threads), and busy polling."""
 
+import json
+import os
 import socket
 import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -150,3 +153,14 @@ def test_busy_polling_without_the_privilege(lab):
     assert first.startswith("0 SO_PREFER_BUSY_POLL")
     assert "CAP_NET_ADMIN" in first
     assert second == "0"
+
+
+def test_the_effect_can_be_measured():
+    """tools/busy_poll.py, with few round trips: both ways, in turns, as a ratio."""
+    tool = Path(__file__).parents[2] / "tools/busy_poll.py"
+    argv = [sys.executable, tool, "--rounds", "2", "--trips", "300", "--json"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    found = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=60, env=environment).stdout)
+    for name in ("interrupts", "busy polling"):
+        assert 0 < found[name]["p50_us"] <= found[name]["p99_us"]
+    assert found["ratio"]["p50_us"] == pytest.approx(found["busy polling"]["p50_us"] / found["interrupts"]["p50_us"])
