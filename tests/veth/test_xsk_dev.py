@@ -108,6 +108,17 @@ def test_echo_keeps_every_byte(checks, objdir, pair, mode, build):
     print(f"{mode} {build}: {r['pps']:.0f} round trips/s")
 
 
+@pytest.mark.parametrize(
+    "how", [["sockets=4"], ["sg=1"], ["headroom=64", "tx_meta=1"], ["unaligned=1", "frame_bytes=3072"], ["busy_poll=20"]]
+)
+def test_echo_in_every_way_of_receiving(check, objdir, pair, how):
+    """The same under ASan and the table of owners: rings with a duty, packets of several frames, odd layouts."""
+    r = both_ends(check, objdir, pair, "echo", "count=20000", *how)
+    assert (r["sent"], r["turned"], r["got"], r["bad"], r["twice"]) == (20000, 20000, 20000, 0, 0)
+    for side in (r["a"], r["b"]):
+        assert (side["drops"], side["meta_missing"]) == ({}, 0)
+
+
 def test_small_rings(check, objdir, pair):
     r = both_ends(check, objdir, pair, "echo", "count=20000", "ring=64")
     assert (r["got"], r["bad"], r["twice"]) == (20000, 0, 0)

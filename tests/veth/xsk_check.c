@@ -61,6 +61,18 @@ int xsk_args_read(struct xsk_args *a, int argc, char **argv, const char *prefix)
 			a->cfg.rx_ring = a->cfg.tx_ring = a->cfg.fill_ring = a->cfg.comp_ring = v;
 		else if (KEY("fill"))
 			a->cfg.fill_ring = v;
+		else if (KEY("sg"))
+			a->cfg.sg = (enum pb_xsk_sg)v;
+		else if (KEY("sockets"))
+			a->cfg.sockets = v;
+		else if (KEY("headroom"))
+			a->cfg.headroom = v;
+		else if (KEY("unaligned"))
+			a->cfg.unaligned = v;
+		else if (KEY("tx_meta"))
+			a->cfg.tx_meta = v;
+		else if (KEY("busy_poll"))
+			a->cfg.busy_poll_us = v;
 		else if (KEY("netns"))
 			a->netns = (int)v;
 		else if (KEY("frames"))
