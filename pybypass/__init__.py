@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from ._mem import Umem, drop_reasons, live_handles
 from ._port import BURST_MAX, DESC_DTYPE, HASH_TYPES, TS_SOURCES, Burst, Queue
+from .accept import Request
 from .errors import (
     BrokenConnection,
     ConnectionAborted,
@@ -49,6 +50,7 @@ __all__ = [
     "Port",
     "PybypassError",
     "Queue",
+    "Request",
     "TimedOut",
     "Umem",
     "Worker",

@@ -61,6 +61,7 @@ cdef dict report_dict(const pb_path_report *r):
         "resets_out": r.tcp.resets_out, "challenge_acks": r.tcp.challenge_acks, "active_opens": r.tcp.active_opens,
         "passive_opens": r.tcp.passive_opens, "attempt_fails": r.tcp.attempt_fails,
         "estab_resets": r.tcp.estab_resets, "coalesced": r.tcp.coalesced, "connections": r.tcp.conns, "time_wait_recycled": r.tcp.time_wait_recycled,
+        "pmtu_updates": r.tcp.pmtu_updates,
         "states": {STATE_NAMES[i]: r.tcp.states[i] for i in range(11) if r.tcp.states[i]},
         "drops": drops,
     }

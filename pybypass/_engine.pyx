@@ -22,7 +22,7 @@ from pybypass.c.path cimport *
 from pybypass.c.pool cimport PB_OWN_APP, pb_desc, pb_pool, pb_pool_cache, pb_pool_cache_create, pb_pool_cache_destroy, pb_pool_put
 from pybypass.c.flag cimport pb_call_depth
 from pybypass.c.stdlib cimport aligned_alloc, usleep
-from pybypass.c.tcp cimport pb_tcp_config, pb_tcp_config_default, pb_tcp_endpoint, pb_tcp_info
+from pybypass.c.tcp cimport PB_TCP_ASK, pb_tcp_config, pb_tcp_config_default, pb_tcp_endpoint, pb_tcp_info
 from pybypass.c.types cimport int64_t, pb_ip, uint8_t, uint16_t, uint32_t, uint64_t
 
 from pybypass._convert import STATE_NAMES
@@ -33,7 +33,7 @@ FIN, CLOSED, ERROR, GONE = PB_SOCK_FIN, PB_SOCK_CLOSED, PB_SOCK_ERROR, PB_SOCK_G
 REPLY, SLOWPATH, SENT = PB_SOCK_REPLY, PB_SOCK_SLOWPATH, PB_SOCK_SENT
 WAIT_ANY, WAIT_SLOWPATH = -1, -2
 EXC_REASONS = {PB_EXC_ARP: "arp", PB_EXC_ICMP: "icmp", PB_EXC_UDP: "udp", PB_EXC_IP_OTHER: "ip", PB_EXC_L2_OTHER: "l2",
-               PB_EXC_NEIGH: "neigh"}
+               PB_EXC_NEIGH: "neigh", PB_EXC_ACCEPT: "accept"}
 
 cdef int WAIT_ANY_C = -1
 cdef uint64_t FOREVER = 0xffffffffffffffff
@@ -306,13 +306,13 @@ cdef class EngineCore:
         finally:
             self.leave()
 
-    def listen(self, tuple local, int backlog):
+    def listen(self, tuple local, int backlog, bint ask=False):
         cdef pb_tcp_endpoint l
         cdef int s
         self.enter()
         try:
             endpoint_in(local, &l)
-            s = pb_sock_listen(self.app, &l, <uint32_t>backlog)
+            s = pb_sock_listen(self.app, &l, <uint32_t>backlog | (PB_TCP_ASK if ask else 0))
             if s < 0:
                 raise connection_error(-s)
             self.kick()
@@ -549,6 +549,18 @@ cdef class EngineCore:
                         PyBytes_FromStringAndSize(<char *>pool.base + x[i].d.addr + x[i].d.off, x[i].d.len), None))
             pb_app_free(self.app, x[i].d.addr)
         return out
+
+    def judged(self, bytes frame, bint admitted):
+        """The verdict on the SYN in an "accept" exception; PB003 when there is no frame or no room to say it."""
+        cdef int rc
+        self.enter()
+        try:
+            rc = pb_app_judged(self.app, <const char *>frame, <uint32_t>len(frame), admitted)
+            if rc:
+                raise PybypassError.make("PB003" if rc == -_errno.ENOBUFS else "PB027", -rc, "judged")
+            self.kick()
+        finally:
+            self.leave()
 
     def inject(self, bytes frame):
         cdef int rc

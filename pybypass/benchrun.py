@@ -317,7 +317,12 @@ def _tcp_rr(o: Options) -> Result:
         peer = None
         if b is not None:
             b.listen(_TCP_PORT)
-            peer = _Peer(lambda: (b.accept().echo(stop), b.finish()), other)
+
+            def far() -> None:
+                b.accept().echo(stop)
+                b.finish()
+
+            peer = _Peer(far, other)
             peer.start()
         try:
             stream = a.connect(_remote_ip(o, b), _TCP_PORT)

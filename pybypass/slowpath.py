@@ -15,6 +15,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from ._wire import internet_checksum
+from .accept import AcceptPolicies
 
 if TYPE_CHECKING:
     from .ports import Port
@@ -71,6 +72,7 @@ class SlowPath:
         self._look_at = 0.0
         self._lock = threading.Lock()
         self.counters: Counter[str] = Counter()
+        self.policies = AcceptPolicies()
 
     def run(self) -> None:
         """Handles everything that waits. A packet that makes trouble is counted and logged, never raised."""
@@ -87,6 +89,8 @@ class SlowPath:
                         self._arp(frame)
                     elif reason == "icmp":
                         self._icmp(frame)
+                    elif reason == "accept":
+                        self._core.judged(frame, self.policies.judge(frame, self.counters))
                 except (struct.error, ValueError, IndexError):
                     self.counters["malformed"] += 1
                 except OSError as e:

@@ -101,6 +101,13 @@ class Socket(Closing):
 class Listener(Socket):
     """A listening socket; comes from Engine.listen()."""
 
+    def close(self) -> None:
+        """Gives the socket up; connections that were not accepted are reset. Again does nothing."""
+        if self._s >= 0 and not self._core.closed:
+            ip, port = self.getsockname()
+            self.engine.slowpath.policies.remove(ipaddress.ip_address(ip), port)
+        super().close()
+
     def accept(self, timeout: float | None = -1.0) -> Connection:
         """The next connection. `timeout`: as settimeout() unless given. NotNow, TimedOut."""
         core, limit = self._core, self._timeout if timeout is not None and timeout < 0 else timeout

@@ -14,6 +14,7 @@ from typing import Any
 from . import _engine
 from ._engine import EngineCore
 from ._port import Queue
+from .accept import Policy
 from .closing import Closing
 from .engineconfig import EngineConfig, interfaces_of, largest_mtu
 from .errors import PybypassError
@@ -228,8 +229,15 @@ class Engine(Closing):
         connection._await_open(timeout, f"{address[0]} port {address[1]}", key)
         return connection
 
-    def listen(self, port: int, *, backlog: int = 128, ip: str | None = None) -> Listener:
-        """Listens at a port of `ip` (default: the first address). PB042 when the port is in use, here or by the kernel."""
+    def listen(
+        self, port: int, *, backlog: int = 128, ip: str | None = None, accept: Policy | None = None
+    ) -> Listener:  # fmt: skip
+        """Listens at a port of `ip` (default: the first address). PB042 when the port is in use, here or by the kernel.
+
+        `accept` is called with a Request for each SYN before it is answered, in the slow path's thread (inline: inside of
+        the caller's next call): true accepts, false refuses with RST. An exception refuses too; it is logged once and
+        counted (stats()["slowpath"]["accept_errors"]). While it runs, other exceptions of the engine wait.
+        """
         if not 0 < port < 65536:
             raise PybypassError.make("PB040", errno.EINVAL, f"port {port} is not 1 to 65535")
         if not 0 < backlog <= 1 << 20:
@@ -240,8 +248,11 @@ class Engine(Closing):
         self._let_go()
         key = self._holds.acquire(address, port)
         try:
-            s = self._core.listen((address.packed, port), backlog)
+            if accept is not None:
+                self.slowpath.policies.add(address, port, accept)
+            s = self._core.listen((address.packed, port), backlog, accept is not None)
         except BaseException:
+            self.slowpath.policies.remove(address, port)
             self._holds.release(key)
             raise
         listener = Listener(self, s)

@@ -51,7 +51,8 @@
 	X(NO_PEER, "no_peer", "the other end of a mem: pair is not open")                                              \
 	X(LINK_LOSS, "link_loss", "lost by the impaired link")                                                         \
 	X(LINK_QUEUE, "link_queue", "queue of the impaired link full")                                                 \
-	X(L2_VLAN, "l2_vlan", "VLAN other than the engine's")
+	X(L2_VLAN, "l2_vlan", "VLAN other than the engine's")                                                          \
+	X(TCP_REFUSED, "tcp_refused", "refused by the accept policy; answered with RST")
 
 enum pb_drop {
 #define X(id, name, why) PB_DROP_##id,

@@ -15,6 +15,9 @@ enum pb_desc_flag {
 	 * goes, bytes (pb_desc_csum()). */
 	PB_DESC_TX_STAMP = 1u << 5, /* tell when it was sent: ops->stamps */
 	PB_DESC_LAUNCH = 1u << 6,   /* send it at ts_ns of the NIC's clock */
+	/* A SYN that the accept policy has judged, on its way back to the engine. */
+	PB_DESC_ADMITTED = 1u << 7,
+	PB_DESC_REFUSED = 1u << 8,
 };
 
 enum pb_ts_source {

@@ -356,7 +356,7 @@ void pb_app_free(struct pb_app *a, uint64_t addr)
 	app_unlock(a);
 }
 
-int pb_app_inject(struct pb_app *a, const void *frame, uint32_t len)
+static int put_frame(struct pb_app *a, const void *frame, uint32_t len, uint16_t flags)
 {
 	if (len < 14 || len > a->pool->frame_bytes - PB_TCP_HEADROOM || len > (uint32_t)a->path->dev->mtu + 18)
 		return -EMSGSIZE;
@@ -365,13 +365,23 @@ int pb_app_inject(struct pb_app *a, const void *frame, uint32_t len)
 	int rc = -ENOBUFS;
 	if (pb_ring_room(&a->chan->inj, 1) && pb_pool_get(a->cache, &addr, 1, 0, PB_OWN_APP)) {
 		memcpy(a->pool->base + addr + PB_TCP_HEADROOM, frame, len);
-		struct pb_desc d = {.addr = addr, .off = PB_TCP_HEADROOM, .len = (uint16_t)len};
+		struct pb_desc d = {.addr = addr, .off = PB_TCP_HEADROOM, .len = (uint16_t)len, .flags = flags};
 		pb_ring_put(&a->chan->inj, &d, 1);
 		pb_chan_wake_loop(a->chan);
 		rc = 0;
 	}
 	app_unlock(a);
 	return rc;
+}
+
+int pb_app_inject(struct pb_app *a, const void *frame, uint32_t len)
+{
+	return put_frame(a, frame, len, 0);
+}
+
+int pb_app_judged(struct pb_app *a, const void *frame, uint32_t len, bool admitted)
+{
+	return put_frame(a, frame, len, admitted ? PB_DESC_ADMITTED : PB_DESC_REFUSED);
 }
 
 static int locked_cmd(struct pb_app *a, const struct pb_cmd *c)

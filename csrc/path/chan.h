@@ -107,7 +107,8 @@ enum pb_exc_reason {
 	PB_EXC_UDP,
 	PB_EXC_IP_OTHER,
 	PB_EXC_L2_OTHER,
-	PB_EXC_NEIGH, /* no packet: a next hop's MAC address is wanted */
+	PB_EXC_NEIGH,  /* no packet: a next hop's MAC address is wanted */
+	PB_EXC_ACCEPT, /* a SYN for the accept policy: pb_app_judged() */
 };
 
 /* Where threads of the application sleep: a futex that costs the loop nothing while nobody does. */

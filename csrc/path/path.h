@@ -63,6 +63,8 @@ int pb_path_flush(struct pb_path *p, uint64_t now_ns);
 int pb_path_commands(struct pb_path *p, uint64_t now_ns);
 int pb_path_tell(struct pb_path *p);
 void pb_path_except(struct pb_path *p, const struct pb_desc *d, enum pb_exc_reason reason);
+/* A SYN that the accept policy has judged; d is owned by APP and given back. */
+void pb_path_judged(struct pb_path *p, struct pb_desc *d, uint64_t now_ns);
 void pb_path_want_neigh(struct pb_path *p, const struct pb_ip *addr);
 void pb_path_unpark(struct pb_path *p, const struct pb_ip *addr, uint64_t now_ns);
 void pb_path_discard(struct pb_path *p, const struct pb_desc *d);

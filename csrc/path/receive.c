@@ -141,6 +141,7 @@ int pb_path_receive(struct pb_path *p, uint64_t now_ns)
 {
 	struct pb_desc d[PB_BURST_MAX], in[PB_BURST_MAX];
 	struct pb_tcp_verdict v[PB_BURST_MAX];
+	uint16_t l2[PB_BURST_MAX]; /* bytes before the IP header */
 	int n = pb_dev_rx(p->dev, d, PB_BURST_MAX, now_ns), k = 0;
 	bool more = false;
 	if (n <= 0)
@@ -154,17 +155,38 @@ int pb_path_receive(struct pb_path *p, uint64_t now_ns)
 		/* No engine takes a packet of several frames, and its later ones do not begin with a header. */
 		bool part = more || (d[i].flags & PB_DESC_MORE);
 		more = d[i].flags & PB_DESC_MORE;
+		uint16_t off = d[i].off;
 		struct fate f = part ? dropped(PB_DROP_TOO_LONG) : classify(p, &d[i], now_ns);
-		if (f.what == FATE_ENGINE)
+		if (f.what == FATE_ENGINE) {
+			l2[k] = (uint16_t)(d[i].off - off);
 			in[k++] = d[i];
-		else if (f.what == FATE_DROP)
+		} else if (f.what == FATE_DROP)
 			count_drop(p, &d[i], f.reason);
 		else
 			pb_path_except(p, &d[i], f.reason);
 	}
 	pb_tcp_input(p->tcp, in, k, now_ns, v);
-	for (int i = 0; i < k; i++)
-		if (v[i].what != PB_VERDICT_TAKEN)
+	for (int i = 0; i < k; i++) {
+		if (v[i].what == PB_VERDICT_EXC) {
+			in[i].off = (uint16_t)(in[i].off - l2[i]);
+			in[i].len = (uint16_t)(in[i].len + l2[i]);
+			pb_path_except(p, &in[i], PB_EXC_ACCEPT);
+		} else if (v[i].what != PB_VERDICT_TAKEN) {
 			pb_pool_put(p->dev->cache, in[i].addr, PB_OWN_RX);
+		}
+	}
 	return n;
+}
+
+void pb_path_judged(struct pb_path *p, struct pb_desc *d, uint64_t now_ns)
+{
+	struct pb_eth_view eth;
+	struct pb_tcp_verdict v = {0};
+	if (!pb_eth_parse(pb_pool_data(p->dev->pool, d), d->len, &eth)) {
+		d->off = (uint16_t)(d->off + eth.hdr_len);
+		d->len = (uint16_t)(d->len - eth.hdr_len);
+		pb_tcp_input(p->tcp, d, 1, now_ns, &v);
+	}
+	/* A SYN is never taken: what it carries comes again. */
+	pb_pool_put(p->dev->cache, d->addr, PB_OWN_APP);
 }

@@ -43,6 +43,7 @@ PB_API void pb_app_destroy(struct pb_app *a);
 PB_API void pb_app_set_inline(struct pb_app *a, bool on);
 
 PB_API int pb_sock_connect(struct pb_app *a, const struct pb_tcp_endpoint *local, const struct pb_tcp_endpoint *remote);
+/* backlog | PB_TCP_ASK: SYNs come up as exceptions first. */
 PB_API int pb_sock_listen(struct pb_app *a, const struct pb_tcp_endpoint *local, uint32_t backlog);
 /* Asks for the next connection; the new socket becomes CONNECTED, or is given back with -EAGAIN when none waits. */
 PB_API int pb_sock_accept(struct pb_app *a, int listener);
@@ -88,6 +89,8 @@ PB_API int pb_app_exceptions(struct pb_app *a, struct pb_exc *x, int n);
 PB_API void pb_app_free(struct pb_app *a, uint64_t addr);
 /* Copies a whole L2 frame out. 0, -EMSGSIZE, -ENOBUFS. */
 PB_API int pb_app_inject(struct pb_app *a, const void *frame, uint32_t len);
+/* The verdict on the SYN of a PB_EXC_ACCEPT exception, with the frame as it came. As pb_app_inject(). */
+PB_API int pb_app_judged(struct pb_app *a, const void *frame, uint32_t len, bool admitted);
 PB_API int pb_app_neigh(struct pb_app *a, const struct pb_ip *addr, const uint8_t *mac);
 /* Synchronous: -EINPROGRESS, then wait for PB_SOCK_REPLY with s = -1 by pb_app_replied(). ptr must stay until then. */
 PB_API int pb_app_call(struct pb_app *a, enum pb_cmd_op op, void *ptr);

@@ -91,17 +91,21 @@ static void drop_stale(struct pb_path *p, uint64_t now_ns)
 	p->nparked = kept;
 }
 
-static int take_injected(struct pb_path *p)
+static int take_injected(struct pb_path *p, uint64_t now_ns)
 {
 	if (!p->chan)
 		return 0;
 	int n = 0;
 	struct pb_desc d;
 	while (p->nbacklog < PB_PATH_BACKLOG && pb_ring_get(&p->chan->inj, &d, 1)) {
+		n++;
+		if (d.flags & (PB_DESC_ADMITTED | PB_DESC_REFUSED)) {
+			pb_path_judged(p, &d, now_ns);
+			continue;
+		}
 		pb_pool_move(p->dev->cache, d.addr, PB_OWN_APP, PB_OWN_ENGINE);
 		p->backlog[p->nbacklog++] = d;
 		p->stats.injected++;
-		n++;
 	}
 	return n;
 }
@@ -114,7 +118,7 @@ int pb_path_transmit(struct pb_path *p, uint64_t now_ns)
 		return sent;
 	if (p->nparked)
 		drop_stale(p, now_ns);
-	take_injected(p);
+	take_injected(p, now_ns);
 	if (p->nbacklog + PB_BURST_MAX <= PB_PATH_BACKLOG) {
 		int n = pb_tcp_output(p->tcp, d, PB_BURST_MAX, now_ns);
 		for (int i = 0; i < n; i++)

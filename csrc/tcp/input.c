@@ -35,7 +35,7 @@ static enum pb_drop parse(const struct pb_tcp *e, const struct pb_desc *d, struc
 	p->flags = p->tcp.flags;
 	p->data_off = (uint16_t)(d->off + v.hdr_len + p->tcp.hdr_len);
 	p->data_len = (uint16_t)(tcp_len - p->tcp.hdr_len);
-	p->taken = p->reused = false;
+	p->taken = p->reused = p->ask = false;
 	p->hash = flow_hash(e, &v.dst, p->tcp.dport, &v.src, p->tcp.sport);
 	return PB_DROP_NONE;
 }
@@ -288,13 +288,13 @@ void pb_tcp_input(struct pb_tcp *e, const struct pb_desc *d, int n, uint64_t now
 	e->stats.segs_in += (uint64_t)n;
 	for (int i = 0; i < n; i++) {
 		enum pb_drop why = pkts[i].reason;
-		bool taken = false;
+		enum pb_verdict what = PB_VERDICT_DONE;
 		if (!why) {
 			why = arrives(e, &pkts[i], now_ns);
-			taken = pkts[i].taken;
+			what = pkts[i].taken ? PB_VERDICT_TAKEN : pkts[i].ask ? PB_VERDICT_EXC : PB_VERDICT_DONE;
 		}
 		if (why)
 			drop(e, why);
-		v[i] = (struct pb_tcp_verdict){taken ? PB_VERDICT_TAKEN : PB_VERDICT_DONE, (uint8_t)why};
+		v[i] = (struct pb_tcp_verdict){(uint8_t)what, (uint8_t)why};
 	}
 }

@@ -91,6 +91,16 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 	}
 	if (l->waiting >= l->backlog)
 		return PB_DROP_TCP_BACKLOG;
+	if (l->flags & TCB_ASK) {
+		if (p->d->flags & PB_DESC_REFUSED) {
+			reply_rst(e, p);
+			return PB_DROP_TCP_REFUSED;
+		}
+		if (!(p->d->flags & PB_DESC_ADMITTED)) {
+			p->ask = true;
+			return PB_DROP_NONE;
+		}
+	}
 	struct tcb *c = conn_alloc(e);
 	if (!c)
 		return PB_DROP_TCP_NO_CONN;
@@ -146,6 +156,9 @@ void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	/* A close in SYN-RECEIVED waited for this (3.10.4). */
 	tcb_set_state(e, c, c->flags & TCB_FIN_QUEUED ? PB_TCP_FIN_WAIT_1 : PB_TCP_ESTABLISHED);
+	uint32_t pmtu = pb_pmtu_get(&e->pmtu, &c->raddr, now_ns);
+	if (pmtu)
+		reduce_mss(e, c, pmtu);
 	c->snd_una = c->iss + 1;
 	c->flags &= ~(uint32_t)TCB_SYN_OUT;
 	if (c->syn_ns) /* sent once only (Karn) */
@@ -200,6 +213,8 @@ int pb_tcp_connect(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const 
 
 int pb_tcp_listen(struct pb_tcp *e, const struct pb_tcp_endpoint *local, uint32_t backlog, pb_tcp_handle *h)
 {
+	bool ask = backlog & PB_TCP_ASK;
+	backlog &= ~PB_TCP_ASK;
 	if (!local->port || !backlog)
 		return -EINVAL;
 	for (uint32_t i = 0; i < e->nlisten; i++) {
@@ -216,6 +231,7 @@ int pb_tcp_listen(struct pb_tcp *e, const struct pb_tcp_endpoint *local, uint32_
 	l->lport = local->port;
 	tcb_set_state(e, l, PB_TCP_LISTEN);
 	l->backlog = backlog;
+	l->flags |= ask ? TCB_ASK : 0u;
 	e->listeners[e->nlisten++] = l->idx;
 	*h = tcb_handle(l);
 	return 0;

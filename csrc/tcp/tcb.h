@@ -2,6 +2,7 @@
 #ifndef PB_TCP_TCB_H
 #define PB_TCP_TCB_H
 #include "cc/cc.h"
+#include "net/pmtu.h"
 #include "tcp/tcp.h"
 #include "wire/csum.h"
 #include "wire/ip.h"
@@ -93,6 +94,7 @@ enum tcb_flag {
 	TCB_FORCE = 1u << 23,  /* sender SWS override: send what fits */
 	TCB_DEAD = 1u << 25,   /* freed, and on the output list still */
 	TCB_EMBRYO = 1u << 24, /* counted in its listener's backlog */
+	TCB_ASK = 1u << 27,    /* listener: each SYN is for the accept policy first */
 	TCB_SPARE = 1u << 26,  /* on the list of those that a new connection may replace */
 };
 
@@ -203,6 +205,7 @@ struct pb_tcp {
 	struct reply replies[REPLY_MAX];
 	uint32_t reply_n;
 	struct pb_tcp_config cfg;
+	struct pb_pmtu pmtu;
 	struct pb_tcp_stats stats;
 };
 
@@ -220,6 +223,7 @@ struct pkt {
 	uint8_t flags;
 	uint8_t reason; /* enum pb_drop of parsing */
 	bool taken, reused;
+	bool ask; /* the accept policy decides */
 };
 
 static inline pb_tcp_handle tcb_handle(const struct tcb *c)
@@ -319,6 +323,8 @@ void reply_rst(struct pb_tcp *e, const struct pkt *p);
 void challenge_ack(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t now_ns);
 enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns);
+/* mtu: of the path, headers included; at least the least of its family. */
+void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu);
 void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns);
 enum pb_drop in_data(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns);

@@ -120,6 +120,7 @@ struct pb_tcp_stats {
 	uint64_t resets_in, resets_out, challenge_acks, active_opens, passive_opens, attempt_fails, estab_resets;
 	uint64_t coalesced;                  /* small segments copied together */
 	uint64_t time_wait_recycled;         /* ended early: a new connection needed the place */
+	uint64_t pmtu_updates;               /* ICMP errors that made a path's MTU smaller */
 	uint64_t conns;                      /* now, listeners and TIME_WAIT included */
 	uint64_t states[PB_TCP_STATE_COUNT]; /* now, by state */
 	struct pb_drops drops;
@@ -143,6 +144,9 @@ PB_API void pb_tcp_expire(struct pb_tcp *e, uint64_t now_ns);
 PB_API uint64_t pb_tcp_next_deadline(const struct pb_tcp *e);
 PB_API int pb_tcp_events(struct pb_tcp *e, struct pb_tcp_event *ev, int n);
 
+/* With backlog | PB_TCP_ASK every SYN that would be answered is given back first (PB_VERDICT_EXC): the caller has it
+ * judged and hands it in again with PB_DESC_ADMITTED, or with PB_DESC_REFUSED, which answers with RST. */
+#define PB_TCP_ASK (1u << 31)
 PB_API int pb_tcp_listen(struct pb_tcp *e, const struct pb_tcp_endpoint *local, uint32_t backlog, pb_tcp_handle *h);
 /* -EAGAIN when none waits. */
 PB_API int pb_tcp_accept(struct pb_tcp *e, pb_tcp_handle listener, pb_tcp_handle *h);

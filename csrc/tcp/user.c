@@ -226,11 +226,10 @@ const struct pb_tcp_stats *pb_tcp_get_stats(struct pb_tcp *e)
 }
 
 /* RFC 1191 6.3, RFC 8201: segments above the new size are lost for certain. */
-static void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
+void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
 {
 	uint32_t overhead = c->ip_hdr_len + PB_TCP_HLEN + (c->flags & TCB_TS ? 12u : 0);
-	uint32_t least = c->ip_hdr_len == PB_IP4_HLEN ? 576 : 1280;
-	uint32_t mss = max_u32(mtu, least) - overhead;
+	uint32_t mss = mtu - overhead;
 	if (mss >= c->mss)
 		return;
 	for (uint32_t f = c->sq_head; f != NONE && (e->segs[f].flags & SEG_SENT); f = e->segs[f].next) {
@@ -249,16 +248,18 @@ static void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
 int pb_tcp_icmp(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const struct pb_tcp_endpoint *remote,
 		uint32_t seq, int err, uint32_t mtu, uint64_t now_ns)
 {
-	(void)now_ns;
 	uint32_t hash = flow_hash(e, &local->addr, local->port, &remote->addr, remote->port);
 	struct tcb *c = flow_find(e, hash, &local->addr, local->port, &remote->addr, remote->port);
 	if (!c)
 		return -ENOENT;
 	if (seq_lt(seq, c->snd_una) || !seq_lt(seq, c->snd_nxt))
 		return -EINVAL; /* RFC 5927 4.1: what is not in flight cannot have met with an error */
-	if (mtu && c->state >= PB_TCP_ESTABLISHED)
-		reduce_mss(e, c, mtu);
-	else if (!mtu && c->state == PB_TCP_SYN_SENT && err) {
+	if (mtu && mtu < e->cfg.mtu) {
+		mtu = pb_pmtu_set(&e->pmtu, &c->raddr, mtu, now_ns);
+		e->stats.pmtu_updates++;
+		if (c->state >= PB_TCP_ESTABLISHED) /* before that, establish() looks it up */
+			reduce_mss(e, c, mtu);
+	} else if (!mtu && c->state == PB_TCP_SYN_SENT && err) {
 		e->stats.attempt_fails++;
 		tcb_closed(e, c, err);
 	}

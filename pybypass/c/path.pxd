@@ -28,6 +28,7 @@ cdef extern from "path/chan.h" nogil:
         PB_EXC_IP_OTHER
         PB_EXC_L2_OTHER
         PB_EXC_NEIGH
+        PB_EXC_ACCEPT
     cdef struct pb_exc:
         pb_desc d
         uint32_t reason
@@ -115,6 +116,7 @@ cdef extern from "path/sock.h" nogil:
     int pb_app_exceptions(pb_app *a, pb_exc *x, int n)
     void pb_app_free(pb_app *a, uint64_t addr)
     int pb_app_inject(pb_app *a, const void *frame, uint32_t n)
+    int pb_app_judged(pb_app *a, const void *frame, uint32_t n, bint admitted)
     int pb_app_neigh(pb_app *a, const pb_ip *addr, const uint8_t *mac)
     int pb_app_call(pb_app *a, pb_cmd_op op, void *ptr)
     bint pb_app_replied(pb_app *a)

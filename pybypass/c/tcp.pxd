@@ -3,6 +3,7 @@ from pybypass.c.drops cimport pb_drops
 from pybypass.c.types cimport int32_t, pb_ip, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "tcp/tcp.h" nogil:
+    enum: PB_TCP_ASK
     enum: PB_TCP_HEADROOM
     ctypedef uint64_t pb_tcp_handle
     cdef struct pb_tcp_config:
@@ -52,7 +53,7 @@ cdef extern from "tcp/tcp.h" nogil:
         uint64_t coalesced
         uint64_t conns
         uint64_t states[11]
-        uint64_t time_wait_recycled
+        uint64_t time_wait_recycled, pmtu_updates
         pb_drops drops
     void pb_tcp_config_default(pb_tcp_config *cfg)
     const char *pb_tcp_state_name(unsigned state)

@@ -36,9 +36,7 @@ class Testpmd:
             "--nb-cores=1", "--burst=64", "--rxd=2048", "--txd=2048", "--record-core-cycles", f"--forward-mode={mode}",
             *options,
         ]  # fmt: skip
-        self._process = netns.popen(
-            argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        self._process = netns.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._text = ""
         self._read("testpmd> ")
 

@@ -66,5 +66,3 @@ def test_allocations(rounds, ours):
         "engine_allocs_per_segment", found["ours"], None, None, "1/segment", goal=0,
         note="malloc, calloc, realloc and aligned_alloc of the whole process while 128 MiB pass, after an eighth to warm up",
     )  # fmt: skip
-
-

@@ -2,7 +2,6 @@
 
 import contextlib
 import ipaddress
-
 import resource
 import threading
 import time
@@ -28,7 +27,11 @@ def packet(src, dst, size=64):
         return bytes.fromhex(side.mac.replace(":", ""))
 
     return gen.Packet(
-        src_mac=mac(src), dst_mac=mac(dst), src=ipaddress.ip_address(src.ip), dst=ipaddress.ip_address(dst.ip), size=size
+        src_mac=mac(src),
+        dst_mac=mac(dst),
+        src=ipaddress.ip_address(src.ip),
+        dst=ipaddress.ip_address(dst.ip),
+        size=size,
     )
 
 
@@ -133,7 +136,9 @@ def test_sending(rounds):
         ours = stack.enter_context(device_on(first.a))
         template = packet(first.a, first.b).template(1)
         testpmd = stack.enter_context(
-            Testpmd(second.a.netns, second.a.ifname, "txonly", near, far, ["--txpkts=60", f"--eth-peer=0,{second.b.mac}"])
+            Testpmd(
+                second.a.netns, second.a.ifname, "txonly", near, far, ["--txpkts=60", f"--eth-peer=0,{second.b.mac}"]
+            )
         )
 
         def we_send():
@@ -200,7 +205,6 @@ def test_receiving_in_python(rounds):
     rounds.row(
         "xdp_rx_64_python", [v / 1e6 for v in found["python"]], [v / 1e6 for v in found["c"]], "our C loop", "Mpkt/s",
         goal=0.9, higher_is_better=True,
-        note=f"one call per burst of up to 64; the sender is our C generator on the other core; native copy on veth; {machine_note()}",
+        note="one call per burst of up to 64; the sender is our C generator on the other core; native copy on veth; "
+        f"{machine_note()}",
     )  # fmt: skip
-
-

@@ -1,5 +1,5 @@
-/* lwIP (Debian's build, raw API, one thread) with itself over two interfaces joined by a copy: both ends send and receive at
- * once, as ours.c does. Debian's build takes all memory from malloc() and asserts, so it is an easy peer. */
+/* lwIP (Debian's build, raw API, one thread) with itself over two interfaces joined by a copy: both ends send and
+ * receive at once, as ours.c does. Debian's build takes all memory from malloc() and asserts, so it is an easy peer. */
 #include <lwip/init.h>
 #include <lwip/netif.h>
 #include <lwip/priv/tcp_priv.h>
@@ -176,7 +176,7 @@ int main(int argc, char **argv)
 	uint64_t ns = now_ns() - t0;
 	sent = side[0].sent + side[1].sent - sent;
 	double data = (double)sent / 1460;
-	printf("{\"ns_per_segment\": %.2f, \"data_segments\": %.0f, \"mss\": %u, \"gbps\": %.3f}\n", (double)ns / data, data,
-	       (unsigned)tcp_mss(side[0].pcb), (double)sent * 8 / (double)ns);
+	printf("{\"ns_per_segment\": %.2f, \"data_segments\": %.0f, \"mss\": %u, \"gbps\": %.3f}\n", (double)ns / data,
+	       data, (unsigned)tcp_mss(side[0].pcb), (double)sent * 8 / (double)ns);
 	return 0;
 }

@@ -1,5 +1,5 @@
-/* Our engine with itself over a mem pair, one thread: both ends send and receive at once. Prints ns per data segment and
- * heap allocations per segment. Allocations are counted by standing before the C library's. */
+/* Our engine with itself over a mem pair, one thread: both ends send and receive at once. Prints ns per data segment
+ * and heap allocations per segment. Allocations are counted by standing before the C library's. */
 #define _GNU_SOURCE
 #include "dev/mem.h"
 #include "path/sock.h"
