@@ -385,7 +385,8 @@ def set_rss(
 
     `table`: a queue for each entry; a shorter one whose length divides the table's is repeated. `key`: as long as the
     present one. `function`, `input_xfrm`: names as in Rss. `fields`: per flow type, as {"udp4": ("src", "dst", "sport",
-    "dport")}.
+    "dport")}. The kernel tells a driver nothing when all is as it has it. Set RSS of virtio-net after ports are open: its
+    driver turns a table set before off in the device when a program is attached, and goes on showing it (Linux 7.2).
     """
     for flow, names in (fields or {}).items():
         if flow not in _ethtool.FLOWS or set(names) - set(_ethtool.FIELDS):
