@@ -74,6 +74,14 @@ def echo_server(command, lab, cwd):
     server.stdout.close()
 
 
+def on_an_interface(command, lab, cwd):
+    words = [lab.a.ifname if w == "eth1" else w for w in as_here(command)]
+    process = lab.a.netns.popen(words, cwd=cwd, stdout=subprocess.PIPE, text=True, env=environment())
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert "veth" in out
+
+
 WAYS = {
     "make run": make_run,
     "make test": make_test,
@@ -81,6 +89,8 @@ WAYS = {
     "python examples/l2_forward.py": plain,
     "python examples/rx_numpy.py": plain,
     "pybypass doctor": plain,
+    "pybypass doctor --dev eth1": on_an_interface,
+    "pybypass nic eth1": on_an_interface,
     "pybypass lab echo": plain,
     "pybypass lab echo --dev mem --bytes 1000000 --rounds 1000 --json": plain,
     "pybypass echo --dev xdp:eth1 --ip 10.0.0.2/24 --port 7777 --seconds 5": echo_server,
