@@ -33,13 +33,13 @@ static int send_all(struct pb_app *a, int s, const uint8_t *buf, uint32_t bytes)
 /* At least one byte, at most `bytes`. The wait runs the path itself when there is no loop thread. */
 static int recv_some(struct pb_app *a, int s, uint8_t *buf, uint32_t bytes)
 {
-	uint64_t until = pb_now_ns() + PATIENCE_NS;
-	for (;;) {
+	for (uint64_t until = 0;;) {
 		int64_t k = pb_sock_recv(a, s, buf, bytes);
 		if (k > 0)
 			return (int)k;
 		if (k != -EAGAIN)
 			return k ? (int)k : -ECONNRESET;
+		until = until ? until : pb_now_ns() + PATIENCE_NS;
 		int m = pb_app_wait(a, s, PB_SOCK_READ, until, PATIENCE_NS);
 		if (m < 0)
 			return m;

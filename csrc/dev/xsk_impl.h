@@ -70,6 +70,7 @@ struct pb_xsk {
 	/* rx */
 	struct xsk_ring_cons rx PB_ALIGNED(PB_CACHE_LINE);
 	_Atomic uint32_t rx_taken; /* frames ever taken off the RX ring: written here, read by whoever has the duty */
+	uint32_t unfilled;         /* frames taken since the last refill */
 	uint64_t check_ns;         /* when to ask next whether there is an interface */
 	uint64_t meta_missing;
 	/* tx */

@@ -7,6 +7,9 @@
  * its steps receives nothing only a few times a second. */
 #define PB_XSK_CHECK_NS 10000000u
 
+/* Frames received after which the fill ring is refilled even though packets keep coming: below the smallest ring. */
+#define PB_XSK_REFILL_AT 32u
+
 /* enum xdp_rss_hash_type: which layers went in. "Layer 4" of no known family is as good as unsaid. */
 static uint8_t hash_type(unsigned t)
 {
@@ -195,14 +198,23 @@ int pb_xsk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns)
 		got = (uint32_t)rc;
 	}
 	if (!got) {
-		/* As of the last look: who receives refills, so this is for a pool or a ring that had no more then. */
-		if (atomic_load_explicit(&x->group->posted, memory_order_relaxed) < x->group->fill_target)
+		/* `posted` is as of the last look, when a pool or a ring may have had no more. */
+		if (x->unfilled ||
+		    atomic_load_explicit(&x->group->posted, memory_order_relaxed) < x->group->fill_target) {
+			x->unfilled = 0;
 			pb_xsk_group_refill(x);
+		}
 		return idle(x, now_ns);
 	}
 	int out = take_all(x, d, at, got);
 	xsk_ring_cons__release(&x->rx, got);
-	pb_xsk_group_refill(x);
+	/* New frames are for a moment when nothing came, so that what did come is not kept waiting; but not for long.
+	 */
+	x->unfilled += got;
+	if (x->unfilled >= PB_XSK_REFILL_AT || x->busy_poll) {
+		x->unfilled = 0;
+		pb_xsk_group_refill(x);
+	}
 	uint64_t bytes = 0;
 	bool first = true; /* the metadata lies before the first frame of a packet */
 	for (int i = 0; i < out; i++) {

@@ -196,6 +196,8 @@ int pb_xsk_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns)
 	(void)now_ns;
 	struct pb_xsk *x = pb_xsk_of(dev);
 	int out = 0;
+	if (!x->tx_outstanding && !x->nrefused)
+		return 0;
 	while (out < n && x->nrefused)
 		addrs[out++] = x->refused[--x->nrefused];
 	int done = out < n ? pb_xsk_group_completed(x, addrs + out, n - out) : 0;

@@ -226,10 +226,10 @@ static void on_event(struct pb_app *a, const struct pb_ev *ev)
 	}
 }
 
-int app_progress(struct pb_app *a)
+int app_progress(struct pb_app *a, uint64_t now_ns)
 {
 	if (a->inline_mode) {
-		int rc = pb_path_step(a->path, pb_now_ns());
+		int rc = pb_path_step(a->path, now_ns);
 		if (rc < 0)
 			return rc;
 	}
@@ -252,7 +252,7 @@ int app_drain(struct pb_app *a)
 int pb_app_progress(struct pb_app *a)
 {
 	app_lock(a);
-	int rc = app_progress(a);
+	int rc = app_progress(a, pb_now_ns());
 	app_unlock(a);
 	return rc;
 }
@@ -291,14 +291,17 @@ static unsigned wanted(struct pb_app *a, int sock, uint64_t serial, unsigned mas
 int pb_app_wait(struct pb_app *a, int sock, unsigned mask, uint64_t until_ns, uint64_t spin_ns)
 {
 	struct pb_waitq *q = sock == PB_WAIT_SLOWPATH ? &a->chan->slow : &a->chan->app;
-	uint64_t start = pb_now_ns(), now_ns = start, serial = pb_sock_serial(a, sock);
-	for (;;) {
+	uint64_t start = pb_now_ns(), now_ns = start, serial = 0;
+	/* One look at the clock in each turn: it costs as much as the rest of a turn that finds nothing. */
+	for (bool first = true;; first = false, now_ns = pb_now_ns()) {
 		bool sleepy = now_ns - start >= spin_ns, queue = sleepy && !a->inline_mode;
 		uint32_t seq = queue ? pb_waitq_enter(q) : 0;
 		app_lock(a);
-		int rc = atomic_load(&a->closing) ? -ESHUTDOWN : app_progress(a);
+		struct sock *s = first ? app_sock(a, sock) : NULL;
+		if (s)
+			serial = s->serial;
+		int rc = atomic_load_explicit(&a->closing, memory_order_acquire) ? -ESHUTDOWN : app_progress(a, now_ns);
 		unsigned m = rc < 0 ? 0 : wanted(a, sock, serial, mask, rc);
-		now_ns = pb_now_ns();
 		bool done = rc < 0 || m || now_ns >= until_ns;
 		/* Room in the ring of commands is nothing that anybody is woken for. */
 		uint64_t rest = done ? 0 : until_ns - now_ns, most = a->nwant ? 1000000 : until_ns;

@@ -62,7 +62,7 @@ void app_want(struct pb_app *a, struct sock *s, enum pb_cmd_op op);
 /* Commands that may be data: the last places of the ring are for control. */
 uint32_t app_send_room(struct pb_app *a);
 /* With the lock held. drain handles what the loop told; progress runs a step before that when there is no thread. */
-int app_progress(struct pb_app *a);
+int app_progress(struct pb_app *a, uint64_t now_ns);
 int app_drain(struct pb_app *a);
 unsigned app_poll(struct pb_app *a, struct sock *s);
 #endif
