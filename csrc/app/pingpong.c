@@ -31,16 +31,15 @@ static int send_all(struct pb_app *a, int s, const uint8_t *buf, uint32_t bytes)
 }
 
 /* At least one byte, at most `bytes`. The wait runs the path itself when there is no loop thread. */
-static int recv_some(struct pb_app *a, int s, uint8_t *buf, uint32_t bytes)
+static int recv_some(struct pb_app *a, int s, uint8_t *buf, uint32_t bytes, uint64_t since)
 {
-	for (uint64_t until = 0;;) {
+	for (;;) {
 		int64_t k = pb_sock_recv(a, s, buf, bytes);
 		if (k > 0)
 			return (int)k;
 		if (k != -EAGAIN)
 			return k ? (int)k : -ECONNRESET;
-		until = until ? until : pb_now_ns() + PATIENCE_NS;
-		int m = pb_app_wait(a, s, PB_SOCK_READ, until, PATIENCE_NS);
+		int m = pb_app_wait(a, s, PB_SOCK_READ, since + PATIENCE_NS, PATIENCE_NS);
 		if (m < 0)
 			return m;
 		if (!m)
@@ -50,10 +49,10 @@ static int recv_some(struct pb_app *a, int s, uint8_t *buf, uint32_t bytes)
 	}
 }
 
-static int recv_all(struct pb_app *a, int s, uint8_t *buf, uint32_t bytes)
+static int recv_all(struct pb_app *a, int s, uint8_t *buf, uint32_t bytes, uint64_t since)
 {
 	for (uint32_t done = 0; done < bytes;) {
-		int k = recv_some(a, s, buf + done, bytes - done);
+		int k = recv_some(a, s, buf + done, bytes - done, since);
 		if (k < 0)
 			return k;
 		done += (uint32_t)k;
@@ -70,7 +69,7 @@ int pb_pingpong(struct pb_app *a, int s, uint32_t n, uint32_t bytes, uint32_t *s
 		memcpy(buf, &t0, sizeof(t0));
 		rc = send_all(a, s, buf, bytes);
 		if (!rc)
-			rc = recv_all(a, s, buf, bytes);
+			rc = recv_all(a, s, buf, bytes, t0);
 		samples_ns[i] = (uint32_t)(pb_now_ns() - t0);
 	}
 	return rc ? rc : (int)n;
@@ -81,7 +80,7 @@ int pb_pingpong_echo(struct pb_app *a, int s, uint32_t n, uint32_t bytes)
 	uint8_t buf[BYTES_MAX];
 	int rc = check(n, bytes);
 	for (uint64_t left = (uint64_t)n * bytes; left && !rc;) {
-		int k = recv_some(a, s, buf, left < BYTES_MAX ? (uint32_t)left : BYTES_MAX);
+		int k = recv_some(a, s, buf, left < BYTES_MAX ? (uint32_t)left : BYTES_MAX, pb_now_ns());
 		if (k < 0)
 			return k;
 		rc = send_all(a, s, buf, (uint32_t)k);

@@ -52,6 +52,9 @@ PB_API struct pb_path *pb_path_create(struct pb_dev *dev, const struct pb_tcp_co
 PB_API void pb_path_destroy(struct pb_path *p);
 /* Returns how much was done (packets, commands, events): 0 when idle. -errno: the device is gone. */
 PB_API int pb_path_step(struct pb_path *p, uint64_t now_ns);
+/* Only the way out: what the application asked for, and what there is to send. For an application that drives the path
+ * itself and has just sent: its data need not wait for the next step. As pb_path_step(). */
+PB_API int pb_path_push(struct pb_path *p, uint64_t now_ns);
 /* When something happens by itself, at the latest. UINT64_MAX: never. */
 PB_API uint64_t pb_path_next_ns(const struct pb_path *p);
 PB_API void pb_path_report(struct pb_path *p, struct pb_path_report *r);

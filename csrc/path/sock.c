@@ -157,6 +157,8 @@ int64_t pb_sock_send(struct pb_app *a, int sock, const void *buf, size_t len)
 	int64_t rc = s ? sendable(s) : -EBADF;
 	if (!rc && len)
 		rc = send_copy(a, s, buf, len);
+	if (rc > 0 && a->inline_mode)
+		(void)pb_path_push(a->path, pb_now_ns()); /* a device that is gone says so again in the next step */
 	app_unlock(a);
 	return rc;
 }
