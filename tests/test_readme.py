@@ -82,6 +82,14 @@ def on_an_interface(command, lab, cwd):
     assert "veth" in out
 
 
+def a_benchmark(command, lab, cwd):
+    done = subprocess.run(as_here(command), cwd=cwd, capture_output=True, text=True, timeout=120, env=environment())
+    # 1: on this machine at this moment the generator was the bottleneck, and it says so.
+    said = "INVALID" in done.stdout or '"valid": false' in done.stdout
+    assert done.returncode == (1 if said else 0), done.stdout + done.stderr
+    assert "noise" in done.stdout
+
+
 WAYS = {
     "make run": make_run,
     "make test": make_test,
@@ -93,6 +101,8 @@ WAYS = {
     "pybypass nic eth1": on_an_interface,
     "pybypass lab echo": plain,
     "pybypass lab echo --dev mem --bytes 1000000 --rounds 1000 --json": plain,
+    "pybypass bench rtt --lab --dev xdp:pba --rate 10000": a_benchmark,
+    "pybypass bench tcp-rr --lab --dev kernel:pba --seconds 1 --json": a_benchmark,
     "pybypass echo --dev xdp:eth1 --ip 10.0.0.2/24 --port 7777 --seconds 5": echo_server,
 }
 

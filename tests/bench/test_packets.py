@@ -180,17 +180,22 @@ def test_receiving_in_python(rounds):
         senders = [stack.enter_context(device_on(pair.b)) for pair in (first, second)]
         templates = [packet(pair.b, pair.a).template(1) for pair in (first, second)]
 
+        def in_python(stop):
+            received, burst_of, ended = 0, port.rx_burst, stop.is_set
+            while not ended():
+                for _ in range(64):
+                    with burst_of(64) as burst:
+                        received += len(burst)
+            return received
+
         def python_receives():
-            sender = Worker(far, lambda: senders[0].run(templates[0], duration_s=SECONDS))
-            received, burst_of = 0, port.rx_burst
-            with pinned(near):
-                sender.start()
-                while sender.is_alive():
-                    for _ in range(64):
-                        with burst_of(64) as burst:
-                            received += len(burst)
-            sender.join()
-            return received / sender.result["seconds"]
+            stop = threading.Event()
+            worker = Worker(near, lambda: in_python(stop))
+            worker.start()
+            sent = send_for(senders[0], templates[0], far)
+            stop.set()
+            worker.join()
+            return worker.result / sent["seconds"]
 
         def c_receives():
             stop = Stop()
