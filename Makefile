@@ -30,7 +30,7 @@ $(VENV)/.installed: pyproject.toml | $(BIN)/python
 	@touch $@
 
 $(VENV)/.built: $(SOURCES) $(VENV)/.installed
-	$(BIN)/python setup.py -q build_ext --inplace
+	PB_STRICT=1 $(BIN)/python setup.py -q build_ext --inplace
 	@touch $@
 
 $(VENV)/.dev: pyproject.toml $(VENV)/.installed
@@ -59,7 +59,7 @@ tsan: ## the C tests under TSan
 	$(MAKE) -C tests/c -j2 SAN=thread BUILD=../../build/tsan check
 
 debug: dev ## the Python tests on a build that checks every change of a frame's owner
-	PB_DEBUG=1 $(BIN)/python setup.py -q build --build-lib build/debug --build-temp build/debug-temp
+	PB_DEBUG=1 PB_STRICT=1 $(BIN)/python setup.py -q build --build-lib build/debug --build-temp build/debug-temp
 	PB_EXPECT_DEBUG=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/debug $(BIN)/pytest tests $(PYTEST_ARGS)
 
 fuzz: FUZZ_SECONDS = 60

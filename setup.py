@@ -2,8 +2,9 @@
 
 libpbcore.so is built first and lies in the package; each extension finds it by its rpath $ORIGIN. `_xsk` is built only
 where pkg-config finds libxdp and libbpf, the XDP programs only where clang is too: the package works without them, and
-`pybypass doctor` says what is missing. PB_NO_XDP=1 leaves both out. PB_DEBUG=1 builds with frame and handle accounting:
-give it a tree of its own (`make debug`), for objects are not told apart by it.
+`pybypass doctor` says what is missing. PB_NO_XDP=1 leaves both out. An XDP program that clang refuses is left out too, and the
+one of an earlier build with it; PB_STRICT=1 (`make build`) ends the build instead. PB_DEBUG=1 builds with frame and handle
+accounting: give it a tree of its own (`make debug`), for objects are not told apart by it.
 """
 
 from __future__ import annotations
@@ -91,13 +92,59 @@ def extensions() -> list[Extension]:
     return cythonize(found, compiler_directives=directives, nthreads=0)
 
 
+def build_bpf(package: Path) -> None:
+    """Compiles the XDP programs into the package; what lies there afterwards is of this build.
+
+    An object of an earlier one would be loaded in place of what the sources say, and read memory by an old layout.
+    """
+    out = package / "bpf"
+    out.mkdir(exist_ok=True)
+    for old in out.glob("*.bpf.o"):
+        old.unlink()
+    clang = os.environ.get("CLANG") or shutil.which("clang")
+    if not clang or pkg_config("libbpf") is None:
+        say("building without the XDP programs: no clang, libbpf or pkg-config, or PB_NO_XDP=1")
+        return
+    multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
+    flags = ["-O2", "-g", "-Wall", "-target", "bpf", f"-I{ROOT / 'csrc'}", f"-I/usr/include/{multiarch}"]
+    # Its debug information names the source: not by where the checkout happens to lie.
+    flags.append(f"-ffile-prefix-map={ROOT}=.")
+    refused = []
+    for source in sorted((ROOT / "csrc" / "bpf").glob("*.bpf.c")):
+        target = out / (source.name[: -len(".c")] + ".o")
+        scratch = target.with_suffix(f".o.{os.getpid()}")
+        code, text = output_of(clang, *flags, "-c", str(source), "-o", str(scratch))
+        if text:
+            print(text, file=sys.stderr)
+        if code or not scratch.exists():
+            scratch.unlink(missing_ok=True)
+            refused.append(target.name)
+        else:
+            scratch.replace(target)
+    if refused:
+        version = output_of(clang, "--version")[1].partition("\n")[0] or "it does not say its version"
+        text = f"without {', '.join(refused)}: {clang} ({version}) refused it; its words are above"
+        if os.environ.get("PB_STRICT") == "1":
+            raise SystemExit(f"pybypass: not building {text} (PB_STRICT=1)")
+        say(f"building {text}")
+
+
+def output_of(*argv: str) -> tuple[int, str]:
+    """Exit status and what a command said, both streams; 127 and the reason when there is no such command."""
+    try:
+        done = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", check=False)
+    except OSError as e:
+        return 127, str(e)
+    return done.returncode, done.stdout.strip()
+
+
 class Build(build_ext):
     """The core library and the XDP programs before the extensions."""
 
     def run(self) -> None:
         package = self.package_dir()
         self.build_core(package)
-        self.build_bpf(package)
+        build_bpf(package)
         self.library_dirs = [*(self.library_dirs or []), str(package)]
         super().run()
         self.install_headers(package)
@@ -136,24 +183,6 @@ class Build(build_ext):
         compiler = new_compiler(verbose=False, force=True)
         customize_compiler(compiler)
         return compiler
-
-    def build_bpf(self, package: Path) -> None:
-        clang = os.environ.get("CLANG") or shutil.which("clang")
-        if not clang or pkg_config("libbpf") is None:
-            say("building without the XDP programs: no clang, libbpf or pkg-config, or PB_NO_XDP=1")
-            return
-        (package / "bpf").mkdir(exist_ok=True)
-        multiarch = sysconfig.get_config_var("MULTIARCH") or "x86_64-linux-gnu"
-        flags = ["-O2", "-g", "-Wall", "-target", "bpf", f"-I{ROOT / 'csrc'}", f"-I/usr/include/{multiarch}"]
-        # Its debug information names the source: not by where the checkout happens to lie.
-        flags.append(f"-ffile-prefix-map={ROOT}=.")
-        for source in sorted((ROOT / "csrc" / "bpf").glob("*.bpf.c")):
-            out = package / "bpf" / (source.name[: -len(".c")] + ".o")
-            scratch = out.with_suffix(f".o.{os.getpid()}")
-            if subprocess.run([clang, *flags, "-c", str(source), "-o", str(scratch)], check=False).returncode:
-                say(f"building without {out.name}: clang refused it")
-                return
-            scratch.replace(out)
 
     def install_headers(self, package: Path) -> None:
         if self.inplace or self.editable_mode:

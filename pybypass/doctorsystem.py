@@ -95,7 +95,7 @@ def check_programs() -> Check:
     wanted = {"pb_xdp_generic", "pb_xdp_meta"}
     if wanted <= set(found):
         return Check(id="xdp_programs", verdict="ok", value=", ".join(found))
-    why = f"missing: {', '.join(sorted(wanted - set(found)))}; built without clang"
+    why = f"missing: {', '.join(sorted(wanted - set(found)))}; clang, libbpf or pkg-config was not there, or clang refused them"
     return Check(id="xdp_programs", verdict="warn", value=", ".join(found) or "none", why=why, fix=REBUILD)
 
 

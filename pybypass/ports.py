@@ -22,6 +22,8 @@ __all__ = ["Burst", "Impairment", "IpAddress", "Port", "Queue", "open"]
 _IMPAIRMENT_MAX = {
     "bps": 10**15, "ns": 10**15, "bytes": 1 << 30, "ppm": 10**6, "capacity": 1 << 20, "seed": (1 << 64) - 1,
 }  # fmt: skip
+# Of Queue.stats(): what adds up over queues.
+SUMMED = ("rx_pkts", "rx_bytes", "tx_pkts", "tx_bytes", "rx_wakeups", "tx_wakeups")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,8 +168,21 @@ class Port(Closing):
         return self._queues[0].alloc_burst(n, length)
 
     def stats(self) -> dict[str, Any]:
-        """Queue.stats() of the first queue; with an engine on it, see Engine.stats()."""
-        return self._queues[0].stats()
+        """The sums over the queues that are open of what Queue.stats() has, `drops` by reason; and `queues`, that of each,
+        with `index` (which queue of the interface) and `member` (which of its sockets). `rx_fill_empty` is of an
+        interface's queue, whose sockets all show the same, and counts once.
+
+        PB012 when all are closed; PB013 while an engine has one of them: see Engine.stats().
+        """
+        queues = [queue for queue in self._queues if not queue.is_closed] or self._queues[:1]
+        each = [{"index": queue.index, "member": queue.member, **queue.stats()} for queue in queues]
+        total: dict[str, Any] = {name: sum(one[name] for one in each) for name in SUMMED}
+        fill = {one["index"]: one["rx_fill_empty"] for one in each}
+        drops: dict[str, int] = {}
+        for one in each:
+            for reason, n in one["drops"].items():
+                drops[reason] = drops.get(reason, 0) + n
+        return {**total, "rx_fill_empty": sum(fill.values()), "drops": drops, "queues": each}
 
     def info(self) -> dict[str, Any]:
         """uri, kind, mode, mac, mtu, umem (Umem.info()), report."""

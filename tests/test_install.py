@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TREE = ("csrc", "pybypass", "hugepages", "setup.py", "pyproject.toml", "MANIFEST.in", "LICENSE", "CHANGELOG.md",
         "README.md", "Makefile")  # fmt: skip
 BUILT = shutil.ignore_patterns("*.so", "*.o", "_*.c", "__pycache__", "include", "*.egg-info")
+WHEEL = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "--no-index"]
 USE = """
 import pybypass as pb
 with pb.open("mem:a?frames=1024&ring=64") as a, pb.open("mem:a?frames=1024&ring=64") as b:
@@ -30,13 +31,18 @@ print(pb.__file__)
 """
 
 
-def sh(*argv: object, cwd: Path, **environment: str) -> str:
-    """Runs a command; its output is the reason when it fails."""
-    cleared = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PB_DEBUG", "PB_NO_XDP")}
-    result = subprocess.run(
+def run(*argv: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    """Runs a command, its output in one."""
+    cleared = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PB_DEBUG", "PB_NO_XDP", "PB_STRICT")}
+    return subprocess.run(
         list(map(str, argv)), cwd=cwd, env={**cleared, **environment}, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
     )  # fmt: skip
+
+
+def sh(*argv: object, cwd: Path, **environment: str) -> str:
+    """Runs a command; its output is the reason when it fails."""
+    result = run(*argv, cwd=cwd, **environment)
     assert result.returncode == 0, result.stdout
     return result.stdout
 
@@ -59,7 +65,7 @@ def checkout(tmp_path_factory) -> Path:
 def wheels(checkout, tmp_path_factory) -> dict[str, Path]:
     """The wheels by what was there when they were built: "full", "plain"."""
     out = tmp_path_factory.mktemp("wheels")
-    build = [sys.executable, "-m", "pip", "wheel", "-q", "--no-build-isolation", "--no-deps", "--no-index"]
+    build = WHEEL
     # The plain one from an sdist and without pkg-config and clang in PATH, as on a machine that has neither.
     hidden = out / "bin"
     hidden.mkdir()
@@ -134,3 +140,41 @@ def test_installed_it_works_from_another_directory(wheels, tmp_path, kind):
     else:
         assert found["libxdp"]["verdict"] == "ok"
     assert found["core"]["verdict"] == "ok"
+
+
+# Refuses one of the programs; the other is compiled by the real one.
+FAKE_CLANG = """#!/bin/sh
+case "$*" in
+--version) echo "fake clang version 3.2.1" ;;
+*pb_xdp_meta.bpf.c*) echo "pb_xdp_meta.bpf.c:7: error: no such kfunc here" >&2; exit 1 ;;
+*) exec {clang} "$@" ;;
+esac
+"""
+
+
+@pytest.mark.skipif(not shutil.which("clang") or not shutil.which("pkg-config"), reason="needs clang and pkg-config")
+def test_a_program_that_clang_refuses_leaves_no_older_one_behind(wheels, checkout, tmp_path):
+    """A user's build goes on without it and says which compiler said what; a developer's ends."""
+    clang = tmp_path / "clang"
+    clang.write_text(FAKE_CLANG.format(clang=shutil.which("clang")))
+    clang.chmod(0o755)
+    there = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "CFLAGS": "-O0"}
+    assert list((checkout / "build").glob("lib*/pybypass/bpf/pb_xdp_meta.bpf.o")), "the one of the full wheel"
+    verbose = [word for word in WHEEL if word != "-q"]
+
+    strict = run(*verbose, "-v", "-w", tmp_path / "strict", checkout, cwd=tmp_path, PB_STRICT="1", **there)
+    assert strict.returncode and not list((tmp_path / "strict").glob("*"))
+    refusal = f"without pb_xdp_meta.bpf.o: {clang} (fake clang version 3.2.1) refused it"
+    assert f"pybypass: not building {refusal}" in strict.stdout
+
+    said = sh(*verbose, "-v", "-w", tmp_path / "wheel", checkout, cwd=tmp_path, **there)
+    assert "error: no such kfunc here" in said and f"pybypass: building {refusal}" in said
+    wheel = next((tmp_path / "wheel").glob("*.whl"))
+    full = contents(wheels["full"])
+    assert contents(wheel) == full - {"pybypass/bpf/pb_xdp_meta.bpf.o"}
+
+    install(wheel, tmp_path / "env")
+    command = tmp_path / "env" / "bin" / "pybypass"
+    found = {c["id"]: c for c in json.loads(sh(command, "doctor", "--json", cwd=tmp_path))["checks"]}["xdp_programs"]
+    assert (found["verdict"], found["value"]) == ("warn", "pb_xdp_generic")
+    assert "missing: pb_xdp_meta" in found["why"] and found["fix"]

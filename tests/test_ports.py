@@ -258,6 +258,7 @@ def test_oversized_frames_are_counted_and_dropped(pair):
     a, b = pair
     send(a, bytes(1519))
     assert a.stats()["drops"] == {"too_long": 1}
+    assert a.stats()["queues"] == [{"index": 0, "member": 0, **a.queues[0].stats()}]
     with b.rx_burst() as burst:
         assert not burst
 

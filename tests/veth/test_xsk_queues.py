@@ -317,6 +317,9 @@ def test_threads_drive_the_sockets(lab, sockets):
         stats = [q.stats() for q in port.queues]
         assert [s["rx_pkts"] for s in stats] == [s["tx_pkts"] for s in stats] == counts
         assert [s["drops"] for s in stats] == [{}] * sockets
+        whole = port.stats()
+        assert (whole["rx_pkts"], whole["tx_pkts"], whole["rx_bytes"]) == (total, total, sum(map(len, frames)))
+        assert [(q["index"], q["member"], q["rx_pkts"]) for q in whole["queues"]] == [(0, k, n) for k, n in enumerate(counts)]
         until = time.monotonic() + 5
         while port.umem.info()["owners"]["tx"]:
             for q in port.queues:
@@ -339,6 +342,35 @@ def test_a_socket_that_is_not_read_starves_nobody(lab):
         stalled = stats[0]["drops"]["rx_ring"]
         assert got > 2500
         assert stalled == 6000 - got - 1024, "what is beyond the RX ring of the socket that is not read is counted"
+
+
+def test_statistics_of_a_port_are_the_sums_over_its_queues():
+    """Drops by reason too; a fill ring that ran dry is of the queue and counts once, whatever the number of sockets."""
+    frames = [eth(ip4(udp(i, 9, b"s"), UDP)) for i in range(1, 1001)]
+    with (
+        laboratory.veth(queues=2) as v, port_on(v.a, "&queue=0-1") as wire,
+        port_on(v.b, "&queue=0-1&sockets=2&ring=64&frames=256") as port,
+    ):  # fmt: skip
+        for queue in wire.queues:
+            send(queue, frames)
+        time.sleep(0.05)
+        each = [q.stats() for q in port.queues]
+        whole = port.stats()
+        assert [(q["index"], q["member"]) for q in whole["queues"]] == [(0, 0), (0, 1), (1, 0), (1, 1)]
+        assert [{k: v for k, v in q.items() if k not in ("index", "member")} for q in whole["queues"]] == each
+        lost = sum(q["drops"]["rx_ring"] for q in each)
+        assert whole["drops"] == {"rx_ring": lost} and lost > 1000
+        assert each[0]["rx_fill_empty"] == each[1]["rx_fill_empty"] > 0
+        assert whole["rx_fill_empty"] == each[0]["rx_fill_empty"] + each[2]["rx_fill_empty"]
+        sent = wire.stats()
+        assert sent["tx_pkts"] == 2000 and [q["tx_pkts"] for q in sent["queues"]] == [1000, 1000]
+        port.queues[3].close()
+        assert [(q["index"], q["member"]) for q in port.stats()["queues"]] == [(0, 0), (0, 1), (1, 0)]
+        for queue in port.queues[:3]:
+            queue.close()
+        with pytest.raises(pb.PybypassError) as caught:
+            port.stats()
+        assert caught.value.code == "PB012"
 
 
 def test_sockets_are_closed_in_any_order(lab):
