@@ -153,15 +153,23 @@ def check_frames(config: EngineConfig, port: Port) -> None:
     raise PybypassError.make("PB040", errno.EINVAL, f"{text}, and data needs {_MIN_DATA_FRAMES}", hint=hint)
 
 
-def interfaces_of(port: Port, ip: str | Iterable[str] | None) -> list[Interface]:
-    """The engine's addresses with their prefixes: given, or completed from the kernel's, or all of the kernel's."""
-    kernel = port.local_networks()
+def _check_own(interface: Interface) -> None:
+    ip = interface.ip
+    if ip.is_multicast or ip.is_unspecified or ip.is_loopback or ip == ipaddress.ip_address("255.255.255.255"):
+        raise PybypassError.make("PB041", errno.EADDRNOTAVAIL, f"{ip} is no host's address", hint="a unicast address")
+
+
+def interfaces_of(port: Port, ip: str | Iterable[str] | None, vlan: int = 0) -> tuple[list[Interface], list[Interface]]:
+    """The engine's addresses with their prefixes, and those of them that the kernel behind the port does not have, which
+    are the engine's alone. Given, or completed from the kernel's, or all of the kernel's. PB040, PB041."""
+    kernel = port.local_networks(vlan)
     wanted = [ip] if isinstance(ip, str) else list(ip) if ip is not None else None
     if wanted is None:
         if not kernel:
             raise PybypassError.make("PB040", errno.EINVAL, "no address", hint="pass ip='A.B.C.D/N'")
-        return kernel
+        return kernel, []
     found: list[Interface] = []
+    owned: list[Interface] = []
     for text in wanted:
         try:
             interface = ipaddress.ip_interface(text)
@@ -171,10 +179,13 @@ def interfaces_of(port: Port, ip: str | Iterable[str] | None) -> list[Interface]
             ) from None
         known = next((k for k in kernel or [] if k.ip == interface.ip), None)
         if kernel is not None and known is None:
-            raise PybypassError.make("PB041", errno.EADDRNOTAVAIL, str(interface.ip))
+            if "/" not in text:
+                raise PybypassError.make("PB041", errno.EADDRNOTAVAIL, str(interface.ip))
+            _check_own(interface)
+            owned.append(interface)
         if "/" not in text and known is not None:
             interface = known
         elif "/" not in text:
             raise PybypassError.make("PB040", errno.EINVAL, f"ip={text!r} without a prefix", hint="write A.B.C.D/N")
         found.append(interface)
-    return found
+    return found, owned

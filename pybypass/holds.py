@@ -11,12 +11,12 @@ from collections.abc import Iterable
 from typing import Any
 
 from .errors import PybypassError
+from .owned_ports import EPHEMERAL
 from .ports import IpAddress, Port
 
 __all__ = ["Holds"]
 
 _TCP = 6
-_EPHEMERAL = (32768, 60999)  # net.ipv4.ip_local_port_range of Linux
 
 Key = tuple[IpAddress, int]
 
@@ -56,7 +56,7 @@ class Holds:
     def _pick(self, ip: IpAddress) -> int:
         if self._port.local_networks() is not None:
             return 0  # the kernel knows which are free
-        low, high = _EPHEMERAL
+        low, high = EPHEMERAL
         start = random.randrange(low, high + 1)
         for i in range(high - low + 1):
             number = low + (start - low + i) % (high - low + 1)

@@ -14,6 +14,7 @@ from ._mem import Umem
 from ._port import Burst, Queue
 from .closing import Closing
 from .errors import PybypassError
+from .kernelside import KernelSide
 from .neighbours import IpAddress
 
 __all__ = ["Burst", "Impairment", "IpAddress", "Port", "Queue", "open"]
@@ -193,9 +194,20 @@ class Port(Closing):
 
     # What an engine asks of the world behind the port; xdp overrides it.
 
-    def local_networks(self) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface] | None:
-        """Addresses of the interface with their prefixes, or None where there is no kernel behind the port."""
+    def side(self, vlan: int = 0) -> KernelSide | None:
+        """The kernel's interface behind the port, or its VLAN interface with that id; None: there is none such."""
         return None
+
+    def local_networks(self, vlan: int = 0) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface] | None:
+        """Addresses of the interface (or of its VLAN interface) with their prefixes, or None where there is no kernel behind
+        the port."""
+        return None
+
+    def own(self, ip: IpAddress) -> None:
+        """Asks for all that is for an address which the kernel does not have. PB032."""
+
+    def disown(self, ip: IpAddress) -> None:
+        """Takes back one own()."""
 
     def steer(self, proto: int, ip: IpAddress | None, port: int) -> None:
         """Asks for the packets of a local address and port."""

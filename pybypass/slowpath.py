@@ -1,7 +1,7 @@
 """What is too rare or too odd for the fast path: ARP, neighbour discovery, echo, and packets nobody asked for.
 
-On `xdp:` ports the kernel answers for its own addresses, and is asked for neighbours. On ports without a kernel behind them
-this does both.
+On `xdp:` ports the kernel answers for its own addresses, and is asked for neighbours. For addresses that only the engine has,
+and on ports without a kernel behind them, this does both.
 """
 
 from __future__ import annotations
@@ -12,21 +12,38 @@ import struct
 import threading
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, Protocol
 
+from ._frames import (
+    ADVERT,
+    ECHO6_REPLY,
+    ECHO6_REQUEST,
+    ECHO_REPLY,
+    ECHO_REQUEST,
+    IP4,
+    IP6,
+    SOLICIT,
+    advert6,
+    announcement,
+    arp,
+    icmp4,
+    icmp6,
+    pseudo6,
+    question,
+    refusal,
+)
 from ._wire import internet_checksum
 from .accept import AcceptPolicies
+from .neighbours import IpAddress
+from .onwire import OnWire
 
-if TYPE_CHECKING:
-    from .ports import Port
-
-__all__ = ["SlowPath"]
+__all__ = ["Neighbourhood", "SlowPath"]
 
 log = logging.getLogger("pybypass.slowpath")
 
-_ARP, _IP4, _IP6, _VLAN = 0x0806, 0x0800, 0x86DD, 0x8100
+_VLAN = 0x8100
 _VLAN_BYTES = _VLAN.to_bytes(2, "big")
-_BROADCAST = b"\xff" * 6
 _ASK_AGAIN_S = 0.2
 # Next hops that the kernel was asked for and has not found yet.
 _MAX_PENDING, _PENDING_S = 256, 0.5
@@ -34,43 +51,54 @@ _MAX_ASKED = 1024
 # Between two look-ups of them: in proportion to how long the youngest has waited, within these.
 _LOOK_AGAIN_S = (0.001, 0.02)
 _INLINE_S = 0.005
-_ECHO_REQUEST, _ECHO_REPLY = 8, 0
-_ECHO6_REQUEST, _ECHO6_REPLY, _NS, _NA = 128, 129, 135, 136
+# RFC 5227 1.1: ANNOUNCE_NUM, ANNOUNCE_INTERVAL, DEFEND_INTERVAL.
+_ANNOUNCE_TIMES, _ANNOUNCE_S, _DEFEND_S = 2, 2.0, 10.0
+# ICMP errors of ours: RFC 1812 4.3.2.8, RFC 4443 2.4 (f).
+_ERRORS_BURST, _ERRORS_PER_S = 50.0, 100.0
 
 
-def _with_checksum(message: bytes, pseudo: bytes = b"") -> bytes:
-    """An ICMP message with its checksum (at offset 2) filled in."""
-    clear = message[:2] + b"\0\0" + message[4:]
-    return clear[:2] + internet_checksum(pseudo + clear).to_bytes(2, "big") + clear[4:]
+class Neighbourhood(Protocol):
+    """Who knows the neighbours: a kernel's interface, or a port without one (neighbour_ask() is False then)."""
 
-
-def _pseudo6(src: bytes, dst: bytes, length: int) -> bytes:
-    return src + dst + struct.pack(">IHBB", length, 0, 0, 58)
+    def neighbour_lookup(self, hops: list[IpAddress]) -> dict[IpAddress, bytes]: ...
+    def neighbour_ask(self, ip: IpAddress) -> bool: ...
 
 
 class SlowPath:
     """Serves the exceptions of one engine. `counters` counts what was seen and done, by name.
 
     A neighbour that the kernel has to find first is pending: tick() looks whether it is there, and nobody waits for it.
+    `owned`: those of the addresses that only we have. `siblings` gives the slow paths of the port's other engines, which
+    hear of neighbours too: an answer comes to one socket of a queue. `neighbourhood` None: there is nothing but the wire.
     """
 
     def __init__(
         self,
         core: Any,
-        port: Port,
+        neighbourhood: Neighbourhood | None,
         mac: bytes,
-        addresses: list[ipaddress.IPv4Address | ipaddress.IPv6Address],
+        addresses: Sequence[IpAddress],
         vlan: int = 0,
+        *,
+        owned: Sequence[ipaddress.IPv4Interface | ipaddress.IPv6Interface] = (),
+        siblings: Callable[[], Iterable[SlowPath]] = tuple,
     ) -> None:
         self._tag = struct.pack(">HH", _VLAN, vlan) if vlan else b""
         self._core = core
-        self._port = port
+        self._neighbourhood = neighbourhood
         self._mac = mac
-        self._addresses = {a.packed for a in addresses}
+        self._addresses = dict.fromkeys(a.packed for a in addresses)
+        self._owned = tuple(owned)
+        ours = {i.ip.packed for i in owned}
+        self._kernel_sizes = {len(a) for a in self._addresses if a not in ours}
+        self._siblings = siblings
+        self._wire = OnWire()
+        self._announce_left, self._announce_at, self._defended = 0, 0.0, -1e9
+        self._errors, self._errors_at = _ERRORS_BURST, 0.0
         self._asked: dict[bytes, float] = {}  # when, oldest first
         self._pending: dict[bytes, float] = {}  # since when, oldest first
         self._look_at = 0.0
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.counters: Counter[str] = Counter()
         self.policies = AcceptPolicies()
 
@@ -89,6 +117,8 @@ class SlowPath:
                         self._arp(frame)
                     elif reason == "icmp":
                         self._icmp(frame)
+                    elif reason in ("udp", "ip"):
+                        self._refuse(frame, reason)
                     elif reason == "accept":
                         self._core.judged(frame, self.policies.judge(frame, self.counters))
                 except (struct.error, ValueError, IndexError):
@@ -98,15 +128,21 @@ class SlowPath:
                     log.warning("slow path: %s: %s", reason, e)
             asked = self._want(wanted)
             self._look()
+            self._timers()
             if asked and not self._core.threaded:
                 self._look_for_a_moment()
 
     def tick(self) -> float | None:
-        """Looks for the neighbours that are pending when it is time to. Returns the seconds until it is time again, None
-        when none is pending. Raises nothing; from any thread."""
+        """Looks for the neighbours that are pending when it is time to, and does what else is due. Returns the seconds until
+        it is time again, None when there is nothing to do. Raises nothing; from any thread."""
         with self._lock:
             self._look()
-            return max(0.0, self._look_at - time.monotonic()) if self._pending else None
+            self._timers()
+            times = [self._look_at] if self._pending else []
+            times += [self._announce_at] if self._announce_left else []
+            due = self._wire.next_due()
+            times += [due] if due is not None else []
+            return max(0.0, min(times) - time.monotonic()) if times else None
 
     def _want(self, hops: list[bytes]) -> bool:
         """Has unknown neighbours found out; whether the kernel was asked for one."""
@@ -119,7 +155,7 @@ class SlowPath:
             self._asked[hop] = now
         while len(self._asked) > _MAX_ASKED:
             del self._asked[next(iter(self._asked))]
-        known = self._learn_from_kernel(new)
+        known = self._learn_from_kernel([h for h in new if not self._is_ours_to_ask(h)])
         asked = False
         for hop in new:
             if hop not in known:
@@ -129,7 +165,8 @@ class SlowPath:
     def _ask(self, hop: bytes, now: float) -> bool:
         """Asks for a neighbour: the kernel, or on the wire where there is none. Whether it was the kernel."""
         try:
-            if not self._port.neighbour_ask(ipaddress.ip_address(hop)):
+            ours = self._neighbourhood is None or self._is_ours_to_ask(hop)
+            if ours or not self._neighbourhood.neighbour_ask(ipaddress.ip_address(hop)):  # type: ignore[union-attr]
                 self._ask_on_wire(hop)
                 return False
         except OSError as e:
@@ -146,9 +183,11 @@ class SlowPath:
 
     def _learn_from_kernel(self, hops: list[bytes]) -> set[bytes]:
         """Hands over what the kernel knows of these; which those are."""
-        known = set()
+        known: set[bytes] = set()
+        if not hops or self._neighbourhood is None:
+            return known
         try:
-            for ip, mac in self._port.neighbour_lookup([ipaddress.ip_address(h) for h in hops]).items():
+            for ip, mac in self._neighbourhood.neighbour_lookup([ipaddress.ip_address(h) for h in hops]).items():
                 self._core.set_neighbour(ip.packed, mac)
                 known.add(ip.packed)
         except OSError as e:
@@ -181,56 +220,112 @@ class SlowPath:
         """Injects a frame, tagged if the engine's VLAN wants it."""
         self._core.inject(frame[:12] + self._tag + frame[12:])
 
-    def _source(self, size: int) -> bytes | None:
-        return next((a for a in self._addresses if len(a) == size), None)
+    # ---- neighbours of our own, on the wire ----
 
-    def _ask_on_wire(self, hop: bytes) -> None:
-        src = self._source(len(hop))
-        if src is None:
-            return
-        self.counters["asked"] += 1
-        if len(hop) == 4:
-            body = struct.pack(">HHBBH", 1, _IP4, 6, 4, 1) + self._mac + src + b"\0" * 6 + hop
-            self._send(_BROADCAST + self._mac + struct.pack(">H", _ARP) + body)
-            return
-        # RFC 4861 4.3, 7.2.2: solicitation to the solicited-node address.
-        group = bytes.fromhex("ff0200000000000000000001ff") + hop[13:]
-        message = struct.pack(">BBHI", _NS, 0, 0, 0) + hop + b"\x01\x01" + self._mac
-        self._send6(b"\x33\x33" + group[12:], src, group, message)
+    def _source(self, hop: bytes) -> bytes | None:
+        """The address to ask for `hop` from: one on its link, or any of the family."""
+        same = [a for a in self._addresses if len(a) == len(hop)]
+        for interface in self._owned:
+            if interface.ip.packed in same and ipaddress.ip_address(hop) in interface.network:
+                return interface.ip.packed
+        return same[0] if same else None
 
-    def _send6(self, to: bytes, src: bytes, dst: bytes, message: bytes) -> None:
-        message = _with_checksum(message, _pseudo6(src, dst, len(message)))
-        header = struct.pack(">IHBB", 6 << 28, len(message), 58, 255) + src + dst
-        self._send(to + self._mac + struct.pack(">H", _IP6) + header + message)
+    def _is_ours_to_ask(self, hop: bytes) -> bool:
+        """The kernel has no address to ask from, or is not on that link."""
+        if self._neighbourhood is None or (self._owned and len(hop) not in self._kernel_sizes):
+            return True
+        return any(ipaddress.ip_address(hop) in i.network for i in self._owned)
+
+    def _ask_on_wire(self, hop: bytes, to: bytes | None = None) -> None:
+        src = self._source(hop)
+        if src is not None:
+            self.counters["asked"] += 1
+            self._send(question(self._mac, src, hop, to))
 
     def _learn(self, addr: bytes, mac: bytes) -> None:
-        if not mac[0] & 1 and any(mac):
-            self._core.set_neighbour(addr, mac)
-            self.counters["learnt"] += 1
+        if mac[0] & 1 or not any(mac):
+            return
+        self.counters["learnt"] += 1
+        for path in (self, *self._siblings()):
+            path._heard(addr, mac)
+
+    def _heard(self, addr: bytes, mac: bytes) -> None:
+        self._core.set_neighbour(addr, mac)
+        oldest = self._wire.heard(addr, mac, time.monotonic())
+        if oldest is not None:
+            self._core.set_neighbour(oldest, None)
+
+    def _look_after(self, now: float) -> None:
+        """Asks neighbours that were not heard of for a while, and forgets those that do not answer."""
+        for hop, mac in self._wire.due(now):
+            if mac is not None:
+                self._ask_on_wire(hop, mac)
+                continue
+            self._core.set_neighbour(hop, None)
+            self._asked.pop(hop, None)
+            self.counters["neighbour_lost"] += 1
+
+    # ---- addresses that only we have ----
+
+    def announce(self) -> None:
+        """Tells everybody where the owned addresses are, twice (RFC 5227 2.3, RFC 4861 7.2.6); the second time by tick()."""
+        with self._lock:
+            self._announce_left, self._announce_at = _ANNOUNCE_TIMES, 0.0
+            self._timers()
+
+    def _announce(self, addresses: Iterable[bytes]) -> None:
+        for address in addresses:
+            self._send(announcement(self._mac, address))
+            self.counters["announced"] += 1
+
+    def _timers(self) -> None:
+        """Announcements and neighbours that are due. A device that does not take them is counted."""
+        now = time.monotonic()
+        try:
+            if self._announce_left and now >= self._announce_at:
+                self._announce_left -= 1
+                self._announce_at = now + _ANNOUNCE_S
+                self._announce(i.ip.packed for i in self._owned)
+            self._look_after(now)
+        except OSError as e:
+            self.counters["errors"] += 1
+            log.debug("slow path: timers: %s", e)
+
+    def _conflict(self, address: bytes) -> None:
+        """Somebody else says that he has it: RFC 5227 2.4 (b), defended at most once in ten seconds, and never given up."""
+        self.counters["address_conflict"] += 1
+        now = time.monotonic()
+        if not any(address == i.ip.packed for i in self._owned) or now - self._defended < _DEFEND_S:
+            return
+        self._defended = now
+        log.warning("slow path: somebody else uses %s", ipaddress.ip_address(address))
+        self._announce([address])
+
+    # ---- what came in ----
 
     def _arp(self, frame: bytes) -> None:
         htype, ptype, hlen, plen, op = struct.unpack_from(">HHBBH", frame, 14)
-        if (htype, ptype, hlen, plen) != (1, _IP4, 6, 4) or len(frame) < 42 or op not in (1, 2):
+        if (htype, ptype, hlen, plen) != (1, IP4, 6, 4) or len(frame) < 42 or op not in (1, 2):
             raise ValueError("not Ethernet and IPv4")
         sha, spa, tpa = frame[22:28], frame[28:32], frame[38:42]
         if tpa not in self._addresses:
             return
         # RFC 826: the sender's address is learnt when the packet is for us. Nobody may claim our own.
         if spa in self._addresses:
-            self.counters["address_conflict"] += 1
+            if sha != self._mac:
+                self._conflict(spa)
             return
         if any(spa):
             self._learn(spa, sha)
         if op == 1:
-            body = struct.pack(">HHBBH", 1, _IP4, 6, 4, 2) + self._mac + tpa + sha + spa
-            self._send(sha + self._mac + struct.pack(">H", _ARP) + body)
+            self._send(arp(2, self._mac, tpa, sha, spa, to=sha))
             self.counters["arp_answered"] += 1
 
     def _icmp(self, frame: bytes) -> None:
         ethertype = int.from_bytes(frame[12:14], "big")
-        if ethertype == _IP4:
+        if ethertype == IP4:
             self._icmp4(frame)
-        elif ethertype == _IP6:
+        elif ethertype == IP6:
             self._icmp6(frame)
 
     def _icmp4(self, frame: bytes) -> None:
@@ -241,31 +336,50 @@ class SlowPath:
         if ihl < 20 or len(ip) < total or len(message) < 8 or internet_checksum(ip[:ihl]) or internet_checksum(message):
             raise ValueError("bad ICMP")
         src, dst = ip[12:16], ip[16:20]
-        if message[0] != _ECHO_REQUEST or dst not in self._addresses:
+        if message[0] != ECHO_REQUEST or dst not in self._addresses:
             return
-        reply = _with_checksum(bytes([_ECHO_REPLY, 0]) + message[2:])
-        header = struct.pack(">BBHHHBBH4s4s", 0x45, 0, 20 + len(reply), 0, 0x4000, 64, 1, 0, dst, src)
-        header = header[:10] + internet_checksum(header).to_bytes(2, "big") + header[12:]
-        self._send(frame[6:12] + self._mac + struct.pack(">H", _IP4) + header + reply)
+        self._send(icmp4(frame[6:12], self._mac, dst, src, bytes([ECHO_REPLY, 0]) + message[2:]))
         self.counters["echo_answered"] += 1
 
     def _icmp6(self, frame: bytes) -> None:
         length = int.from_bytes(frame[18:20], "big")
         src, dst, message = frame[22:38], frame[38:54], frame[54 : 54 + length]
-        hop_limit = frame[21]
-        if len(message) < 8 or len(message) < length or internet_checksum(_pseudo6(src, dst, length) + message):
+        if len(message) < 8 or len(message) < length or internet_checksum(pseudo6(src, dst, length) + message):
             raise ValueError("bad ICMPv6")
-        kind = message[0]
-        if kind == _ECHO6_REQUEST and dst in self._addresses:
-            self._send6(frame[6:12], dst, src, bytes([_ECHO6_REPLY, 0]) + message[2:])
+        if message[0] == ECHO6_REQUEST and dst in self._addresses:
+            self._send(icmp6(frame[6:12], self._mac, dst, src, bytes([ECHO6_REPLY, 0]) + message[2:]))
             self.counters["echo_answered"] += 1
-        elif kind == _NS and hop_limit == 255 and message[8:24] in self._addresses and any(src):
-            target = message[8:24]
-            self._learn(src, frame[6:12])
-            answer = struct.pack(">BBHI", _NA, 0, 0, 0x60000000) + target + b"\x02\x01" + self._mac
-            self._send6(frame[6:12], target, src, answer)
+        elif message[0] in (SOLICIT, ADVERT) and frame[21] == 255 and len(message) >= 24:
+            self._discovery(frame[6:12], src, message)
+
+    def _discovery(self, mac: bytes, src: bytes, message: bytes) -> None:
+        """RFC 4861 7.2; one who asks from the unspecified address is about to take it (RFC 4862 5.4)."""
+        target, option = message[8:24], message[24:32]
+        if message[0] == ADVERT:
+            if target not in self._addresses:
+                self._learn(target, option[2:8] if option[:2] == b"\x02\x01" else mac)
+            elif mac != self._mac:
+                self._conflict(target)
+        elif target in self._addresses:
+            if any(src):
+                self._learn(src, mac)
+                self._send(advert6(self._mac, target, to=mac, dst=src))
+            else:
+                self._send(advert6(self._mac, target))
             self.counters["nd_answered"] += 1
-        elif kind == _NA and hop_limit == 255 and len(message) >= 24:
-            option = message[24:32]
-            mac = option[2:8] if option[:2] == b"\x02\x01" else frame[6:12]
-            self._learn(message[8:24], mac)
+
+    def _refuse(self, frame: bytes, reason: str) -> None:
+        """A UDP or other packet that nobody handles, answered as a kernel would, at a limited rate."""
+        dst = frame[30:34] if frame[12:14] == b"\x08\x00" else frame[38:54]
+        answer = refusal(frame, self._mac, reason == "ip") if dst in self._addresses else None
+        if answer is None:
+            return
+        now = time.monotonic()
+        self._errors = min(_ERRORS_BURST, self._errors + (now - self._errors_at) * _ERRORS_PER_S)
+        self._errors_at = now
+        if self._errors < 1:
+            self.counters["unreachable_limited"] += 1
+            return
+        self._errors -= 1
+        self._send(answer)
+        self.counters["unreachable_sent"] += 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import os
@@ -60,6 +61,9 @@ class Engine(Closing):
 
     On `xdp:` the engine shares the interface's address with the kernel: packets of the ports that it uses come here, all
     else stays there. Those ports are held against the kernel by bound sockets until TIME_WAIT is over, or the engine closed.
+    An address given with its prefix that the interface does not have is the engine's alone (`owned`): all that is for it
+    comes here, and the engine announces it, answers ARP, neighbour discovery and echo for it, refuses what nobody handles,
+    and finds neighbours by itself; after close() nobody answers for it any more. Inline that happens while calls are made.
 
     Raises PybypassError: PB013 (port has an engine), PB040 (configuration), PB041 (address not on the interface).
     """
@@ -85,7 +89,7 @@ class Engine(Closing):
         if not 0 <= vlan <= 4095:
             raise PybypassError.make("PB040", errno.EINVAL, f"vlan={vlan} is not 0 to 4095")
         self.port = port
-        self.interfaces = interfaces_of(port, ip)
+        self.interfaces, self.owned = interfaces_of(port, ip, vlan)
         if not 0 <= spin_us <= 1e9:
             raise PybypassError.make("PB040", errno.EINVAL, f"spin_us={spin_us!r} is not 0 to 1e9")
         try:
@@ -105,26 +109,41 @@ class Engine(Closing):
             slowpath=self._slow,
         )
         self._core.spin_ns = round(spin_us * 1000)
-        self.slowpath = SlowPath(self._core, port, taken.mac, [i.ip for i in self.interfaces], vlan)
+        side = port.side(vlan) if port.kind == "xdp" else port
+        self.slowpath = SlowPath(
+            self._core, side, taken.mac, [i.ip for i in self.interfaces], vlan, owned=self.owned, siblings=self._siblings
+        )
         self._sockets: weakref.WeakSet[Socket] = weakref.WeakSet()
         self._holds = Holds(port)
         self._lock = threading.Lock()
         self._closing = False
         self._thread: threading.Thread | None = None
+        self._ours: list[IpAddress] = []
         port._children.append(self)
-        if self._worker is not None:
-            self._worker._adopt(self)
-            self._start(self._worker)
-
-    def _start(self, worker: Worker) -> None:
-        spin = -1 if worker.spin_us is None else round(worker.spin_us * 1000)
         try:
-            self._core.start_loop(-1 if worker.cpu is None else worker.cpu, spin)
+            self._take_addresses()
+            if self._worker is not None:
+                self._worker._adopt(self)
+                self._start(self._worker)
+            if self.owned:
+                self.slowpath.announce()
         except PybypassError:
             self.close()
             raise
+
+    def _start(self, worker: Worker) -> None:
+        spin = -1 if worker.spin_us is None else round(worker.spin_us * 1000)
+        self._core.start_loop(-1 if worker.cpu is None else worker.cpu, spin)
         self._thread = threading.Thread(target=self._serve_slow_path, name="pybypass-slowpath", daemon=True)
         self._thread.start()
+
+    def _take_addresses(self) -> None:
+        for interface in self.owned:
+            self.port.own(interface.ip)
+            self._ours.append(interface.ip)
+
+    def _siblings(self) -> list[SlowPath]:
+        return [e.slowpath for e in list(self.port._children) if e is not self and not e.closed]
 
     def _slow(self) -> None:
         self.slowpath.run()
@@ -313,6 +332,9 @@ class Engine(Closing):
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         self._holds.close()
+        while self._ours:
+            with contextlib.suppress(OSError):  # the interface may be gone, and the rule with it
+                self.port.disown(self._ours.pop())
         if self in self.port._children:
             self.port._children.remove(self)
         self._queue.close(force)

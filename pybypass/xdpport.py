@@ -6,16 +6,18 @@ import errno
 import ipaddress
 import os
 import socket
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from . import _netdev, _port, neighbours
+from . import _netdev, _port, neighbours, owned_ports
 from ._mem import Umem
 from ._port import Queue
 from ._wire import TOEPLITZ_KEY, toeplitz
 from .errors import PybypassError
+from .kernelside import KernelSide
 from .neighbours import IpAddress
 from .ports import Impairment, Port, Uri, umem_for
 from .rss import is_symmetric, symmetric_key
@@ -39,22 +41,33 @@ class XdpPort(Port):
         self.ifname = ifname
         self._rss: _Rss | None = None
         self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._owned: dict[IpAddress, int] = {}
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
         with self.netns if self.netns is not None else nullcontext():
             yield
 
-    def local_networks(self) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
-        from pyroute2 import IPRoute
+    def side(self, vlan: int = 0) -> KernelSide | None:
+        whole = KernelSide(self.report["ifindex"], self._inside)
+        return whole.vlan(vlan) if vlan else whole
 
-        found = []
-        with self._inside(), IPRoute() as ipr:
-            for msg in ipr.get_addr(index=self.report["ifindex"]):
-                attrs = dict(msg["attrs"])
-                address = attrs.get("IFA_LOCAL") or attrs.get("IFA_ADDRESS")
-                found.append(ipaddress.ip_interface(f"{address}/{msg['prefixlen']}"))
-        return found
+    def local_networks(self, vlan: int = 0) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
+        side = self.side(vlan)
+        return side.addresses() if side is not None else []
+
+    def own(self, ip: IpAddress) -> None:
+        self.steer(0, ip, 0)
+        with self._lock:
+            self._owned[ip] = self._owned.get(ip, 0) + 1
+
+    def disown(self, ip: IpAddress) -> None:
+        with self._lock:
+            self._owned[ip] -= 1
+            if not self._owned[ip]:
+                del self._owned[ip]
+        self.unsteer(0, ip, 0)
 
     def steer(self, proto: int, ip: IpAddress | None, port: int) -> None:
         try:
@@ -66,6 +79,8 @@ class XdpPort(Port):
         self.program.steer_del(proto, ip, port)
 
     def hold(self, ip: IpAddress, port: int) -> tuple[int, Any]:
+        if ip in self._owned:
+            return owned_ports.take((self.report["prog_id"], ip), port, shared=len(self.queues) > 1)
         family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
         with self._inside():
             holder = socket.socket(family, socket.SOCK_STREAM)

@@ -321,3 +321,62 @@ def test_inline_a_first_answer_is_waited_for_a_moment(kernel):
     kernel.path.run()
     assert kernel.now - 1000 < 0.0101  # five milliseconds at most for one that is not there
     assert kernel.path.tick() is not None
+
+
+# ---- neighbours and refusals without a kernel ----
+
+
+def test_a_neighbour_on_the_wire_is_looked_after():
+    from pybypass.onwire import OnWire
+
+    wire = OnWire()
+    assert wire.next_due() is None
+    assert wire.heard(B4, MAC, 0.0) is None
+    assert wire.next_due() == 30.0
+    assert list(wire.due(29.9)) == []
+    for now in (30.0, 31.0, 32.0):
+        assert list(wire.due(now)) == [(B4, MAC)], "asked by unicast, a second apart"
+        assert list(wire.due(now + 0.9)) == []
+    assert list(wire.due(33.0)) == [(B4, None)], "forgotten"
+    assert len(wire) == 0
+    wire.heard(B4, MAC, 40.0)
+    assert list(wire.due(70.0)) == [(B4, MAC)]
+    wire.heard(B4, MAC, 70.5)  # it answered
+    assert wire.next_due() == 100.5
+    room = [wire.heard(host(i), MAC, 71.0 + i) for i in range(1000, 1512)]
+    assert room == [None] * 511 + [B4], "the one that was heard of longest ago"
+    assert len(wire) == 512
+
+
+def test_what_gets_no_icmp_error():
+    from pybypass._frames import refusal
+
+    def frame(src=B4, dst=A4, to=bytes(6)):
+        return to + MAC + b"\x08\x00" + ip4(17, bytes(12), src=src, dst=dst)
+
+    answer = refusal(frame(), bytes(6), False)
+    assert answer[34:36] == b"\x03\x03"
+    assert answer[42:] == frame()[14:]
+    assert internet_checksum(answer[34:]) == 0
+    assert refusal(frame(), bytes(6), True)[34:36] == b"\x03\x02"
+    for hostile in (
+        frame(to=b"\xff" * 6), frame(src=bytes(4)), frame(src=b"\xe0\0\0\1"), frame(src=b"\xff" * 4), frame(dst=b"\xe0\0\0\1"),
+        frame(src=A4), frame(src=b"\x7f\0\0\1"), frame()[:20],
+    ):  # fmt: skip
+        assert refusal(hostile, bytes(6), False) is None
+    long = refusal(bytes(6) + MAC + b"\x08\x00" + ip4(17, bytes(1400)), bytes(6), False)
+    assert len(long) == 14 + 576
+    six = bytes(6) + MAC + b"\x86\xdd" + struct.pack(">IHBB", 6 << 28, 12, 17, 64) + B6 + A6 + bytes(12)
+    answer = refusal(six, bytes(6), False)
+    assert answer[54:56] == b"\x01\x04"
+    assert answer[62:] == six[14:]
+    assert refusal(six, bytes(6), True)[54:62][4:] == b"\0\0\0\x06"
+    assert refusal(six[:14] + six[14:38] + b"\xff" + six[39:], bytes(6), False) is None
+
+
+def test_udp_to_a_port_with_nobody_is_refused(net):
+    net.send(eth(net, 0x0800, ip4(17, struct.pack(">HHHH", 5, 9, 8, 0))))
+    answer = net.receive()
+    assert answer[34:36] == b"\x03\x03"
+    assert answer[26:34] == A4 + B4
+    net.counter("unreachable_sent")

@@ -24,6 +24,12 @@
 #define PB_ICMP_PARAMETER 12
 #define PB_ICMP6_UNREACH 1
 #define PB_ICMP6_PARAMETER 4
+#define PB_ND_SOLICIT 135
+#define PB_ND_ADVERT 136
+/* RFC 826, for Ethernet and IPv4 */
+#define PB_ARP_BYTES 28
+#define PB_ARP_HTYPE_PTYPE 0x00010800
+#define PB_ARP_TARGET 24
 #define PB_IPPROTO_DCCP 33
 #define PB_IPPROTO_SCTP 132
 #define PB_IPPROTO_UDPLITE 136
@@ -241,6 +247,40 @@ static __always_inline int is_steered(const struct pb_tuple *t, const struct pb_
 	return in_ranges(&t->key, conf->nranges);
 }
 
+/* An address that only user space has: who asks for it (ARP; ND, also to its solicited-node group), what is said of it,
+ * and every IP packet for it, fragments and all. */
+static __always_inline int is_owned(const void *data, const void *end, __u8 *version)
+{
+	struct pb_steer_key k = {};
+	const void *l3;
+	__be16 type = network(data, end, &l3);
+	if (type == bpf_htons(ETH_P_ARP)) {
+		if (l3 + PB_ARP_BYTES > end || *(const __be32 *)l3 != bpf_htonl(PB_ARP_HTYPE_PTYPE))
+			return 0;
+		set_addr4(&k, *(const __be32 *)(l3 + PB_ARP_TARGET));
+	} else if (type == bpf_htons(ETH_P_IP)) {
+		const struct iphdr *ip = l3;
+		if ((const void *)(ip + 1) > end)
+			return 0;
+		set_addr4(&k, ip->daddr);
+		*version = 4;
+	} else if (type == bpf_htons(ETH_P_IPV6)) {
+		const struct ipv6hdr *ip = l3;
+		const __u8 *nd = (const void *)(ip + 1);
+		if ((const void *)nd > end)
+			return 0;
+		*version = 6;
+		set_addr6(&k, &ip->daddr);
+		/* To a group: whom it is about. An answer to us is about the neighbour. */
+		if (ip->daddr.s6_addr[0] == 0xff && ip->nexthdr == IPPROTO_ICMPV6 && (const void *)(nd + 24) <= end &&
+		    (*nd == PB_ND_SOLICIT || *nd == PB_ND_ADVERT))
+			set_addr6(&k, (const struct in6_addr *)(nd + 8));
+	} else {
+		return 0;
+	}
+	return bpf_map_lookup_elem(&pb_steer, &k) != 0;
+}
+
 /* A software RSS hash; type: bits of the kernel's enum xdp_rss_hash_type, 0: no IP packet, no hash. */
 struct pb_rss_result {
 	__u32 hash;
@@ -261,6 +301,41 @@ static __always_inline __u32 toeplitz(const struct pb_rss_hash *h, const __u8 *i
 	return hash;
 }
 
+/* An ICMP error goes where the packets of the flow go that it quotes: both ends change places. */
+static __always_inline int rss_quoted4(const struct pb_rss_hash *h, const __u8 *icmp, const void *end,
+				       struct pb_rss_result *r)
+{
+	/* One register for what is checked and what is read: the verifier knows no other way of the same address. */
+	asm volatile("" : "+r"(icmp));
+	const struct iphdr *ip = (const void *)(icmp + PB_ICMP_BYTES);
+	if ((const void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5 ||
+	    (*icmp != PB_ICMP_UNREACH && *icmp != PB_ICMP_TIME_EXCEEDED && *icmp != PB_ICMP_PARAMETER))
+		return 0;
+	const __u8 *l4 = (const void *)ip + ip->ihl * 4;
+	asm volatile("" : "+r"(l4));
+	if ((ip->protocol != IPPROTO_TCP && ip->protocol != IPPROTO_UDP) || (const void *)(l4 + 4) > end)
+		return 0;
+	r->type = PB_RSS_L3_IPV4 | PB_RSS_L4;
+	r->hash = toeplitz(h, (const __u8 *)&ip->daddr, 0, 4) ^ toeplitz(h, (const __u8 *)&ip->saddr, 4, 4) ^
+		  toeplitz(h, l4 + 2, 8, 2) ^ toeplitz(h, l4, 10, 2);
+	return 1;
+}
+
+static __always_inline int rss_quoted6(const struct pb_rss_hash *h, const __u8 *icmp, const void *end,
+				       struct pb_rss_result *r)
+{
+	asm volatile("" : "+r"(icmp));
+	const struct ipv6hdr *ip = (const void *)(icmp + PB_ICMP_BYTES);
+	const __u8 *l4 = (const void *)(ip + 1);
+	if ((const void *)(l4 + 4) > end || ip->version != 6 || *icmp < PB_ICMP6_UNREACH ||
+	    *icmp > PB_ICMP6_PARAMETER || (ip->nexthdr != IPPROTO_TCP && ip->nexthdr != IPPROTO_UDP))
+		return 0;
+	r->type = PB_RSS_L3_IPV6 | PB_RSS_L4;
+	r->hash = toeplitz(h, (const __u8 *)&ip->daddr, 0, 16) ^ toeplitz(h, (const __u8 *)&ip->saddr, 16, 16) ^
+		  toeplitz(h, l4 + 2, 32, 2) ^ toeplitz(h, l4, 34, 2);
+	return 1;
+}
+
 /* What RSS calls the 4-tuple is for whole TCP and UDP packets: a fragment after the first has no ports, and the first
  * one must land where the others do. */
 static __always_inline void rss_hash4(const struct pb_rss_hash *h, const struct iphdr *ip, const void *end,
@@ -268,9 +343,11 @@ static __always_inline void rss_hash4(const struct pb_rss_hash *h, const struct 
 {
 	if ((const void *)(ip + 1) > end || ip->version != 4 || ip->ihl < 5)
 		return;
+	const __u8 *l4 = (const void *)ip + ip->ihl * 4;
+	if (ip->protocol == IPPROTO_ICMP && rss_quoted4(h, l4, end, r))
+		return;
 	r->type = PB_RSS_L3_IPV4;
 	r->hash = toeplitz(h, (const __u8 *)&ip->saddr, 0, 8);
-	const __u8 *l4 = (const void *)ip + ip->ihl * 4;
 	if ((ip->protocol == IPPROTO_TCP || ip->protocol == IPPROTO_UDP) &&
 	    !(ip->frag_off & bpf_htons(PB_IP_OFFSET | PB_IP_MORE)) && (const void *)(l4 + 4) <= end) {
 		r->type |= PB_RSS_L4;
@@ -283,9 +360,11 @@ static __always_inline void rss_hash6(const struct pb_rss_hash *h, const struct 
 {
 	if ((const void *)(ip + 1) > end || ip->version != 6)
 		return;
+	const __u8 *l4 = (const void *)(ip + 1);
+	if (ip->nexthdr == IPPROTO_ICMPV6 && rss_quoted6(h, l4, end, r))
+		return;
 	r->type = PB_RSS_L3_IPV6;
 	r->hash = toeplitz(h, (const __u8 *)&ip->saddr, 0, 32);
-	const __u8 *l4 = (const void *)(ip + 1);
 	if ((ip->nexthdr == IPPROTO_TCP || ip->nexthdr == IPPROTO_UDP) && (const void *)(l4 + 4) <= end) {
 		r->type |= PB_RSS_L4;
 		r->hash ^= toeplitz(h, l4, 32, 4);
@@ -338,7 +417,8 @@ static __always_inline int pb_xdp_steer(struct xdp_md *ctx)
 	if (!conf || !count)
 		return XDP_PASS;
 	struct pb_tuple t = {};
-	if (!conf->all) {
+	if (!conf->all &&
+	    !(conf->nowned && is_owned((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t.version))) {
 		if (parse(&t, (void *)(long)ctx->data, (void *)(long)ctx->data_end) || !is_steered(&t, conf))
 			goto pass;
 	}

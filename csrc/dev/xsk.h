@@ -132,7 +132,8 @@ struct pb_xsk_prog_info {
 };
 PB_API void pb_xsk_prog_info(struct pb_xsk_prog *p, struct pb_xsk_prog_info *info);
 
-/* A rule by local address and port. proto 0: every frame of every queue that has a socket (ip NULL, ports 0 to 0).
+/* A rule by local address and port. proto 0 (ports 0 to 0): with ip NULL every frame of every queue that has a socket,
+ * with an address what only user space has: every IP packet to it, ARP for it, neighbour discovery of it.
  * ip NULL: any address. lo == hi: one port. lo 0 and hi 65535: the whole protocol, also one without ports; fragments
  * after the first have no ports and always pass to the kernel. */
 struct pb_steer_rule {
@@ -154,7 +155,8 @@ PB_API int pb_xsk_prog_counters(struct pb_xsk_prog *p, struct pb_steer_counters 
 /* ---- spreading over several sockets of one queue ---- */
 
 /* From now on the sockets of a queue get packets by the Toeplitz hash: of addresses and ports of TCP and UDP, of the
- * addresses of other IP and of fragments (as NICs do), none for the rest, which goes to socket 0. table[hash % 128] is
+ * addresses of other IP and of fragments (as NICs do), none for the rest, which goes to socket 0. An ICMP error that
+ * quotes TCP or UDP goes where the packets of that flow come in. table[hash % 128] is
  * the socket's number; a packet for a socket that is not there stays with the kernel. The hash goes into the metadata,
  * in place of the driver's. It ends with the last device of the queue. One key for all queues of an interface: -EBUSY
  * while another is in use. -EINVAL: queue. */

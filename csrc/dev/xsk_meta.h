@@ -31,7 +31,8 @@ _Static_assert(sizeof(struct pb_xsk_meta) == 32, "the metadata limit of older ke
 #define PB_RSS_L3_IPV6 (1 << 1)
 #define PB_RSS_L4 (1 << 3)
 
-/* Key of the map of exact tuples. The address is IPv6 or ::ffff:a.b.c.d; all zero: any. The port is big-endian. */
+/* Key of the map of exact tuples. The address is IPv6 or ::ffff:a.b.c.d; all zero: any. The port is big-endian.
+ * Protocol and port 0: an address that only user space has. */
 struct pb_steer_key {
 	__u32 addr[4];
 	__u16 port;
@@ -82,7 +83,8 @@ struct pb_steer_conf {
 	__u32 nexact;
 	__u32 nany; /* entries of the map of exact tuples whose address is "any" */
 	__u32 nranges;
-	__u32 nrss; /* queues whose packets are spread by hash */
+	__u32 nrss;   /* queues whose packets are spread by hash */
+	__u32 nowned; /* addresses of user space alone */
 };
 
 /* Per CPU. */

@@ -29,7 +29,8 @@ static int all_change(struct pb_xsk_prog *p, bool add)
 	return store_conf(p);
 }
 
-static int exact_add(struct pb_xsk_prog *p, const struct pb_steer_key *k, bool any)
+/* count: of the configuration's, the one for this kind of entry. */
+static int exact_add(struct pb_xsk_prog *p, const struct pb_steer_key *k, uint32_t *count)
 {
 	struct pb_steer_value v = {0};
 	bool known = !bpf_map_lookup_elem(p->steer_fd, k, &v);
@@ -39,12 +40,11 @@ static int exact_add(struct pb_xsk_prog *p, const struct pb_steer_key *k, bool a
 	if (known)
 		return 0;
 	/* The entry first, then the count that makes the program look for it. */
-	p->conf.nexact += !any;
-	p->conf.nany += any;
+	++*count;
 	return store_conf(p);
 }
 
-static int exact_del(struct pb_xsk_prog *p, const struct pb_steer_key *k, bool any)
+static int exact_del(struct pb_xsk_prog *p, const struct pb_steer_key *k, uint32_t *count)
 {
 	struct pb_steer_value v = {0};
 	if (bpf_map_lookup_elem(p->steer_fd, k, &v))
@@ -53,8 +53,7 @@ static int exact_del(struct pb_xsk_prog *p, const struct pb_steer_key *k, bool a
 		return bpf_map_update_elem(p->steer_fd, k, &v, BPF_ANY) ? -errno : 0;
 	if (bpf_map_delete_elem(p->steer_fd, k))
 		return -errno;
-	p->conf.nexact -= !any;
-	p->conf.nany -= any;
+	--*count;
 	return store_conf(p);
 }
 
@@ -113,14 +112,17 @@ static int range_del(struct pb_xsk_prog *p, const struct pb_steer_rule *rule)
 
 static int change(struct pb_xsk_prog *p, const struct pb_steer_rule *rule, bool add)
 {
-	if (!rule->proto)
-		return rule->any_ip && !rule->lo && !rule->hi ? all_change(p, add) : -EINVAL;
+	if (!rule->proto && (rule->lo || rule->hi))
+		return -EINVAL;
+	if (!rule->proto && rule->any_ip)
+		return all_change(p, add);
 	if (rule->lo > rule->hi)
 		return -EINVAL;
 	if (rule->lo != rule->hi)
 		return add ? range_add(p, rule) : range_del(p, rule);
 	struct pb_steer_key k = key_of(rule->proto, rule->any_ip ? NULL : &rule->ip, rule->lo);
-	return add ? exact_add(p, &k, rule->any_ip) : exact_del(p, &k, rule->any_ip);
+	uint32_t *count = !rule->proto ? &p->conf.nowned : rule->any_ip ? &p->conf.nany : &p->conf.nexact;
+	return add ? exact_add(p, &k, count) : exact_del(p, &k, count);
 }
 
 static int change_locked(struct pb_xsk_prog *p, uint8_t proto, const struct pb_ip *ip, uint16_t lo, uint16_t hi,

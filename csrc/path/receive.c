@@ -100,6 +100,9 @@ static struct fate fate_of_ip(struct pb_path *p, const struct pb_eth_view *eth, 
 		enum pb_drop why;
 		return icmp_error(p, ip, len, now_ns, &why) ? dropped(why) : exception(PB_EXC_ICMP);
 	}
+	/* Of what the engine does not parse; a fragment of ICMP is counted above. */
+	if (v4 && proto != PB_IPPROTO_TCP && (pb_be16_get(((const struct pb_ip4_hdr *)ip)->frag) & 0x3fff))
+		return dropped(PB_DROP_IP_FRAGMENT);
 	if (proto == PB_IPPROTO_UDP)
 		return exception(PB_EXC_UDP);
 	/* IPv6 extension headers: the engine's parser walks them and finds out. */

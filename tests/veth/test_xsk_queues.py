@@ -452,3 +452,23 @@ def test_an_engine_for_a_queue_that_is_not_there(lab):
     with pb.open(f"xdp:{lab.a.ifname}", netns=lab.a.netns) as port, pytest.raises(pb.PybypassError) as caught:
         pb.Engine(port, queue=1, ip=lab.a.ip)
     assert caught.value.code == "PB040"
+
+
+def test_an_icmp_error_goes_where_its_flow_goes(lab):
+    """It quotes what we sent: hashed with both ends exchanged, whoever sent it."""
+    with port_on(lab.b, "&sockets=8") as port, packet_socket(lab.a) as wire:
+        for i in range(12):
+            v6 = i & 1
+            ours, theirs, router = ("fd77::2", "fd99::1", "fd77::1") if v6 else ("10.77.0.2", "10.9.0.1", "10.77.0.1")
+            make, l4 = (ip6, tcp) if v6 else (ip4, udp if i & 2 else tcp)
+            proto = UDP if l4 is udp else TCP
+            type_ = 0x86DD if v6 else 0x0800
+            flow = eth(make(l4(80, 1000 + i), proto, theirs, ours), type_)
+            quote = make(l4(1000 + i, 80)[:8], proto, ours, theirs)
+            error = eth(make(icmp(2 if v6 else 3, quote, 0 if v6 else 4), 58 if v6 else 1, router, ours), type_)
+            wire.send(flow)
+            wire.send(error)
+            got = receive(port.queues, 2)
+            assert sorted(len(g) for g in got) == [0] * 7 + [2], i
+            (both,) = [g for g in got if g]
+            assert both[0][1:] == both[1][1:], "the same hash, of the same kind"

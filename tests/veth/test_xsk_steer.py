@@ -2,6 +2,7 @@
 
 import errno
 import json
+import socket
 import subprocess
 import sys
 import time
@@ -45,6 +46,14 @@ OURS = ("10.77.0.2", "10.77.0.1")
 OPTIONS = bytes([0x94, 4, 0, 0])  # router alert
 
 
+def arp_for(ip):
+    return b"\0\1\x08\0\6\4\0\1" + bytes(16) + socket.inet_aton(ip)
+
+
+def nd(kind, target):
+    return bytes([kind, 0, 0, 0, 0, 0, 0, 0]) + socket.inet_pton(socket.AF_INET6, target)
+
+
 def cases():
     """(name, frame without marker, redirected?)."""
     data = b"payload"
@@ -80,6 +89,21 @@ def cases():
         ("tcp6 with an extension header", eth(ip6(hop + tcp(9, 80, data), 0), e6), False),
         ("tcp6 in a VLAN", eth(ip6(tcp(9, 80, data), TCP), e6, tags=[(0x8100, 5)]), True),
         ("arp", eth(b"\0\1\x08\0\6\4\0\2" + b"\0" * 20, 0x0806), False),
+        ("arp for another", eth(arp_for("10.77.0.8"), 0x0806), False),
+        ("arp for an owned address", eth(arp_for("10.77.0.9"), 0x0806), True),
+        ("the same in a VLAN", eth(arp_for("10.77.0.9"), 0x0806, tags=[(0x8100, 5)]), True),
+        ("arp, cut off", eth(arp_for("10.77.0.9")[:24], 0x0806), False),
+        ("owned, udp", eth(ip4(udp(9, 1, data), UDP, dst="10.77.0.9")), True),
+        ("owned, later fragment", eth(ip4(udp(9, 1, data), UDP, dst="10.77.0.9", frag=0x0005)), True),
+        ("owned, ping", eth(ip4(icmp(8, data), ICMP, dst="10.77.0.9")), True),
+        ("owned as source", eth(ip4(udp(9, 1, data), UDP, src="10.77.0.9", dst="10.77.0.2")), False),
+        ("owned, v6", eth(ip6(data, 50, dst="fd77::9"), e6), True),
+        ("solicitation to the group", eth(ip6(nd(135, "fd77::9"), ICMP6, dst="ff02::1:ff00:9"), e6), True),
+        ("of another in the same group", eth(ip6(nd(135, "fd77::1:0:9"), ICMP6, dst="ff02::1:ff00:9"), e6), False),
+        ("advertisement to all", eth(ip6(nd(136, "fd77::9"), ICMP6, dst="ff02::1"), e6), True),
+        ("of another to all", eth(ip6(nd(136, "fd77::8"), ICMP6, dst="ff02::1"), e6), False),
+        ("of another to us", eth(ip6(nd(136, "fd77::8"), ICMP6, dst="fd77::9"), e6), True),
+        ("router advertisement", eth(ip6(nd(134, "fd77::9"), ICMP6, dst="ff02::1"), e6), False),
         ("unknown type", eth(data, 0x88B5), False),
         ("ping", eth(ip4(icmp(8, data), ICMP)), False),
         ("unreachable", eth(ip4(icmp(3, quote, 3), ICMP)), True),
@@ -123,7 +147,7 @@ def verdicts(s, a, b):
 def add_rules(s):
     rules = [
         (TCP, "10.77.0.2", 80), (UDP, "10.77.0.2", 5000), (UDP, "10.77.0.2", 6000, 6010), (UDP, "-", 7000),
-        (TCP, "fd77::2", 80), (47, "-", 0, 65535),
+        (TCP, "fd77::2", 80), (47, "-", 0, 65535), (0, "10.77.0.9"), (0, "fd77::9"),
     ]  # fmt: skip
     for rule in rules:
         assert s.steer("add", *rule) == 0
