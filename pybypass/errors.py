@@ -42,7 +42,7 @@ CODES: dict[str, tuple[str, str]] = {
     "PB032": ("steering rule refused", "remove others: a program has room for 65,536 tuples and 16 port ranges"),
     "PB033": ("device gone", "the interface was removed or set down: open it again when it is back"),
     "PB040": ("engine configuration invalid", "the ranges are in help(pybypass.Engine) and help(pybypass.EngineConfig)"),
-    "PB041": ("address is not on the interface", "with a prefix (ADDRESS/N) it is the engine's own; or ip addr add ADDRESS/N dev IF"),
+    "PB041": ("address is not on the interface", "with a prefix (ADDRESS/N) it is the engine's; or: ip addr add ADDRESS/N dev IF"),
     "PB042": ("local port in use", "choose another port; `ss -ltn` shows who has it"),
     "PB043": ("engine is closed", "make a new Engine"),
     "PB044": ("no such CPU", "choose one of os.sched_getaffinity(0)"),
