@@ -179,6 +179,14 @@ def test_round_trips_in_the_lab(dev, peer):
     assert result.mode.startswith("native copy" if dev.startswith("xdp") else "kernel")
 
 
+@pytest.mark.parametrize("kind", ["rtt", "tx", "rx"])
+def test_jumbo_packets_over_several_frames(kind):
+    result = bench.run(Options(kind=kind, dev="xdp:pba", peer="xdp:pbb", lab=True, rate=2000.0, seconds=0.3, size=9018))
+    check_sums(result)
+    assert result.lost == 0
+    assert result.bytes == 9014 * result.received > 0
+
+
 def test_full_speed_counts_what_the_ring_dropped():
     result = bench.run(Options(kind="tx", dev="xdp:pba", peer="xdp:pbb", lab=True, seconds=0.4))
     check_sums(result)

@@ -19,9 +19,9 @@ int pb_bench_init(struct pb_bench *b, struct pb_dev *dev, const struct pb_bench_
 	if (!cfg->burst || cfg->burst > PB_BURST_MAX || !cfg->slices || cfg->slices > PB_BENCH_SLICES ||
 	    (!cfg->tmpl && !cfg->rx) || (!cfg->tmpl && !cfg->stop) || cfg->duration_ns < cfg->slices)
 		return -EINVAL;
-	if (cfg->tmpl && cfg->tmpl->len > dev->pool->frame_bytes - TX_OFFSET)
-		return -EMSGSIZE;
-	if (cfg->tmpl && cfg->tmpl->len > dev->mtu + 18u)
+	uint32_t room = dev->pool->frame_bytes - TX_OFFSET, most = dev->chain_max > 1 ? dev->chain_max : 1;
+	b->chain = cfg->tmpl ? (cfg->tmpl->len + room - 1) / room : 1;
+	if (cfg->tmpl && (cfg->tmpl->len > dev->mtu + 18u || b->chain > most))
 		return -EMSGSIZE;
 	pb_hist_reset(&b->lag);
 	for (uint32_t i = 0; i < cfg->slices; i++)
@@ -57,12 +57,32 @@ static uint32_t due_now(const struct pb_bench *b, uint64_t now)
 {
 	uint64_t left = b->cfg.packets - b->offered;
 	uint32_t most = left < b->cfg.burst ? (uint32_t)left : b->cfg.burst;
+	most = most < PB_BURST_MAX / b->chain ? most : PB_BURST_MAX / b->chain;
 	if (!b->cfg.interval)
 		return most;
 	uint32_t n = 0;
 	while (n < most && due_ns(b, b->offered + n) <= now)
 		n++;
 	return n;
+}
+
+/* A packet over as many frames as it needs. */
+static void put_packet(struct pb_bench *b, struct pb_desc *d, const uint64_t *addrs, uint64_t seq, uint64_t due)
+{
+	const struct pb_pool *pool = b->dev->pool;
+	uint32_t left = b->cfg.tmpl->len, room = pool->frame_bytes - TX_OFFSET;
+	uint8_t *from = b->scratch;
+	if (b->chain > 1)
+		pb_template_write(b->cfg.tmpl, from, seq, due);
+	for (uint32_t i = 0; i < b->chain; i++, left -= d[i - 1].len, from += d[i - 1].len) {
+		d[i] = (struct pb_desc){.addr = addrs[i], .off = TX_OFFSET};
+		d[i].len = (uint16_t)(left < room ? left : room);
+		d[i].flags = i + 1 < b->chain ? PB_DESC_MORE : 0;
+		if (b->chain > 1)
+			memcpy(pb_pool_data(pool, &d[i]), from, d[i].len);
+		else
+			pb_template_write(b->cfg.tmpl, pb_pool_data(pool, d), seq, due);
+	}
 }
 
 /* Makes n packets into pending. */
@@ -74,15 +94,15 @@ static void build(struct pb_bench *b, uint32_t n, uint64_t now)
 		reap(dev, now);
 		b->reaped_ns = now;
 	}
-	uint32_t got = pb_pool_get(dev->cache, addrs, n, 0, PB_OWN_APP);
+	uint32_t have = pb_pool_get(dev->cache, addrs, n * b->chain, 0, PB_OWN_APP), got = have / b->chain;
+	while (have > got * b->chain)
+		pb_pool_put(dev->cache, addrs[--have], PB_OWN_APP);
 	b->no_frame += !got;
 	bool sample = b->tx_calls % BUILD_SAMPLE == 0 && got;
 	uint64_t t0 = sample ? pb_now_ns() : 0;
 	for (uint32_t i = 0; i < got; i++) {
 		uint64_t seq = b->offered++, due = b->cfg.interval ? due_ns(b, seq) : now;
-		struct pb_desc *d = &b->pending[i];
-		*d = (struct pb_desc){.addr = addrs[i], .off = TX_OFFSET, .len = b->cfg.tmpl->len};
-		pb_template_write(b->cfg.tmpl, pb_pool_data(dev->pool, d), seq, due);
+		put_packet(b, &b->pending[i * b->chain], &addrs[i * b->chain], seq, due);
 		uint64_t from = due > b->unblocked_ns ? due : b->unblocked_ns;
 		pb_hist_record(&b->lag, now > from ? now - from : 0);
 	}
@@ -91,7 +111,7 @@ static void build(struct pb_bench *b, uint32_t n, uint64_t now)
 		b->build_pkts += got;
 	}
 	b->first_pending = 0;
-	b->npending = got;
+	b->npending = got * b->chain;
 }
 
 static int send_pending(struct pb_bench *b, uint64_t now)
@@ -101,9 +121,10 @@ static int send_pending(struct pb_bench *b, uint64_t now)
 		return k;
 	b->tx_calls++;
 	struct pb_bench_slice *s = &b->slice[slice_at(b, now)];
-	s->sent += (uint32_t)k;
-	b->sent += (uint32_t)k;
-	b->sent_bytes += (uint64_t)k * b->cfg.tmpl->len;
+	uint32_t pkts = (uint32_t)k / b->chain; /* the device takes whole packets */
+	s->sent += pkts;
+	b->sent += pkts;
+	b->sent_bytes += (uint64_t)pkts * b->cfg.tmpl->len;
 	b->first_pending += (uint32_t)k;
 	b->npending -= (uint32_t)k;
 	if (b->npending) {
@@ -159,14 +180,15 @@ static int receive(struct pb_bench *b, uint64_t before)
 	for (int i = 0; i < n; i++) {
 		if (i + 4 < n)
 			__builtin_prefetch(pb_pool_data(b->dev->pool, &d[i + 4]));
-		if (judge(b, &d[i], &b->latency[at], now)) {
-			b->received++;
-			b->rx_bytes += d[i].len;
-			slice->received++;
-			slice->bytes += d[i].len;
-		} else {
-			b->foreign++;
-		}
+		bool later = b->inside; /* the stamp lies in a packet's first frame */
+		b->inside = d[i].flags & PB_DESC_MORE;
+		if (!later)
+			b->ours = judge(b, &d[i], &b->latency[at], now);
+		b->foreign += !b->ours && !later;
+		b->received += b->ours && !later;
+		slice->received += b->ours && !later;
+		b->rx_bytes += b->ours ? d[i].len : 0;
+		slice->bytes += b->ours ? d[i].len : 0;
 		pb_pool_put(b->dev->cache, d[i].addr, PB_OWN_RX);
 	}
 	b->busy_cycles += cycles() - started;

@@ -50,12 +50,16 @@ struct pb_bench {
 	struct pb_bench_slice slice[PB_BENCH_SLICES];
 	/* state */
 	uint64_t unblocked_ns, reaped_ns;
-	uint32_t npending, first_pending; /* made, and not yet taken by the device */
+	uint32_t chain;                   /* frames of a packet that is sent */
+	bool inside, ours;                /* of a received packet: its first frame was judged, and how */
+	uint32_t npending, first_pending; /* descriptors made, and not yet taken by the device */
 	struct pb_desc pending[PB_BURST_MAX];
+	uint8_t scratch[PB_TEMPLATE_MAX];
 	struct pb_hist latency[PB_BENCH_SLICES]; /* last: only cfg.slices of them are touched */
 };
 
-/* 0 or -EINVAL (configuration), -EMSGSIZE (the packet does not fit a frame or the MTU). */
+/* 0 or -EINVAL (configuration), -EMSGSIZE (the packet does not fit the MTU, or a frame where the device
+ * takes no packet of several). */
 PB_API int pb_bench_init(struct pb_bench *b, struct pb_dev *dev, const struct pb_bench_config *cfg);
 /* Runs to the end. 0, or -errno of the device. Frames that were not sent are FREE again. */
 PB_API int pb_bench_run(struct pb_bench *b);

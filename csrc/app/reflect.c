@@ -5,6 +5,7 @@
 #include "wire/udp.h"
 
 #define PATIENCE_NS 1000000000ull
+#define HEADERS_MAX 128 /* more than Ethernet with tags, IP and UDP, without options */
 
 static void swap_bytes(uint8_t *a, uint8_t *b, uint32_t n)
 {
@@ -53,11 +54,41 @@ static int send_back(struct pb_dev *dev, struct pb_desc *d, int n, struct pb_ref
 		done += rc;
 		reap(dev, now);
 	}
-	r->sent += (uint32_t)done;
-	r->refused += (uint32_t)(n - done);
+	for (int i = 0; i < n; i++) {
+		bool last = !(d[i].flags & PB_DESC_MORE);
+		r->sent += last && i < done;
+		r->refused += last && i >= done;
+	}
 	for (; done < n; done++)
 		pb_pool_put(dev->cache, d[done].addr, PB_OWN_APP);
 	return rc < 0 ? rc : 0;
+}
+
+/* Whole packets of those that came: which of them go back, at the front of d with owner APP. Returns how many
+ * descriptors. */
+static int choose(struct pb_dev *dev, bool swap, struct pb_desc *d, int n, struct pb_reflect *r)
+{
+	int keep = 0;
+	for (int i = 0, count; i < n; i += count) {
+		uint32_t bytes;
+		count = (int)pb_desc_packet(d + i, (uint32_t)(n - i), &bytes);
+		if (!count)
+			count = n - i; /* its end did not come: devices give whole packets, so this is none */
+		bool headers = d[i].len >= HEADERS_MAX || count == 1;
+		bool good = !swap || (headers && turn_round(pb_pool_data(dev->pool, &d[i]), bytes));
+		r->received++;
+		r->refused += !good;
+		for (int k = i; k < i + count; k++) {
+			if (!good) {
+				pb_pool_put(dev->cache, d[k].addr, PB_OWN_RX);
+				continue;
+			}
+			pb_pool_move(dev->cache, d[k].addr, PB_OWN_RX, PB_OWN_APP);
+			d[keep] = d[k];
+			d[keep++].flags = k + 1 < i + count ? PB_DESC_MORE : 0;
+		}
+	}
+	return keep;
 }
 
 int pb_reflect_run(struct pb_dev *dev, bool swap, _Atomic uint32_t *stop, struct pb_reflect *r)
@@ -65,21 +96,9 @@ int pb_reflect_run(struct pb_dev *dev, bool swap, _Atomic uint32_t *stop, struct
 	struct pb_desc d[PB_BURST_MAX];
 	int rc = 0;
 	while (rc >= 0 && !atomic_load_explicit(stop, memory_order_acquire)) {
-		int n = pb_dev_rx(dev, d, PB_BURST_MAX, pb_now_ns()), keep = 0;
+		int n = pb_dev_rx(dev, d, PB_BURST_MAX, pb_now_ns());
+		int keep = n > 0 ? choose(dev, swap, d, n, r) : 0;
 		rc = n;
-		for (int i = 0; i < n; i++) {
-			r->received++;
-			if ((d[i].flags & PB_DESC_MORE) ||
-			    (swap && !turn_round(pb_pool_data(dev->pool, &d[i]), d[i].len))) {
-				r->refused++;
-				pb_pool_put(dev->cache, d[i].addr, PB_OWN_RX);
-				continue;
-			}
-			pb_pool_move(dev->cache, d[i].addr, PB_OWN_RX, PB_OWN_APP);
-			d[keep] = d[i];
-			d[keep].flags = 0;
-			keep++;
-		}
 		if (keep)
 			rc = send_back(dev, d, keep, r);
 		else
