@@ -89,6 +89,7 @@ def open_device(
     unaligned: bool = False,
     own_umem: bool = False,
     tx_meta: bool = False,
+    no_meta: bool = False,
     tx_zc_flags: int = 0,
     busy_poll_us: int = 0,
     busy_budget: int = 0,

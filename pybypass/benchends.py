@@ -80,8 +80,13 @@ class PortEnd(End):
 
     def __init__(self, uri: str, netns: Any, index: int, ip: str | None, udp_port: int, raw: bool) -> None:
         super().__init__(uri)
-        if raw and uri.startswith("xdp:") and "steer=" not in uri:
-            uri += f"{'&' if '?' in uri else '?'}steer=udp:{udp_port}"
+        if uri.startswith("xdp:"):
+            wanted = (
+                {"meta": "0", "steer": f"udp:{udp_port}"} if raw else {"meta": "0"}
+            )  # unless the URI says otherwise
+            for name, value in wanted.items():
+                if f"{name}=" not in uri.replace("tx_meta=", ""):
+                    uri += f"{'&' if '?' in uri else '?'}{name}={value}"
         self.port = ports.open(uri, netns=netns)
         self._stack.push(self.port.__exit__)
         networks = self.port.local_networks()

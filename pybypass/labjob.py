@@ -251,7 +251,7 @@ class XdpJob(EchoJob):
             return report
 
     def _port(self) -> ports.Port:
-        return ports.open(f"xdp:{self._pair.a.ifname}?frames=16384", netns=self._pair.a.netns)
+        return ports.open(f"xdp:{self._pair.a.ifname}?frames=16384&meta=0", netns=self._pair.a.netns)
 
     def _engine(self, port: ports.Port, **how: Any) -> Engine:
         return Engine(port, ip=self._pair.a.ip, config=EngineConfig(), **how)

@@ -302,9 +302,10 @@ def open(
     sockets=1 to 16 on each queue (one Queue each, driven by any thread), rss=toeplitz|symmetric (how packets are spread over
     them; with one socket too: the hash is then in the descriptors), rss_key=80 hexadecimal digits, mode=auto|native|generic,
     copy=auto|zerocopy|copy, ring=2048, sg=auto|on|off (packets of several frames; auto: when the MTU needs it),
-    headroom=0 (bytes free in front of a received packet, beyond the kernel's 256), unaligned=0|1, tx_meta=0|1 (time stamps
-    and checksums of what is sent), busy_poll=MICROSECONDS and busy_budget=8, deadline_ms=2000 (how long a busy queue is tried
-    again), steer=all or tcp:80+udp:4000-4100 (what the port receives when no engine asks for it; all else stays with the
+    headroom=0 (bytes free in front of a received packet, beyond the kernel's 256), unaligned=0|1, meta=1|0 (0: no hash, time
+    and stripped VLAN tag of what is received, for less work on each packet), tx_meta=0|1 (time stamps and checksums of what
+    is sent), busy_poll=MICROSECONDS and busy_budget=8, deadline_ms=2000 (how long a busy queue is tried again), steer=all or
+    tcp:80+udp:4000-4100 (what the port receives when no engine asks for it; all else stays with the
     kernel). `Port.report` says what was granted.
 
     Both: frames=8192 (xdp: 4096 more for each further Queue on the same memory), frame=2048|4096 (unaligned=1: any multiple

@@ -258,6 +258,7 @@ def _options(uri: Uri) -> dict[str, Any]:
         "sockets": uri.integer("sockets", 1, 1, 16),
         "headroom": uri.integer("headroom", 0, 0, 3712),
         "tx_meta": uri.choice("tx_meta", "0", "0", "1") == "1",
+        "no_meta": uri.choice("meta", "1", "0", "1") == "0",
         "busy_poll_us": uri.integer("busy_poll", 0, 0, 1_000_000),
         "busy_budget": uri.integer("busy_budget", 0, 0, 65535),
     }  # fmt: skip
@@ -330,7 +331,7 @@ def open_xdp(
     """pybypass.open() for `xdp:`."""
     uri.only(
         "frames", "frame", "pages", "queue", "umem", "sockets", "rss", "rss_key", "mode", "copy", "ring", "sg", "headroom",
-        "unaligned", "tx_meta", "busy_poll", "busy_budget", "deadline_ms", "steer",
+        "unaligned", "meta", "tx_meta", "busy_poll", "busy_budget", "deadline_ms", "steer",
     )  # fmt: skip
     indices, options = _queue_list(uri.options.get("queue", "0")), _options(uri)
     sockets = options["sockets"]

@@ -432,7 +432,7 @@ static __always_inline int pb_xdp_steer(struct xdp_md *ctx)
 	}
 	if (bpf_redirect_map(&pb_xsks, slot, XDP_PASS) != XDP_REDIRECT)
 		goto pass;
-	if (put_meta(ctx, conf, t.version, &rss))
+	if (conf->nmeta && put_meta(ctx, conf, t.version, &rss))
 		count->meta_failed++;
 	count->redirected++;
 	count->icmp_redirected += t.icmp_error;

@@ -186,6 +186,7 @@ struct pb_xsk_config {
 	bool own_umem;     /* register the memory even if another socket has it registered */
 	uint16_t tx_zc_flags; /* what the driver grants in zero-copy mode (netdev family, xsk-features):
 				 PB_DESC_CSUM_PARTIAL, TX_STAMP, LAUNCH */
+	bool no_meta;         /* no hash, time and VLAN tag of what is received: less work for each packet */
 	bool tx_meta;         /* time stamps and checksums for what is sent, where the kernel has them (6.8) */
 	uint32_t busy_poll_us, busy_budget; /* SO_PREFER_BUSY_POLL and what goes with it; 0: not, the default (8) */
 };

@@ -54,6 +54,8 @@ void pb_xsk_destroy(struct pb_xsk *x)
 		pb_xsk_rss_off(x->prog, x->dev.queue);
 	if (x->in_map)
 		pb_xsk_prog_map_del(x->prog, x->dev.queue, x->member);
+	if (x->wants_meta)
+		(void)pb_xsk_prog_meta(x->prog, -1);
 	/* The program goes before the socket: it must not redirect to a socket that is on its way out. */
 	pb_xsk_prog_unref(x->prog);
 	if (x->umem)

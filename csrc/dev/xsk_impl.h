@@ -66,7 +66,8 @@ struct pb_xsk {
 	uint32_t tx_max_bytes;
 	uint32_t zc_room; /* the longest packet that zero copy receives in one frame */
 	bool copy, sg, busy_poll;
-	int gone; /* -errno once the interface was removed */
+	bool no_meta; /* nothing lies before the packets: not looked for */
+	int gone;     /* -errno once the interface was removed */
 	/* rx */
 	struct xsk_ring_cons rx PB_ALIGNED(PB_CACHE_LINE);
 	_Atomic uint32_t rx_taken; /* frames ever taken off the RX ring: written here, read by whoever has the duty */
@@ -95,6 +96,7 @@ struct pb_xsk {
 	int ctl_fd; /* to ask about the interface, in its namespace */
 	uint32_t ifindex;
 	bool in_map, tried_bind;
+	bool wants_meta; /* and is counted in the program */
 };
 
 static inline struct pb_xsk *pb_xsk_of(struct pb_dev *dev)

@@ -85,6 +85,7 @@ struct pb_steer_conf {
 	__u32 nranges;
 	__u32 nrss;   /* queues whose packets are spread by hash */
 	__u32 nowned; /* addresses of user space alone */
+	__u32 nmeta;  /* sockets that want metadata: without one, none is written */
 };
 
 /* Per CPU. */

@@ -189,6 +189,13 @@ static int set_up(struct pb_xsk *x, struct pb_xsk_fail *f, struct pb_xsk_report 
 		x->dev.tx_flags |=
 			x->copy ? PB_DESC_CSUM_PARTIAL | PB_DESC_TX_STAMP : x->cfg.tx_zc_flags & PB_XSK_TX_META_FLAGS;
 	}
+	x->no_meta = x->cfg.no_meta;
+	if (!x->no_meta) {
+		err = pb_xsk_prog_meta(x->prog, 1);
+		if (err)
+			return pb_xsk_fail_set(f, PB_XSK_STAGE_MAP, err, "asking the program for metadata");
+		x->wants_meta = true;
+	}
 	err = pb_xsk_prog_map_set(x->prog, x->dev.queue, x->member, x->fd);
 	if (err)
 		return pb_xsk_fail_set(f, PB_XSK_STAGE_MAP, err, "entering queue %u in the XSKMAP", x->dev.queue);

@@ -31,6 +31,8 @@ int pb_xsk_fail_set(struct pb_xsk_fail *f, enum pb_xsk_stage stage, int err, con
 
 /* Whether this process has a program on the interface, in whatever mode. */
 bool pb_xsk_prog_is_here(uint32_t ifindex);
+/* One more socket (+1), or one less (-1), wants metadata. 0 or -errno. */
+int pb_xsk_prog_meta(struct pb_xsk_prog *p, int change);
 /* Enters socket 0 to 15 of a queue, or takes it out. 0 or -errno. */
 int pb_xsk_prog_map_set(struct pb_xsk_prog *p, uint32_t queue, uint32_t socket, int xsk_fd);
 void pb_xsk_prog_map_del(struct pb_xsk_prog *p, uint32_t queue, uint32_t socket);

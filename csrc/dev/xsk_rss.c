@@ -64,6 +64,15 @@ int pb_xsk_rss_on(struct pb_xsk_prog *p, uint32_t queue, const uint8_t key[PB_RS
 	return err;
 }
 
+int pb_xsk_prog_meta(struct pb_xsk_prog *p, int change)
+{
+	pthread_mutex_lock(&p->lock);
+	p->conf.nmeta += (uint32_t)change;
+	int err = store_conf(p);
+	pthread_mutex_unlock(&p->lock);
+	return err;
+}
+
 int pb_xsk_rss_table(struct pb_xsk_prog *p, uint32_t queue, const uint8_t table[PB_RSS_TABLE])
 {
 	pthread_mutex_lock(&p->lock);

@@ -154,7 +154,7 @@ static int take_all(struct pb_xsk *x, struct pb_desc *d, uint32_t at, uint32_t g
 		const struct xdp_desc *k = xsk_ring_cons__rx_desc(&x->rx, at + i);
 		struct pb_desc *to = &d[out];
 		if (take(x, to, k)) {
-			__builtin_prefetch(pb_pool_data(dev->pool, to) - sizeof(struct pb_xsk_meta), 1);
+			__builtin_prefetch(pb_pool_data(dev->pool, to) - (x->no_meta ? 0 : sizeof(struct pb_xsk_meta)));
 			out++;
 			taken++;
 		} else {
@@ -218,7 +218,7 @@ int pb_xsk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns)
 	uint64_t bytes = 0;
 	bool first = true; /* the metadata lies before the first frame of a packet */
 	for (int i = 0; i < out; i++) {
-		if (first)
+		if (first && !x->no_meta)
 			take_meta(x, &d[i], pb_pool_data(dev->pool, &d[i]));
 		first = !(d[i].flags & PB_DESC_MORE);
 		bytes += d[i].len;

@@ -105,7 +105,7 @@ cdef extern from "dev/xsk.h" nogil:
         pb_xsk_sg sg
         uint32_t sockets, fill_max, headroom
         uint16_t tx_zc_flags
-        bint unaligned, own_umem, tx_meta
+        bint unaligned, own_umem, tx_meta, no_meta
         uint32_t busy_poll_us, busy_budget
     struct pb_xsk_info:
         uint32_t fill_target, fill_posted, fill_low, tx_outstanding, member

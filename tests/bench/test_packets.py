@@ -37,7 +37,7 @@ def packet(src, dst, size=64):
 
 @contextlib.contextmanager
 def port_on(side, steer="all"):
-    with pb.open(f"xdp:{side.ifname}?frames=16384&steer={steer}", netns=side.netns) as port:
+    with pb.open(f"xdp:{side.ifname}?frames=16384&steer={steer}&meta=0", netns=side.netns) as port:
         yield port
 
 

@@ -22,7 +22,7 @@ def percentile(samples, p):
 @contextlib.contextmanager
 def our_engine(pair, server):
     cpu, far = cpus()
-    with pb.open(f"xdp:{pair.a.ifname}?frames=16384", netns=pair.a.netns) as port:
+    with pb.open(f"xdp:{pair.a.ifname}?frames=16384&meta=0", netns=pair.a.netns) as port:
         with pb.Engine(port, ip=pair.a.ip, inline=True) as engine:
             connection = engine.connect((pair.b.ip, PORT), timeout=10)
             server.do("accept", port=PORT, name="ours")
@@ -41,7 +41,7 @@ def our_engine(pair, server):
 def bare_loop(pair, server):
     cpu, far = cpus()
     a, b = (bytes(map(int, ip.split("."))) for ip in (pair.a.ip, pair.b.ip))
-    with pb.open(f"xdp:{pair.a.ifname}?frames=16384&steer=tcp:40000", netns=pair.a.netns) as port:
+    with pb.open(f"xdp:{pair.a.ifname}?frames=16384&steer=tcp:40000&meta=0", netns=pair.a.netns) as port:
         device = Device.of_queue(port.queues[0])
         with contextlib.closing(device):
             loop = device.bare(bytes.fromhex(pair.b.mac.replace(":", "")), a, b, 40000, PORT)

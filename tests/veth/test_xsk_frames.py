@@ -401,3 +401,24 @@ def test_stamps_that_nobody_asks_for_make_room():
         assert len(seqs) == 4096
         assert len(np.unique(seqs)) == 4096
         assert seqs.max() == 70 * 64 - 1
+
+
+def test_without_metadata(lab):
+    """meta=0: nothing is written before the packets, unless another socket of the interface wants it."""
+    frames = [
+        eth(ip4(udp(1000 + i, 2000, b"x" * 40), UDP, src=lab.b.ip, dst=lab.a.ip), dst=lab.a.mac) for i in range(8)
+    ]
+
+    def one(query):
+        with port_on(lab.a, query) as port, packet_socket(lab.b) as s:
+            for frame in frames:
+                s.send(frame)
+            seen, until = [], time.monotonic() + 10
+            while len(seen) < len(frames) and time.monotonic() < until:
+                with port.rx_burst(64) as burst:
+                    seen += [(int(d["ts_source"]), int(d["hash_type"])) for d in burst.desc]
+            return seen
+
+    assert one("&meta=0") == [(0, 0)] * len(frames)
+    assert all(pb.TS_SOURCES[source] == "xdp" for source, _ in one(""))
+    assert one("&meta=0") == [(0, 0)] * len(frames)  # the count of those that want it came down again
