@@ -104,7 +104,8 @@ static void build(struct pb_bench *b, uint32_t n, uint64_t now)
 		uint64_t seq = b->offered++, due = b->cfg.interval ? due_ns(b, seq) : now;
 		put_packet(b, &b->pending[i * b->chain], &addrs[i * b->chain], seq, due);
 		uint64_t from = due > b->unblocked_ns ? due : b->unblocked_ns;
-		pb_hist_record(&b->lag, now > from ? now - from : 0);
+		if (b->cfg.interval) /* without a schedule nothing is late */
+			pb_hist_record(&b->lag, now > from ? now - from : 0);
 	}
 	if (sample) {
 		b->build_ns += pb_now_ns() - t0;
@@ -171,7 +172,7 @@ static int receive(struct pb_bench *b, uint64_t before)
 		b->rx_empty++;
 		return n;
 	}
-	uint64_t now = pb_now_ns();
+	uint64_t now = b->cfg.stamp_off ? pb_now_ns() : before; /* only a latency needs the moment itself */
 	if (!b->received)
 		b->first_ns = now;
 	b->last_ns = now;

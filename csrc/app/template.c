@@ -91,6 +91,21 @@ static int add_field(struct pb_template *t, const struct pb_field *f)
 	return 0;
 }
 
+static void put_sums(const struct pb_template *t, uint8_t *out, uint32_t l3, uint32_t l4)
+{
+	if (t->ip4) {
+		be16 c = pb_csum_finish(l3);
+		memcpy(out + t->l3_off + IP4_CSUM, c.b, 2);
+	}
+	if (t->l4_off) {
+		be16 c = pb_csum_finish(l4);
+		/* UDP: zero would mean that there is none (RFC 768). */
+		if (!(c.b[0] | c.b[1]) && t->l4_csum == t->l4_off + UDP_CSUM)
+			c = (be16){{0xff, 0xff}};
+		memcpy(out + t->l4_csum, c.b, 2);
+	}
+}
+
 /* The sums of what does not vary: fields, stamp and checksums are zero here. */
 static void fixed_sums(struct pb_template *t)
 {
@@ -139,6 +154,8 @@ int pb_template_init(struct pb_template *t, const uint8_t *frame, uint32_t len, 
 			return err;
 	}
 	fixed_sums(t);
+	if (!t->nfields && !t->stamp_off)
+		put_sums(t, t->frame, t->l3_sum, t->l4_sum);
 	return 0;
 }
 
@@ -169,6 +186,8 @@ void pb_template_write(struct pb_template *t, uint8_t *out, uint64_t seq, uint64
 {
 	uint32_t l3 = t->l3_sum, l4 = t->l4_sum;
 	memcpy(out, t->frame, t->len);
+	if (!t->nfields && !t->stamp_off)
+		return; /* pb_template_init() has filled the checksums in */
 	for (uint32_t i = 0; i < t->nfields; i++) {
 		struct pb_field *f = &t->fields[i];
 		be32 v = pb_be32_of(next_value(t, f) << (32 - 8 * f->bytes));
@@ -180,15 +199,5 @@ void pb_template_write(struct pb_template *t, uint8_t *out, uint64_t seq, uint64
 		pb_stamp_write(out + t->stamp_off, &s);
 		add_sum(t, t->stamp_off, out + t->stamp_off, PB_STAMP_LEN, &l3, &l4);
 	}
-	if (t->ip4) {
-		be16 c = pb_csum_finish(l3);
-		memcpy(out + t->l3_off + IP4_CSUM, c.b, 2);
-	}
-	if (t->l4_off) {
-		be16 c = pb_csum_finish(l4);
-		/* UDP: zero would mean that there is none (RFC 768). */
-		if (!(c.b[0] | c.b[1]) && t->l4_csum == t->l4_off + UDP_CSUM)
-			c = (be16){{0xff, 0xff}};
-		memcpy(out + t->l4_csum, c.b, 2);
-	}
+	put_sums(t, out, l3, l4);
 }

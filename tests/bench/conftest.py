@@ -60,9 +60,10 @@ class Rounds:
         self._benchmark.pedantic(one, rounds=max(5, rounds), iterations=1)
         return found
 
-    def row(self, name, ours, peer, peer_name, unit, *, goal, note, higher_is_better=False):
+    def row(self, name, ours, peer, peer_name, unit, *, goal, note, higher_is_better=False, also=True):
         """A row from the values of each round. The ratio is the median of the rounds' own ratios: what disturbs a round
-        disturbs both. `goal` is an upper bound of the ratio, or a lower one where higher is better; None: no goal."""
+        disturbs both. `goal` is an upper bound of the ratio, or a lower one where higher is better; None: no goal. `also`:
+        what else must hold for it to be met."""
         median = statistics.median(ours)
         row = {
             "name": name, "ours": round(median, 4), "peer": None, "peer_name": peer_name, "unit": unit, "ratio": None,
@@ -73,7 +74,7 @@ class Rounds:
             row |= {"peer": round(statistics.median(peer), 4), "ratio": round(ratio, 4)}
         judged = row["ratio"] if peer is not None else median
         if goal is not None:
-            row["met"] = judged >= goal if higher_is_better else judged <= goal
+            row["met"] = bool(also) and (judged >= goal if higher_is_better else judged <= goal)
         _rows[name] = row
         self._benchmark.extra_info.update(row)
 

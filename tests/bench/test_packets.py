@@ -11,7 +11,7 @@ from peers import Testpmd, cpus, machine_note
 
 import pybypass as pb
 from pybypass import gen, lab
-from pybypass._bench import Device, Stop
+from pybypass._bench import Device, Stop, Template
 from pybypass.labjob import pinned
 
 SECONDS = 0.6
@@ -120,7 +120,7 @@ def test_receiving(rounds):
     ours_cycles, their_cycles = (sorted(busy[n])[len(busy[n]) // 2] for n in ("ours", "testpmd"))
     rounds.row(
         "xdp_rx_64", [v / 1e6 for v in found["ours"]], [v / 1e6 for v in found["testpmd"]], "testpmd net_af_xdp 22.11, rxonly",
-        "Mpkt/s", goal=0.95, higher_is_better=True,
+        "Mpkt/s", goal=0.95, higher_is_better=True, also=ours_cycles < their_cycles,
         note=f"one core sends (our C generator, the same for both), another receives; native copy on veth; busy cycles per "
         f"packet in user space, turns that had packets: ours {ours_cycles:.0f}, testpmd {their_cycles:.0f} (TSC); "
         f"{machine_note()}",
@@ -130,11 +130,11 @@ def test_receiving(rounds):
 @pytest.mark.rows("xdp_tx_64")
 def test_sending(rounds):
     near, far = cpus()
-    user = {"ours": [], "testpmd": []}
+    user = {"ours": [0.0, 0], "testpmd": [0.0, 0]}  # seconds, packets: ticks are coarse, so over all rounds
     with contextlib.ExitStack() as stack:
         first, second = stack.enter_context(lab.veth()), stack.enter_context(lab.veth())
         ours = stack.enter_context(device_on(first.a))
-        template = packet(first.a, first.b).template(1)
+        template = Template(packet(first.a, first.b).frame(), [], 0, 1, 1)  # without a stamp, as testpmd's
         testpmd = stack.enter_context(
             Testpmd(
                 second.a.netns, second.a.ifname, "txonly", near, far, ["--txpkts=60", f"--eth-peer=0,{second.b.mac}"]
@@ -146,7 +146,8 @@ def test_sending(rounds):
                 worker = Worker(near, lambda: ours.run(template, duration_s=SECONDS))
                 worker.start()
                 worker.join()
-            user["ours"].append(worker.cpu_seconds[0] * tsc_hz() / worker.result["sent"])
+            user["ours"][0] += worker.cpu_seconds[0]
+            user["ours"][1] += worker.result["sent"]
             return worker.result["sent"] / worker.result["seconds"]
 
         def testpmd_sends():
@@ -155,15 +156,16 @@ def test_sending(rounds):
                 before, cpu_before, t0 = testpmd.counters()[1], testpmd.cpu_seconds(), time.monotonic()
                 time.sleep(SECONDS)
                 sent, seconds = testpmd.counters()[1] - before, time.monotonic() - t0
-                user["testpmd"].append((testpmd.cpu_seconds()[0] - cpu_before[0]) * tsc_hz() / max(1, sent))
+                user["testpmd"][0] += testpmd.cpu_seconds()[0] - cpu_before[0]
+                user["testpmd"][1] += sent
                 testpmd.stop()
             return sent / seconds
 
         found = rounds.run({"ours": we_send, "testpmd": testpmd_sends})
-    ours_cycles, their_cycles = (sorted(user[n])[len(user[n]) // 2] for n in ("ours", "testpmd"))
+    ours_cycles, their_cycles = (seconds * tsc_hz() / packets for seconds, packets in user.values())
     rounds.row(
         "xdp_tx_64", [v / 1e6 for v in found["ours"]], [v / 1e6 for v in found["testpmd"]], "testpmd net_af_xdp 22.11, txonly",
-        "Mpkt/s", goal=0.95, higher_is_better=True,
+        "Mpkt/s", goal=0.95, higher_is_better=True, also=ours_cycles < their_cycles,
         note=f"one core sends, another takes (our C sink, the same for both); native copy on veth; user cycles per packet: "
         f"ours {ours_cycles:.0f}, testpmd {their_cycles:.0f} (thread's user time x clock rate; the kernel's share is the "
         f"rest); {machine_note()}",

@@ -85,6 +85,22 @@ TEST(checksums_stay_right)
 	}
 }
 
+TEST(without_stamp_and_fields)
+{
+	uint8_t frame[128], out[128];
+	for (int v6 = 0; v6 < 2; v6++) {
+		struct pb_ip_view ip;
+		struct pb_udp_view u;
+		uint32_t len = packet(frame, v6, false, 19);
+		CHECK_EQ(pb_template_init(&t, frame, len, NULL, 0, 0, 0, 1), 0);
+		for (uint64_t i = 0; i < 3; i++) {
+			pb_template_write(&t, out, i, i);
+			check_sums(out, len, &ip, &u);
+			CHECK_MEM(u.payload, frame + len - 19, 19);
+		}
+	}
+}
+
 TEST(random_fields_reach_both_ends)
 {
 	uint8_t frame[128], out[128];
@@ -166,4 +182,5 @@ TEST(sequence_numbers)
 	CHECK_EQ(s.old, 1);
 }
 
-MAIN(T(checksums_stay_right), T(random_fields_reach_both_ends), T(what_may_not_vary_is_refused), T(sequence_numbers))
+MAIN(T(checksums_stay_right), T(without_stamp_and_fields), T(random_fields_reach_both_ends),
+     T(what_may_not_vary_is_refused), T(sequence_numbers))
