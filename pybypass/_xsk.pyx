@@ -229,7 +229,7 @@ cdef dict report_dict(const c.pb_xsk_report *r):
         "tx_launch": bool(r.tx_launch),
         "busy_poll_us": r.busy_poll_us,
         "busy_budget": r.busy_budget,
-        "no_busy_poll": text_of(r.no_busy_poll),
+        "no_busy_poll": text_of(r.no_busy_poll), "no_tx_meta": text_of(r.no_tx_meta),
     }
 
 

@@ -98,6 +98,7 @@ struct pb_xsk_report {
 	bool tx_csum, tx_stamp, tx_launch;  /* TX metadata: in software in copy mode, else as far as the driver can */
 	uint32_t busy_poll_us, busy_budget; /* granted, read back; 0: the kernel's interrupts drive the queue */
 	char no_busy_poll[120];             /* why not, or empty */
+	char no_tx_meta[160];               /* why none of it was granted, or empty */
 };
 
 PB_API const char *pb_xsk_stage_name(unsigned stage);
@@ -187,7 +188,8 @@ struct pb_xsk_config {
 	uint16_t tx_zc_flags; /* what the driver grants in zero-copy mode (netdev family, xsk-features):
 				 PB_DESC_CSUM_PARTIAL, TX_STAMP, LAUNCH */
 	bool no_meta;         /* no hash, time and VLAN tag of what is received: less work for each packet */
-	bool tx_meta;         /* time stamps and checksums for what is sent, where the kernel has them (6.8) */
+	bool tx_meta; /* time stamps and checksums for what is sent, where kernel (6.8) and driver have them; a driver
+			 that refuses sockets which may ask for them is opened without */
 	uint32_t busy_poll_us, busy_budget; /* SO_PREFER_BUSY_POLL and what goes with it; 0: not, the default (8) */
 };
 

@@ -101,7 +101,9 @@ static void refill(struct pb_xsk_group *g, struct pb_pool_cache *cache)
 		want = want < room ? want : room;
 		uint32_t got = pb_pool_get(cache, addrs, want, 0, PB_OWN_FILL);
 		for (uint32_t i = 0; i < got; i++) {
-			g->lent[pb_pool_index(g->pool, addrs[i])] = PB_LENT_FILL;
+			uint8_t *lent = &g->lent[pb_pool_index(g->pool, addrs[i])];
+			*lent = PB_LENT_FILL;
+			PB_XSK_LENDS(lent);
 			*xsk_ring_prod__fill_addr(&g->fill, g->fill.cached_prod + i) = addrs[i];
 		}
 		g->fill.cached_prod += got;
@@ -131,7 +133,10 @@ void pb_xsk_group_refill(struct pb_xsk *x)
 static int64_t returned(struct pb_xsk_group *g, uint64_t addr, uint32_t *member)
 {
 	uint32_t f = pb_pool_index(g->pool, addr);
-	if (!pb_pool_has(g->pool, addr) || g->lent[f] < PB_LENT_TX)
+	if (!pb_pool_has(g->pool, addr))
+		return -1;
+	PB_XSK_GETS_BACK(&g->lent[f]);
+	if (g->lent[f] < PB_LENT_TX)
 		return -1;
 	*member = g->lent[f] - (uint32_t)PB_LENT_TX;
 	g->lent[f] = PB_LENT_NO;
@@ -194,7 +199,10 @@ static void drain_rx(struct pb_xsk_group *g, struct pb_xsk *x)
 		for (uint32_t i = 0; i < got; i++) {
 			uint64_t addr = xsk_umem__add_offset_to_addr(xsk_ring_cons__rx_desc(&x->rx, at + i)->addr);
 			uint32_t f = pb_pool_index(g->pool, addr);
-			if (!pb_pool_has(g->pool, addr) || g->lent[f] != PB_LENT_FILL)
+			if (!pb_pool_has(g->pool, addr))
+				continue;
+			PB_XSK_GETS_BACK(&g->lent[f]);
+			if (g->lent[f] != PB_LENT_FILL)
 				continue;
 			g->lent[f] = PB_LENT_NO;
 			pb_pool_put(x->dev.cache, addr, PB_OWN_FILL);

@@ -14,6 +14,18 @@
 /* What the kernel holds a frame for. PB_LENT_TX + k: socket k of the queue sent it. */
 enum pb_xsk_lent { PB_LENT_NO = 0, PB_LENT_FILL, PB_LENT_TX };
 
+/* That the kernel comes between two threads, which TSan cannot see: one lends a frame, the kernel writes or sends it,
+ * and another finds it on its RX ring or on the completion ring. By frame, so that nothing else is taken for ordered.
+ */
+#ifdef __SANITIZE_THREAD__
+#include <sanitizer/tsan_interface.h>
+#define PB_XSK_LENDS(lent) __tsan_release(lent)
+#define PB_XSK_GETS_BACK(lent) __tsan_acquire(lent)
+#else
+#define PB_XSK_LENDS(lent) ((void)(lent))
+#define PB_XSK_GETS_BACK(lent) ((void)(lent))
+#endif
+
 /* Refused by us before the kernel saw them; they come back by reap. */
 #define PB_XSK_REFUSED 64
 

@@ -188,6 +188,9 @@ static int set_up(struct pb_xsk *x, struct pb_xsk_fail *f, struct pb_xsk_report 
 			return pb_xsk_fail_set(f, PB_XSK_STAGE_MEMORY, -ENOMEM, "TX time stamps");
 		x->dev.tx_flags |=
 			x->copy ? PB_DESC_CSUM_PARTIAL | PB_DESC_TX_STAMP : x->cfg.tx_zc_flags & PB_XSK_TX_META_FLAGS;
+		if (!(x->dev.tx_flags & PB_XSK_TX_META_FLAGS))
+			snprintf(rep->no_tx_meta, sizeof(rep->no_tx_meta),
+				 "zero copy: the driver has none (xsk-features of the netdev family)");
 	}
 	x->no_meta = x->cfg.no_meta;
 	if (!x->no_meta) {
@@ -350,6 +353,17 @@ static struct pb_xsk *open_once(const struct pb_xsk_config *c, struct pb_pool *p
 	return x;
 }
 
+static struct pb_xsk *open_sharing(const struct pb_xsk_config *c, struct pb_pool *pool, struct pb_xsk_report *rep,
+				   int *err)
+{
+	struct pb_xsk *x = c->own_umem ? NULL : open_once(c, pool, true, rep, err);
+	/* Kernels and drivers that cannot share, and settings that do not go together, are as if there was no other. */
+	if (!x && (c->own_umem || *err == -ENOENT || rep->fail.stage == PB_XSK_STAGE_BIND ||
+		   rep->fail.stage == PB_XSK_STAGE_PROG_BUSY))
+		x = open_once(c, pool, false, rep, err);
+	return x;
+}
+
 struct pb_dev *pb_dev_xsk_open(const struct pb_xsk_config *cfg, struct pb_pool *pool, struct pb_xsk_report *report,
 			       int *err)
 {
@@ -358,11 +372,15 @@ struct pb_dev *pb_dev_xsk_open(const struct pb_xsk_config *cfg, struct pb_pool *
 	*err = check_config(&c, pool, &report->fail);
 	if (*err)
 		return NULL;
-	struct pb_xsk *x = c.own_umem ? NULL : open_once(&c, pool, true, report, err);
-	/* Kernels and drivers that cannot share, and settings that do not go together, are as if there was no other. */
-	if (!x && (c.own_umem || *err == -ENOENT || report->fail.stage == PB_XSK_STAGE_BIND ||
-		   report->fail.stage == PB_XSK_STAGE_PROG_BUSY))
-		x = open_once(&c, pool, false, report, err);
+	struct pb_xsk *x = open_sharing(&c, pool, report, err);
+	if (!x && c.tx_meta && report->fail.stage == PB_XSK_STAGE_BIND && *err == -EOPNOTSUPP) {
+		/* In every mode that was allowed: virtio-net (Linux 7.2) does not even copy such packets. */
+		c.tx_meta = false;
+		x = open_sharing(&c, pool, report, err);
+		if (x)
+			snprintf(report->no_tx_meta, sizeof(report->no_tx_meta),
+				 "binding a socket that may ask for it: %s", strerrordesc_np(EOPNOTSUPP));
+	}
 	return x ? &x->dev : NULL;
 }
 

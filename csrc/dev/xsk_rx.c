@@ -53,13 +53,15 @@ static void take_meta(struct pb_xsk *x, struct pb_desc *d, uint8_t *packet)
 static bool take(struct pb_xsk *x, struct pb_desc *d, const struct xdp_desc *k)
 {
 	const struct pb_pool *pool = x->dev.pool;
-	uint8_t *lent = x->group->lent;
 	uint64_t addr = xsk_umem__add_offset_to_addr(k->addr);
 	uint64_t frame = pb_pool_frame(pool, addr);
-	uint32_t i = pb_pool_index(pool, addr);
-	if (!pb_pool_has(pool, addr) || lent[i] != PB_LENT_FILL)
+	if (!pb_pool_has(pool, addr))
 		return false;
-	lent[i] = PB_LENT_NO;
+	uint8_t *lent = &x->group->lent[pb_pool_index(pool, addr)];
+	PB_XSK_GETS_BACK(lent);
+	if (*lent != PB_LENT_FILL)
+		return false;
+	*lent = PB_LENT_NO;
 #ifdef PB_DEBUG
 	pb_pool_check(x->dev.pool, frame, PB_OWN_FILL, PB_OWN_RX);
 #endif

@@ -94,18 +94,21 @@ static void put_descs(struct pb_xsk *x, const struct pb_desc *d, uint32_t count,
 {
 	struct pb_dev *dev = &x->dev;
 	struct pb_xsk_group *g = x->group;
+	bool meta = d->flags & dev->tx_flags & PB_XSK_TX_META_FLAGS;
+	if (meta)
+		pb_xsk_txmeta_put(x, d, d->addr + d->off);
 	for (uint32_t i = 0; i < count; i++) {
 		struct xdp_desc *k = xsk_ring_prod__tx_desc(&x->tx, at + i);
 		uint64_t frame = pb_pool_frame(dev->pool, d[i].addr), data = d[i].addr + d[i].off;
 		k->addr = g->unaligned ? frame | (data - frame) << XSK_UNALIGNED_BUF_OFFSET_SHIFT : data;
 		k->len = d[i].len;
 		k->options = i + 1 < count ? XDP_PKT_CONTD : 0;
-		g->lent[pb_pool_index(dev->pool, frame)] = (uint8_t)(PB_LENT_TX + x->member);
+		uint8_t *lent = &g->lent[pb_pool_index(dev->pool, frame)];
+		*lent = (uint8_t)(PB_LENT_TX + x->member);
+		PB_XSK_LENDS(lent);
 	}
-	if (d->flags & dev->tx_flags & PB_XSK_TX_META_FLAGS) {
-		pb_xsk_txmeta_put(x, d, d->addr + d->off);
+	if (meta)
 		xsk_ring_prod__tx_desc(&x->tx, at)->options |= XDP_TX_METADATA;
-	}
 	x->tx_seq++;
 }
 

@@ -61,6 +61,7 @@ cdef extern from "dev/xsk.h" nogil:
         bint sg, umem_shared, tx_csum, tx_stamp, tx_launch
         uint32_t busy_poll_us, busy_budget
         char no_busy_poll[120]
+        char no_tx_meta[160]
 
     const char *pb_xsk_stage_name(unsigned stage)
     const char *pb_xsk_mode_name(unsigned mode)

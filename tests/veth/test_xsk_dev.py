@@ -119,6 +119,16 @@ def test_echo_in_every_way_of_receiving(check, objdir, pair, how):
         assert (side["drops"], side["meta_missing"]) == ({}, 0)
 
 
+@pytest.mark.parametrize("build", ["tsan", "asan"])
+def test_threads_share_a_queue(checks, objdir, pair, build):
+    """Four sockets on one queue, each received from, sent on and at last closed by a thread of its own, with packets under
+    way: no data race, every byte as it was, every frame free at the end (both_ends() asserts that)."""
+    r = both_ends(checks[build], objdir, pair, "threads", "count=20000", "b.sockets=4")
+    assert (r["sent"], r["got"], r["bad"], r["twice"], r["bad_there"]) == (20000, 20000, 0, 0, 0)
+    assert len(r["turned"]) == 4 and min(r["turned"]) > 20000 / 4 / 2
+    assert r["a"]["drops"] == {}
+
+
 def test_small_rings(check, objdir, pair):
     r = both_ends(check, objdir, pair, "echo", "count=20000", "ring=64")
     assert (r["got"], r["bad"], r["twice"]) == (20000, 0, 0)

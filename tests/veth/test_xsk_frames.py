@@ -305,6 +305,7 @@ def test_checksums_and_time_stamps(lab):
         queue = port.queues[0]
         assert (port.report["tx_csum"], port.report["tx_stamp"]) == (True, True)
         assert (port.report["tx_csum_by"], port.report["tx_stamp_by"]) == ("software", "kernel")
+        assert port.report["no_tx_meta"] == ""
         stamped = []
         for i in range(50):
             with queue.alloc_burst(3) as burst:

@@ -1,5 +1,5 @@
-/* AF_XDP test program: `serve` obeys lines on stdin and answers each with one line of JSON; `echo`, `flood` and
- * `reopen` run by themselves and print one line. */
+/* AF_XDP test program: `serve` obeys lines on stdin and answers each with one line of JSON; `echo`, `flood`,
+ * `reopen` and `threads` run by themselves and print one line. */
 #define _GNU_SOURCE
 #include "xsk_check.h"
 
@@ -311,11 +311,8 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(int argc, char **argv);
-	} commands[] = {{"serve", xsk_serve},
-			{"echo", xsk_echo},
-			{"flood", xsk_flood},
-			{"reopen", xsk_reopen},
-			{"vlan", xsk_vlan}};
+	} commands[] = {{"serve", xsk_serve},   {"echo", xsk_echo}, {"flood", xsk_flood},
+			{"reopen", xsk_reopen}, {"vlan", xsk_vlan}, {"threads", xsk_threads}};
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; argc > 1 && i < PB_ARRAY_LEN(commands); i++)
 		if (!strcmp(argv[1], commands[i].name))

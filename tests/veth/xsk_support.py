@@ -9,6 +9,7 @@ import socket
 import struct
 import subprocess
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -62,11 +63,15 @@ def scratch(base: Path) -> tuple[Path, dict[str, Path]]:
     """Everything compiled, once for all modules that import the fixtures."""
     out = base / "xsk_check"
     out.mkdir()
-    return build_objects(out), {
-        "plain": build_check(out / "plain"),
-        "debug": build_check(out / "debug", "-DPB_DEBUG"),
-        "asan": build_check(out / "asan", "-DPB_DEBUG", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"),
+    flags = {
+        "plain": [],
+        "debug": ["-DPB_DEBUG"],
+        "tsan": ["-DPB_DEBUG", "-fsanitize=thread", "-fno-omit-frame-pointer"],
+        "asan": ["-DPB_DEBUG", "-fsanitize=address,undefined", "-fno-omit-frame-pointer"],
     }
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        built = {name: pool.submit(build_check, out / name, *how) for name, how in flags.items()}
+        return build_objects(out), {name: future.result() for name, future in built.items()}
 
 
 @pytest.fixture(scope="session")
