@@ -1,6 +1,6 @@
 """The engine of one queue: sockets over the rings of its loop. Private: see pybypass.tcp."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -100,6 +100,9 @@ class EngineCore:
     def judged(self, frame: bytes, admitted: bool) -> None: ...
     def inject(self, frame: bytes) -> None: ...
     def set_neighbour(self, addr: bytes, mac: bytes | None) -> None: ...
+    def set_routes(self, routes: Iterable[tuple[bytes, int, bytes | None]]) -> None:
+        """[(network, prefix length, gateway or None)] take the place of all routes but the static ones."""
+
     def stats(self) -> dict[str, Any]: ...
     def capture_start(self, nbytes: int) -> None: ...
     def capture_stop(self) -> tuple[bytes, int, int]:

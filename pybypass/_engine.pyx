@@ -52,6 +52,7 @@ cdef class EngineCore:
     cdef public uint64_t spin_ns
     cdef pb_tap tap
     cdef pb_path_report report      # the loop writes it: it must outlive a caller that gives up
+    cdef pb_net_routes routes       # the loop reads it: likewise
     cdef object asking              # one call that wants an answer at a time
     cdef int pid
     cdef int users                  # threads inside a call that may release the GIL
@@ -586,6 +587,25 @@ cdef class EngineCore:
             if rc:
                 raise connection_error(-rc)
             self.kick()
+        finally:
+            self.leave()
+
+    def set_routes(self, routes):
+        """[(network, prefix length, gateway or None)] take the place of all routes but the static ones."""
+        cdef pb_ip dst, gw
+        cdef int rc
+        self.enter()
+        try:
+            with self.asking:
+                self.routes.n = 0
+                for network, prefix, gateway in routes:
+                    ip_in(network, &dst)
+                    if gateway is not None:
+                        ip_in(gateway, &gw)
+                    rc = pb_net_routes_add(&self.routes, &dst, <unsigned>prefix, &gw if gateway is not None else NULL)
+                    if rc:
+                        raise PybypassError.make("PB040", -rc, "a route")
+                self.ask(PB_CMD_ROUTES, &self.routes)
         finally:
             self.leave()
 

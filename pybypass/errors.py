@@ -67,6 +67,7 @@ CODES: dict[str, tuple[str, str]] = {
     "PB073": ("messages of the kernel were lost", "read what you follow anew"),
     "PB074": ("no source port leads to that queue", "widen ports=; or see that the table has the queue: pybypass.nic.rss(IF)"),
     "PB075": ("the RSS key is not known", "the driver does not show it: give it with key=, perhaps pybypass.nic.system_rss_key()"),
+    "PB080": ("the address was taken from the interface", "add it again: ip addr add ADDRESS/N dev IFNAME; or use another one"),
     "PB099": ("unexpected error", "report it, with the traceback: PYBYPASS_DEBUG=1 shows it for commands"),
 }
 

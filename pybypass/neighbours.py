@@ -13,15 +13,26 @@ from collections.abc import Collection, Iterator
 
 from ._netlink import ACK, CREATE, DUMP, REPLACE, Netlink, attribute, attributes, u32
 
-__all__ = ["IpAddress", "ask", "lookup"]
+__all__ = ["STALE", "IpAddress", "ask", "lookup", "neighbour_of"]
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NUD_USABLE = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # REACHABLE, STALE, DELAY, PROBE, PERMANENT
+STALE = 0x04
 _NTF_USE = 0x01
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 _RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")  # ndmsg: family, ifindex, state, flags, type
+
+
+def neighbour_of(body: bytes) -> tuple[int, bytes, bytes | None, int] | None:
+    """(ifindex, address, MAC address or None while it is of no use, NUD state) of an RTM_NEWNEIGH or RTM_DELNEIGH."""
+    _, index, state, _, _ = _NEIGHBOUR.unpack_from(body)
+    found = attributes(body[_NEIGHBOUR.size :])
+    if _NDA_DST not in found:
+        return None  # a bridge's
+    mac = found.get(_NDA_LLADDR, b"")
+    return index, found[_NDA_DST], mac if state & _NUD_USABLE and len(mac) == 6 else None, state
 
 
 def _known(ifindex: int, family: int) -> Iterator[tuple[bytes, bytes]]:
@@ -30,11 +41,9 @@ def _known(ifindex: int, family: int) -> Iterator[tuple[bytes, bytes]]:
     with Netlink() as route:
         answers = route.request(_RTM_GETNEIGH, body, DUMP)
     for answer in answers:
-        _, index, state, _, _ = _NEIGHBOUR.unpack_from(answer.body)
-        if index == ifindex and state & _NUD_USABLE:
-            found = attributes(answer.body[_NEIGHBOUR.size :])
-            if _NDA_DST in found and len(found.get(_NDA_LLADDR, b"")) == 6:
-                yield found[_NDA_DST], found[_NDA_LLADDR]
+        found = neighbour_of(answer.body)
+        if found is not None and found[0] == ifindex and found[2] is not None:
+            yield found[1], found[2]
 
 
 def lookup(ifindex: int, ips: Collection[IpAddress]) -> dict[IpAddress, bytes]:

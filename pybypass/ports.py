@@ -203,6 +203,12 @@ class Port(Closing):
         the port."""
         return None
 
+    def follow(self, watcher: Any) -> None:
+        """Has a pybypass.follow.Watcher told of the kernel's news until unfollow()."""
+
+    def unfollow(self, watcher: Any) -> None:
+        """The end of follow(); again does nothing."""
+
     def own(self, ip: IpAddress) -> None:
         """Asks for all that is for an address which the kernel does not have. PB032."""
 

@@ -47,7 +47,7 @@ _VLAN_BYTES = _VLAN.to_bytes(2, "big")
 _ASK_AGAIN_S = 0.2
 # Next hops that the kernel was asked for and has not found yet.
 _MAX_PENDING, _PENDING_S = 256, 0.5
-_MAX_ASKED = 1024
+_MAX_ASKED, _MAX_KNOWN = 1024, 640
 # Between two look-ups of them: in proportion to how long the youngest has waited, within these.
 _LOOK_AGAIN_S = (0.001, 0.02)
 _INLINE_S = 0.005
@@ -97,6 +97,7 @@ class SlowPath:
         self._errors, self._errors_at = _ERRORS_BURST, 0.0
         self._asked: dict[bytes, float] = {}  # when, oldest first
         self._pending: dict[bytes, float] = {}  # since when, oldest first
+        self._known: dict[bytes, bytes] = {}  # what the kernel told
         self._look_at = 0.0
         self._lock = threading.RLock()
         self.counters: Counter[str] = Counter()
@@ -189,11 +190,53 @@ class SlowPath:
         try:
             for ip, mac in self._neighbourhood.neighbour_lookup([ipaddress.ip_address(h) for h in hops]).items():
                 self._core.set_neighbour(ip.packed, mac)
+                self._remember(ip.packed, mac)
                 known.add(ip.packed)
         except OSError as e:
             self.counters["errors"] += 1
             log.debug("slow path: neighbours: %s", e)
         return known
+
+    def _remember(self, hop: bytes, mac: bytes) -> None:
+        self._known.pop(hop, None)
+        self._known[hop] = mac
+        if len(self._known) > _MAX_KNOWN:  # the table of the engine is not larger
+            oldest = next(iter(self._known))
+            del self._known[oldest]
+            self._core.set_neighbour(oldest, None)
+
+    # ---- news of the kernel ----
+
+    def kernel_neighbour(self, hop: bytes, mac: bytes | None, stale: bool = False) -> None:
+        """The kernel says where a neighbour is now, or that it knows no more. One that it will not look after by itself
+        (STALE) it is asked to: RFC 4861 7.3.3 has upper layers do so by sending."""
+        with self._lock:
+            old = self._known.get(hop)
+            if old is None and hop not in self._pending:
+                return
+            if mac is not None:
+                self._pending.pop(hop, None)
+                if mac != old:
+                    self.counters["neighbour_moved"] += old is not None
+                    self._core.set_neighbour(hop, mac)
+                    self._remember(hop, mac)
+                if stale and self._neighbourhood is not None:
+                    self.counters["neighbour_stale"] += 1
+                    self._neighbourhood.neighbour_ask(ipaddress.ip_address(hop))
+            elif old is not None:
+                self.counters["neighbour_lost"] += 1
+                del self._known[hop]
+                self._asked.pop(hop, None)  # the next packet may ask at once
+                self._core.set_neighbour(hop, None)
+
+    def kernel_neighbours(self) -> None:
+        """Looks up anew all that the kernel told: news of it were lost, or the link is back."""
+        with self._lock:
+            if self._neighbourhood is None or not self._known:
+                return
+            now = self._neighbourhood.neighbour_lookup([ipaddress.ip_address(h) for h in self._known])
+            for hop in list(self._known):
+                self.kernel_neighbour(hop, now.get(ipaddress.ip_address(hop)))
 
     def _look(self) -> None:
         now = time.monotonic()

@@ -19,7 +19,9 @@ from .accept import Policy
 from .closing import Closing
 from .engineconfig import EngineConfig, interfaces_of, largest_mtu
 from .errors import PybypassError
+from .follow import Watcher
 from .holds import Holds
+from .kernelside import KernelSide
 from .ports import IpAddress, Port
 from .slowpath import SlowPath
 from .sockets import Connection, Listener, Socket
@@ -119,12 +121,18 @@ class Engine(Closing):
         self._closing = False
         self._thread: threading.Thread | None = None
         self._ours: list[IpAddress] = []
+        kernel = [i.ip for i in self.interfaces if i not in self.owned]
+        self._watcher = (
+            Watcher(side, self._core, self.slowpath, kernel) if isinstance(side, KernelSide) else None
+        )
         port._children.append(self)
         try:
             self._take_addresses()
             if self._worker is not None:
                 self._worker._adopt(self)
                 self._start(self._worker)
+            if self._watcher is not None:
+                port.follow(self._watcher)
             if self.owned:
                 self.slowpath.announce()
         except PybypassError:
@@ -194,16 +202,23 @@ class Engine(Closing):
 
     def _local_for(self, remote: IpAddress, local: str | None) -> IpAddress:
         if local is not None:
-            return ipaddress.ip_address(local)
+            return self._present(ipaddress.ip_address(local))
         same = [i for i in self.interfaces if i.ip.version == remote.version]
+        same.sort(key=lambda i: i.ip.is_link_local and not remote.is_link_local)
         for i in same:
             if remote in i.network:
-                return i.ip
+                return self._present(i.ip)
         if not same:
             raise PybypassError.make(
                 "PB056", errno.EADDRNOTAVAIL, f"no IPv{remote.version} address to reach {remote} from"
             )
-        return same[0].ip
+        return self._present(same[0].ip)
+
+    def _present(self, ip: IpAddress) -> IpAddress:
+        """PB080 for an address that was taken from the interface since."""
+        if self._watcher is not None and ip in self._watcher.removed:
+            raise PybypassError.make("PB080", errno.EADDRNOTAVAIL, str(ip))
+        return ip
 
     def _acquire_for(self, local: IpAddress, number: int, remote: tuple[IpAddress, int]) -> tuple[IpAddress, int]:
         """A local port whose answers come to this engine's socket of the queue; the one asked for, wherever they go."""
@@ -265,7 +280,7 @@ class Engine(Closing):
         if not any(address == i.ip for i in self.interfaces):
             raise PybypassError.make("PB041", errno.EADDRNOTAVAIL, f"{address} is not an address of this engine")
         self._let_go()
-        key = self._holds.acquire(address, port)
+        key = self._holds.acquire(self._present(address), port)
         try:
             if accept is not None:
                 self.slowpath.policies.add(address, port, accept)
@@ -318,6 +333,8 @@ class Engine(Closing):
             if self._closing or self._core.closed:
                 return
             self._closing = True
+        if self._watcher is not None:
+            self.port.unfollow(self._watcher)
         try:
             for s in list(self._sockets):
                 s.close()

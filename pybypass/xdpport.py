@@ -17,6 +17,7 @@ from ._mem import Umem
 from ._port import Queue
 from ._wire import TOEPLITZ_KEY, toeplitz
 from .errors import PybypassError
+from .follow import Follower, Watcher
 from .kernelside import KernelSide
 from .neighbours import IpAddress
 from .ports import Impairment, Port, Uri, umem_for
@@ -43,6 +44,7 @@ class XdpPort(Port):
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._owned: dict[IpAddress, int] = {}
+        self._follower: Follower | None = None
 
     @contextmanager
     def _inside(self) -> Iterator[None]:
@@ -56,6 +58,20 @@ class XdpPort(Port):
     def local_networks(self, vlan: int = 0) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
         side = self.side(vlan)
         return side.addresses() if side is not None else []
+
+    def follow(self, watcher: Watcher) -> None:
+        with self._lock:
+            if self._follower is None:
+                with self._inside():
+                    self._follower = Follower()
+            self._follower.add(watcher)
+
+    def unfollow(self, watcher: Watcher) -> None:
+        with self._lock:
+            if self._follower is None or self._follower.remove(watcher):
+                return
+            follower, self._follower = self._follower, None
+        follower.close()
 
     def own(self, ip: IpAddress) -> None:
         self.steer(0, ip, 0)

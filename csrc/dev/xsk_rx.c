@@ -104,7 +104,7 @@ static int idle(struct pb_xsk *x, uint64_t now_ns)
 	socklen_t len = sizeof(err);
 	if (!getsockopt(x->fd, SOL_SOCKET, SO_ERROR, &err, &len) && err) {
 		dev->link_up = false;
-		x->gone = -err;
+		x->gone = err == ENETDOWN ? -ENODEV : -err; /* down is another thing: it may come up again */
 	}
 	return x->gone;
 }

@@ -39,21 +39,44 @@ bool pb_net_is_local(const struct pb_net *net, const struct pb_ip *addr)
 	return false;
 }
 
-static bool in_prefix(const struct pb_net_local *l, const struct pb_ip *a)
+static bool in_prefix(const struct pb_ip *net, unsigned prefix, const struct pb_ip *a)
 {
-	if (pb_ip_is4(&l->addr) != pb_ip_is4(a)) /* a short IPv6 prefix covers the mapped form of IPv4 */
+	if (pb_ip_is4(net) != pb_ip_is4(a)) /* a short IPv6 prefix covers the mapped form of IPv4 */
 		return false;
-	unsigned bytes = l->prefix / 8, bits = l->prefix % 8;
-	if (memcmp(l->addr.b, a->b, bytes))
+	unsigned bytes = prefix / 8, bits = prefix % 8;
+	if (memcmp(net->b, a->b, bytes))
 		return false;
-	return !bits || !((l->addr.b[bytes] ^ a->b[bytes]) >> (8 - bits));
+	return !bits || !((net->b[bytes] ^ a->b[bytes]) >> (8 - bits));
+}
+
+int pb_net_routes_add(struct pb_net_routes *r, const struct pb_ip *dst, unsigned prefix, const struct pb_ip *gw)
+{
+	bool v4 = pb_ip_is4(dst);
+	if (prefix > (v4 ? 32u : 128u) || pb_ip_is_multicast(dst))
+		return -EINVAL;
+	if (r->n == PB_NET_ROUTES)
+		return -ENOSPC;
+	struct pb_net_hop hop = {.dst = *dst, .prefix = (uint8_t)(v4 ? 96 + prefix : prefix)};
+	if (gw)
+		hop.gw = *gw;
+	uint32_t at = r->n++;
+	for (; at && r->hop[at - 1].prefix < hop.prefix; at--)
+		r->hop[at] = r->hop[at - 1];
+	r->hop[at] = hop;
+	return 0;
+}
+
+void pb_net_set_routes(struct pb_net *net, const struct pb_net_routes *routes)
+{
+	net->routes = *routes;
+	net->last = NULL;
 }
 
 const struct pb_ip *pb_net_source(const struct pb_net *net, const struct pb_ip *dst)
 {
 	const struct pb_ip *family = NULL;
 	for (uint32_t i = 0; i < net->nlocals; i++) {
-		if (in_prefix(&net->locals[i], dst))
+		if (in_prefix(&net->locals[i].addr, net->locals[i].prefix, dst))
 			return &net->locals[i].addr;
 		if (!family && pb_ip_is4(&net->locals[i].addr) == pb_ip_is4(dst))
 			family = &net->locals[i].addr;
@@ -63,13 +86,27 @@ const struct pb_ip *pb_net_source(const struct pb_net *net, const struct pb_ip *
 
 int pb_net_route(const struct pb_net *net, const struct pb_ip *dst, struct pb_ip *next_hop)
 {
-	for (uint32_t i = 0; i < net->nlocals; i++) {
-		if (in_prefix(&net->locals[i], dst)) {
-			*next_hop = *dst;
-			return 0;
-		}
+	bool v4 = pb_ip_is4(dst);
+	int best = -1, shortest = v4 ? 96 : 0;
+	for (uint32_t i = 0; i < net->nlocals; i++)
+		if (net->locals[i].prefix > best && in_prefix(&net->locals[i].addr, net->locals[i].prefix, dst))
+			best = net->locals[i].prefix;
+	*next_hop = *dst;
+	const struct pb_ip *gw = v4 ? &net->gw4 : &net->gw6;
+	for (uint32_t i = 0; i < net->routes.n; i++) {
+		const struct pb_net_hop *h = &net->routes.hop[i];
+		if (h->prefix <= best)
+			break;
+		if (!in_prefix(&h->dst, h->prefix, dst))
+			continue;
+		if (h->prefix == shortest && !pb_ip_is_unspecified(gw))
+			break;
+		if (!pb_ip_is_unspecified(&h->gw))
+			*next_hop = h->gw;
+		return 0;
 	}
-	const struct pb_ip *gw = pb_ip_is4(dst) ? &net->gw4 : &net->gw6;
+	if (best >= 0)
+		return 0;
 	if (pb_ip_is_unspecified(gw))
 		return -ENETUNREACH;
 	*next_hop = *gw;

@@ -8,10 +8,22 @@
 
 #define PB_NET_LOCALS 8
 #define PB_NET_NEIGHS 1024u
+#define PB_NET_ROUTES 64u
 
 struct pb_net_local {
 	struct pb_ip addr;
 	uint8_t prefix; /* of the 128-bit form: 96 + n for IPv4 */
+};
+
+struct pb_net_hop {
+	struct pb_ip dst, gw; /* gw all zero: on the link; it may be of the other family (RFC 8950) */
+	uint8_t prefix;       /* of the 128-bit form */
+};
+
+/* Longest prefixes first. */
+struct pb_net_routes {
+	uint32_t n;
+	struct pb_net_hop hop[PB_NET_ROUTES];
 };
 
 struct pb_net_neigh {
@@ -23,7 +35,8 @@ struct pb_net_neigh {
 struct pb_net {
 	struct pb_net_local locals[PB_NET_LOCALS];
 	uint32_t nlocals;
-	struct pb_ip gw4, gw6; /* all zero: none */
+	struct pb_ip gw4, gw6; /* static default routes, before those of `routes`; all zero: none */
+	struct pb_net_routes routes;
 	uint8_t mac[6];
 	uint16_t vlan; /* TCI to send with, 0: untagged */
 	/* next hop of the last packet: bursts go one way */
@@ -41,7 +54,13 @@ PB_API int pb_net_add_local(struct pb_net *net, const struct pb_ip *addr, unsign
 PB_API bool pb_net_is_local(const struct pb_net *net, const struct pb_ip *addr);
 /* The address of ours that a packet to dst leaves from, or NULL. */
 PB_API const struct pb_ip *pb_net_source(const struct pb_net *net, const struct pb_ip *dst);
-/* -ENETUNREACH: not on a link of ours, and no gateway. */
+/* Adds a route to a table that is being made; prefix as in pb_net_add_local(), gw NULL: on the link. -EINVAL, -ENOSPC.
+ */
+PB_API int pb_net_routes_add(struct pb_net_routes *r, const struct pb_ip *dst, unsigned prefix, const struct pb_ip *gw);
+/* Takes the place of all routes there were. Our own prefixes and gw4, gw6 stay. */
+PB_API void pb_net_set_routes(struct pb_net *net, const struct pb_net_routes *routes);
+/* By the longest prefix; of equal ones a prefix of ours is before a route. -ENETUNREACH: not on a link of ours, and no
+ * gateway. */
 PB_API int pb_net_route(const struct pb_net *net, const struct pb_ip *dst, struct pb_ip *next_hop);
 /* mac NULL forgets the neighbour. -ENOSPC when the table is full. */
 PB_API int pb_net_neigh_set(struct pb_net *net, const struct pb_ip *addr, const uint8_t *mac);

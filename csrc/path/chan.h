@@ -25,6 +25,7 @@ enum pb_cmd_op {
 	PB_CMD_KEEPALIVE,
 	PB_CMD_NEIGH,
 	PB_CMD_TAP,
+	PB_CMD_ROUTES,
 };
 
 struct pb_frame_ref {

@@ -125,10 +125,11 @@ int pb_path_step(struct pb_path *p, uint64_t now_ns)
 
 uint64_t pb_path_next_ns(const struct pb_path *p)
 {
-	if (p->nbacklog || p->dev->tx_pending || pb_tcp_has_output(p->tcp))
+	if (p->nbacklog || (p->dev->tx_pending && !p->down_until_ns) || pb_tcp_has_output(p->tcp))
 		return 0;
 	uint64_t t = pb_tcp_next_deadline(p->tcp), dev = pb_dev_next_ns(p->dev);
 	t = dev < t ? dev : t;
+	t = p->down_until_ns && p->down_until_ns < t ? p->down_until_ns : t;
 	for (uint32_t i = 0; i < p->nparked; i++)
 		t = p->parked[i].until_ns < t ? p->parked[i].until_ns : t;
 	return t;

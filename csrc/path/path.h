@@ -11,6 +11,7 @@
 
 #define PB_PATH_BACKLOG 256
 #define PB_PATH_PARKED 64
+#define PB_PATH_DOWN_NS 10000000ull /* between two looks at an interface that was set down */
 
 struct pb_path_stats {
 	uint64_t steps, idle_steps, rx_pkts, tx_pkts, exceptions, injected, parked;
@@ -31,7 +32,8 @@ struct pb_path {
 	struct pb_net net;
 	uint32_t nbacklog; /* L2 frames that the device has not taken yet */
 	uint32_t nparked;
-	bool have_event; /* an event is half told: the ring was full */
+	uint64_t down_until_ns; /* 0, or when a device that was set down is tried again */
+	bool have_event;        /* an event is half told: the ring was full */
 	struct pb_tcp_event event;
 	struct pb_desc backlog[PB_PATH_BACKLOG];
 	struct pb_parked parked[PB_PATH_PARKED];
@@ -50,7 +52,8 @@ struct pb_path_report {
 PB_API struct pb_path *pb_path_create(struct pb_dev *dev, const struct pb_tcp_config *tcp, struct pb_chan *chan,
 				      int *err);
 PB_API void pb_path_destroy(struct pb_path *p);
-/* Returns how much was done (packets, commands, events): 0 when idle. -errno: the device is gone. */
+/* Returns how much was done (packets, commands, events): 0 when idle. -errno: the device is gone. One that says
+ * -ENETDOWN is only down: what is sent meanwhile is dropped (PB_DROP_LINK_DOWN), and it is tried again. */
 PB_API int pb_path_step(struct pb_path *p, uint64_t now_ns);
 /* Only the way out: what the application asked for, and what there is to send. For an application that drives the path
  * itself and has just sent: its data need not wait for the next step. As pb_path_step(). */

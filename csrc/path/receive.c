@@ -148,7 +148,7 @@ int pb_path_receive(struct pb_path *p, uint64_t now_ns)
 	int n = pb_dev_rx(p->dev, d, PB_BURST_MAX, now_ns), k = 0;
 	bool more = false;
 	if (n <= 0)
-		return n;
+		return n == -ENETDOWN ? 0 : n; /* down, not gone: nothing comes for a while */
 	p->stats.rx_pkts += (uint64_t)n;
 	for (int i = 0; i < n; i++)
 		__builtin_prefetch(pb_pool_data(p->dev->pool, &d[i]));

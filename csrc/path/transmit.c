@@ -5,12 +5,37 @@
 
 #define PARK_NS 3000000000ull /* RFC 1122 2.3.2.2: keep packets for a while until the address is resolved */
 
+/* A device that was set down takes nothing, and may come up again: what is sent meanwhile is lost and counted, as on
+ * any link, and the device is tried again after a while. */
+static int flush_down(struct pb_path *p, uint64_t now_ns)
+{
+	if (!p->down_until_ns)
+		p->down_until_ns = now_ns + PB_PATH_DOWN_NS;
+	p->stats.drops.n[PB_DROP_LINK_DOWN] += p->nbacklog;
+	for (uint32_t i = 0; i < p->nbacklog; i++)
+		pb_path_discard(p, &p->backlog[i]);
+	p->nbacklog = 0;
+	return 0;
+}
+
+static bool is_down(struct pb_path *p, uint64_t now_ns)
+{
+	if (!p->down_until_ns || p->down_until_ns > now_ns)
+		return p->down_until_ns;
+	bool down = pb_dev_tx(p->dev, NULL, 0, PB_OWN_ENGINE, now_ns) == -ENETDOWN;
+	p->down_until_ns = down ? now_ns + PB_PATH_DOWN_NS : 0;
+	return down;
+}
+
 /* Hands the backlog to the device. Returns packets taken, or -errno. */
 int pb_path_flush(struct pb_path *p, uint64_t now_ns)
 {
+	bool down = is_down(p, now_ns);
 	if (!p->nbacklog)
 		return 0;
-	int n = pb_dev_tx(p->dev, p->backlog, (int)p->nbacklog, PB_OWN_ENGINE, now_ns);
+	int n = down ? -ENETDOWN : pb_dev_tx(p->dev, p->backlog, (int)p->nbacklog, PB_OWN_ENGINE, now_ns);
+	if (n == -ENETDOWN)
+		return flush_down(p, now_ns);
 	if (n <= 0)
 		return n;
 	if (p->tap)
@@ -128,7 +153,8 @@ int pb_path_transmit(struct pb_path *p, uint64_t now_ns)
 	if (more < 0)
 		return more;
 	/* Nothing to hand over, but the driver was not yet woken for all of what it has. */
-	if (!more && p->dev->tx_pending)
-		pb_dev_tx(p->dev, d, 0, PB_OWN_ENGINE, now_ns);
+	if (!more && p->dev->tx_pending && !p->down_until_ns &&
+	    pb_dev_tx(p->dev, d, 0, PB_OWN_ENGINE, now_ns) == -ENETDOWN)
+		flush_down(p, now_ns);
 	return sent + more;
 }

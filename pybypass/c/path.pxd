@@ -9,6 +9,9 @@ cdef extern from "net/net.h" nogil:
     cdef struct pb_net:
         pb_ip gw4, gw6
         uint16_t vlan
+    cdef struct pb_net_routes:
+        uint32_t n
+    int pb_net_routes_add(pb_net_routes *r, const pb_ip *dst, unsigned prefix, const pb_ip *gw)
     int pb_net_add_local(pb_net *net, const pb_ip *addr, unsigned prefix)
 
 cdef extern from "path/tap.h" nogil:
@@ -21,6 +24,7 @@ cdef extern from "path/chan.h" nogil:
     cdef enum pb_cmd_op:
         PB_CMD_STATS
         PB_CMD_TAP
+        PB_CMD_ROUTES
     cdef enum pb_exc_reason:
         PB_EXC_ARP
         PB_EXC_ICMP

@@ -40,6 +40,50 @@ TEST(locals)
 	pb_net_fini(&n);
 }
 
+TEST(routes_of_the_kernel)
+{
+	struct pb_net n;
+	struct pb_net_routes r = {0};
+	struct pb_ip us = v4(10, 0, 0, 1), any = v4(0, 0, 0, 0), big = v4(10, 9, 0, 0), small = v4(10, 9, 8, 0), hop;
+	struct pb_ip g1 = v4(10, 0, 0, 251), g2 = v4(10, 0, 0, 252), g3 = v4(10, 0, 0, 253), gs = v4(10, 0, 0, 254);
+	struct pb_ip part = v4(10, 0, 0, 128), any6 = pb_ip_from6((const uint8_t[16]){0}), far = v6(9);
+	CHECK_EQ(pb_net_init(&n, our_mac), 0);
+	CHECK_EQ(pb_net_add_local(&n, &us, 24), 0);
+	CHECK_EQ(pb_net_routes_add(&r, &any, 33, NULL), (uint64_t)-EINVAL);
+	CHECK_EQ(pb_net_routes_add(&r, &any, 0, &g1), 0); /* shortest first: the table sorts */
+	CHECK_EQ(pb_net_routes_add(&r, &big, 16, &g2), 0);
+	CHECK_EQ(pb_net_routes_add(&r, &small, 24, NULL), 0);
+	CHECK_EQ(pb_net_routes_add(&r, &part, 25, &g3), 0);
+	CHECK_EQ(pb_net_routes_add(&r, &us, 24, &g1), 0); /* no longer than our own prefix */
+	CHECK_EQ(pb_net_route(&n, &big, &hop), (uint64_t)-ENETUNREACH);
+	pb_net_set_routes(&n, &r);
+	static const struct {
+		unsigned b, c, d, gw; /* 10.b.c.d; gw 0: on the link */
+	} cases[] = {{1, 1, 1, 251}, {9, 1, 1, 252}, {9, 8, 1, 0}, {0, 0, 127, 0}, {0, 0, 200, 253}};
+	for (unsigned i = 0; i < PB_ARRAY_LEN(cases); i++) {
+		struct pb_ip dst = v4(10, cases[i].b, cases[i].c, cases[i].d), gw = v4(10, 0, 0, cases[i].gw);
+		CHECK_EQ(pb_net_route(&n, &dst, &hop), 0);
+		CHECK(pb_ip_eq(&hop, cases[i].gw ? &gw : &dst));
+	}
+	n.gw4 = gs; /* before the kernel's default route, and no other */
+	struct pb_ip dst = v4(8, 8, 8, 8);
+	CHECK_EQ(pb_net_route(&n, &dst, &hop), 0);
+	CHECK(pb_ip_eq(&hop, &gs));
+	dst = v4(10, 9, 1, 1);
+	CHECK_EQ(pb_net_route(&n, &dst, &hop), 0);
+	CHECK(pb_ip_eq(&hop, &g2));
+	CHECK_EQ(pb_net_route(&n, &far, &hop), (uint64_t)-ENETUNREACH); /* IPv6 is another table */
+	CHECK_EQ(pb_net_routes_add(&r, &any6, 0, &far), 0);
+	pb_net_set_routes(&n, &r);
+	struct pb_ip other = v6(10);
+	CHECK_EQ(pb_net_route(&n, &other, &hop), 0);
+	CHECK(pb_ip_eq(&hop, &far));
+	while (r.n < PB_NET_ROUTES)
+		CHECK_EQ(pb_net_routes_add(&r, &any, 0, &g1), 0);
+	CHECK_EQ(pb_net_routes_add(&r, &any, 0, &g1), (uint64_t)-ENOSPC);
+	pb_net_fini(&n);
+}
+
 TEST(routes)
 {
 	static const struct {
