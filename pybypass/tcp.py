@@ -63,6 +63,8 @@ class Engine(Closing):
 
     On `xdp:` the engine shares the interface's address with the kernel: packets of the ports that it uses come here, all
     else stays there. Those ports are held against the kernel by bound sockets until TIME_WAIT is over, or the engine closed.
+    `vlan`: what is sent and taken has that tag; the addresses, routes and neighbours of the kernel are those of its VLAN
+    interface with that id, and where it has none, every address is the engine's alone.
     An address given with its prefix that the interface does not have is the engine's alone (`owned`): all that is for it
     comes here, and the engine announces it, answers ARP, neighbour discovery and echo for it, refuses what nobody handles,
     and finds neighbours by itself; after close() nobody answers for it any more. Inline that happens while calls are made.
