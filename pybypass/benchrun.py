@@ -28,6 +28,7 @@ __all__ = ["KINDS", "Options", "run"]
 KINDS = ("rx", "tx", "rtt", "tcp-rr", "tcp-stream")
 _SPORT, _DPORT, _TCP_PORT = 9000, 9001, 9002
 _NOISE_S = 0.1
+_DRAIN_S = 2.0  # for what is under way: over sooner when all of it came back
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,7 +186,7 @@ def _generate(device: Any, template: Any, o: Options, **more: Any) -> dict[str, 
 
 def _sink(device: Any, o: Options, offset: int, run_id: int, stop: Stop) -> dict[str, Any]:
     found: dict[str, Any] = device.run(
-        None, duration_s=o.seconds, drain_s=0.1, slices=o.slices, stamp_off=offset, run=run_id, rx=True, stop=stop
+        None, duration_s=o.seconds, drain_s=0.3, slices=o.slices, stamp_off=offset, run=run_id, rx=True, stop=stop
     )
     return found
 
@@ -246,7 +247,7 @@ def _rtt(o: Options, result: Result, a: Any, b: Any, template: Any, stop: Stop, 
         peer.start()
     try:
         with _measured(result, cpus[0]):
-            found = _generate(a, template, o, rx=True, until_back=True)
+            found = _generate(a, template, o, rx=True, until_back=True, drain_s=_DRAIN_S)
     finally:
         stop.set()
         if peer is not None:

@@ -250,12 +250,13 @@ static int drain(struct pb_bench *b)
 	while (rc >= 0 && b->cfg.rx) {
 		if (b->cfg.until_back && b->received >= b->sent)
 			break;
+		/* Looks before it gives up: this thread may have been away for longer than that. */
 		uint64_t now = pb_now_ns();
-		if (now - quiet >= b->cfg.drain_ns)
-			break;
 		rc = receive(b, now);
 		if (rc > 0)
 			quiet = now;
+		else if (now - quiet >= b->cfg.drain_ns)
+			break;
 		if (b->cfg.tmpl)
 			reap(b->dev, now);
 	}
