@@ -6,11 +6,28 @@ import time
 from contextlib import contextmanager
 
 import pybypass as pb
-from pybypass import _wire
+from pybypass import _wire, nic
 
+ZEROCOPY, COPY, GENERIC = "native zero-copy", "native copy", "generic copy"
 ETHERTYPE = b"\x88\xb5"  # IEEE 802 local experimental
 PASSES_S = 20.0
 QUIET_S = 2.0
+
+
+def zero_copy(ifname: str) -> bool:
+    """Whether the driver says that it can: those of igb and virtio-net cannot in Linux 6.12."""
+    return "xsk-zerocopy" in nic.xdp(ifname).features
+
+
+def granted(ifname: str, mode: str) -> str:
+    """What is granted where `mode` would be by a driver that can do zero copy."""
+    return mode if mode != ZEROCOPY or zero_copy(ifname) else COPY
+
+
+def set_anew(ifname: str, card: nic.Rss) -> None:
+    """By way of another table: the kernel tells a driver nothing when the values are what it has already."""
+    nic.set_rss(ifname, table=card.table[::-1])
+    assert nic.set_rss(ifname, table=card.table, key=card.key) == card
 
 
 def mac(port) -> bytes:

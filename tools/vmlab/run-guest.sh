@@ -98,7 +98,7 @@ for nic in $nics; do
 			multi=''
 			[ "$queues" -le 1 ] || multi=multi_queue
 			ip tuntap add dev "$id" mode tap $multi vnet_hdr
-			ip link set "$id" master "br$pair" up
+			ip link set "$id" mtu 9000 master "br$pair" up
 			qemu+=(-netdev "tap,id=$id,ifname=$id,script=no,downscript=no,queues=$queues,vhost=off")
 			qemu+=(-device "virtio-net-pci,$device,mq=on,vectors=$((2 * queues + 2))$behind_iommu$options")
 		else
