@@ -1,4 +1,7 @@
-"""Ports of several queues, with several sockets on each: a flow is received from the Queue that was foretold for it."""
+"""Ports of several queues, with several sockets on each: a flow is received from the Queue that was foretold for it.
+
+It sets RSS by hand, so it comes after test_rss_vm.py, which looks at virtio-net as it comes.
+"""
 
 import ipaddress
 import time
