@@ -88,16 +88,16 @@ static void reap(struct pb_path *p, uint64_t now_ns)
 	} while (n == PB_BURST_MAX);
 }
 
-static bool wants_out(const struct pb_path *p)
+static bool wants_out(const struct pb_path *p, uint64_t now_ns)
 {
 	return p->nbacklog || p->nparked || p->dev->tx_pending || pb_tcp_has_output(p->tcp) ||
-	       (p->chan && pb_ring_avail(&p->chan->inj, 1));
+	       (p->down_until_ns && p->down_until_ns <= now_ns) || (p->chan && pb_ring_avail(&p->chan->inj, 1));
 }
 
 int pb_path_push(struct pb_path *p, uint64_t now_ns)
 {
 	int done = p->chan ? pb_path_commands(p, now_ns) : 0;
-	int sent = wants_out(p) ? pb_path_transmit(p, now_ns) : 0;
+	int sent = wants_out(p, now_ns) ? pb_path_transmit(p, now_ns) : 0;
 	return sent < 0 ? sent : done + sent;
 }
 
@@ -110,7 +110,7 @@ int pb_path_step(struct pb_path *p, uint64_t now_ns)
 	int told = p->chan ? pb_path_commands(p, now_ns) : 0;
 	if (pb_tcp_next_deadline(p->tcp) <= now_ns)
 		pb_tcp_expire(p->tcp, now_ns);
-	int sent = wants_out(p) ? pb_path_transmit(p, now_ns) : 0;
+	int sent = wants_out(p, now_ns) ? pb_path_transmit(p, now_ns) : 0;
 	if (sent < 0)
 		return sent;
 	if (p->chan)

@@ -198,4 +198,4 @@ TEST(l2_header)
 	CHECK_POOL(pool);
 }
 
-MAIN(T(locals), T(routes), T(families_are_apart), T(neighbours), T(l2_header))
+MAIN(T(locals), T(routes_of_the_kernel), T(routes), T(families_are_apart), T(neighbours), T(l2_header))

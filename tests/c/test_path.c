@@ -9,6 +9,8 @@
 #include "wire/ip.h"
 #include "wire/tcp.h"
 
+#include <errno.h>
+
 static const uint8_t other_mac[6] = {2, 9, 9, 9, 9, 9}, bcast[6] = {255, 255, 255, 255, 255, 255};
 
 /* A path on one end of a mem pair; the test is the other end. */
@@ -366,6 +368,54 @@ TEST(neighbour_parking)
 	world_close();
 }
 
+static const struct pb_dev_ops *real_ops;
+static int down_errno, down_calls;
+
+static int down_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner from, uint64_t now_ns)
+{
+	down_calls++;
+	return down_errno ? down_errno : n ? real_ops->tx(dev, d, n, from, now_ns) : 0;
+}
+
+/* A device that is down drops what is sent, is asked now and then, and goes on when it is up; one that is gone is the
+ * end. */
+TEST(device_down_and_up)
+{
+	REQUIRE(world_open());
+	struct pb_tcp_endpoint l = {w.us, 4000}, r = {w.peer, 80};
+	pb_tcp_handle h;
+	uint8_t p[64];
+	struct pb_dev_ops ops = *w.path->dev->ops;
+	real_ops = w.path->dev->ops;
+	ops.tx = down_tx;
+	w.path->dev->ops = &ops;
+	CHECK_EQ(pb_net_neigh_set(&w.path->net, &w.peer, other_mac), 0);
+	down_errno = -ENETDOWN;
+	CHECK_EQ(pb_tcp_connect(w.path->tcp, &l, &r, w.now_ns, &h), 0);
+	step();
+	CHECK_EQ(drops(PB_DROP_LINK_DOWN), 1);
+	CHECK_EQ(pb_path_next_ns(w.path), w.now_ns + PB_PATH_DOWN_NS); /* it may sleep until then */
+	int calls = down_calls;
+	for (int i = 0; i < 10; i++)
+		step();
+	CHECK_EQ(down_calls, calls);
+	w.now_ns += PB_PATH_DOWN_NS;
+	step();
+	CHECK_EQ(down_calls, calls + 1);
+	CHECK_EQ(sent(p, sizeof(p)), 0);
+	down_errno = 0;
+	w.now_ns += 2000000000; /* the SYN is sent again */
+	step();
+	CHECK_EQ(sent(p, sizeof(p)), 1);
+	CHECK_EQ(drops(PB_DROP_LINK_DOWN), 1);
+	CHECK(pb_path_next_ns(w.path) > w.now_ns + PB_PATH_DOWN_NS);
+	down_errno = -ENXIO;
+	w.now_ns += 10000000000;
+	CHECK_EQ(pb_path_step(w.path, w.now_ns), (uint64_t)-ENXIO);
+	w.path->dev->ops = real_ops;
+	world_close();
+}
+
 /* A jumbo frame arrives in pieces: the second, however it looks, is not taken for a packet. */
 TEST(packet_of_two_frames)
 {
@@ -413,4 +463,4 @@ TEST(mutations)
 }
 
 MAIN(T(hostile_frames), T(hostile_options), T(broadcast_syn), T(ipv6), T(for_the_slow_path), T(icmp_about_us),
-     T(neighbour_parking), T(packet_of_two_frames), T(mutations))
+     T(neighbour_parking), T(device_down_and_up), T(packet_of_two_frames), T(mutations))
