@@ -187,7 +187,10 @@ void pb_xsk_sock_busy_poll(struct pb_xsk *x, struct pb_xsk_report *rep)
 		{SO_BUSY_POLL_BUDGET, (int)x->cfg.busy_budget, "SO_BUSY_POLL_BUDGET (above 64: CAP_NET_ADMIN)"},
 	};
 	for (size_t i = 0; i < PB_ARRAY_LEN(options); i++) {
-		if (!options[i].value)
+		/* With the preference the kernel (xsk_no_wakeup()) wakes no driver for a sender in zero copy, and polls
+		 * the NAPI of receiving alone: where sending has one of its own, nothing would leave. */
+		bool skip = options[i].what == SO_PREFER_BUSY_POLL && !x->copy;
+		if (!options[i].value || skip)
 			continue;
 		int err = set_int(x->fd, options[i].what, options[i].value);
 		if (err) {
