@@ -21,7 +21,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 BUILD = ROOT / "build"
 C_SECONDS = 420
-PYTEST_SECONDS = 660
+PYTEST_SECONDS = 1200
 
 
 @dataclass
