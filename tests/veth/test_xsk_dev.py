@@ -228,7 +228,7 @@ def test_interface_removed(check, objdir, pair):
 
     with Server(check, pair.b, objdir) as s:
         pair.a.netns.run(remove)
-        assert s("rx 1 100 5")["ret"] == -errno.ENETDOWN, "an idle receiver finds out, though it looks seldom"
+        assert s("rx 1 100 5")["ret"] == -errno.ENODEV, "an idle receiver finds out, though it looks seldom"
         assert s.tx(eth(b"x" * 50, 0x88B5))["ret"] < 0
         assert s("stats")["link_up"] == 0
 
