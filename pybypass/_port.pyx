@@ -444,6 +444,8 @@ cdef class Burst:
         while at > 0:
             if i == self.n:
                 raise ValueError(f"{src.shape[0]} bytes do not fit the {self.n - first} frames from {first} on")
+            if self.d[i].off >= pool.frame_bytes:
+                raise ValueError(f"descriptor {i} begins behind its frame: off {self.d[i].off}")
             at -= <Py_ssize_t>pool.frame_bytes - self.d[i].off
             i += 1
         i, at = first, 0

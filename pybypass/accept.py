@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from .neighbours import IpAddress
 __all__ = ["AcceptPolicies", "Policy", "Request"]
 
 log = logging.getLogger(__name__)
+_VERDICT_S, _VERDICTS = 10.0, 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,7 @@ class AcceptPolicies:
         self._lock = threading.Lock()
         self._policies: dict[tuple[str, int], Policy] = {}
         self._complained: set[tuple[str, int]] = set()
+        self._verdicts: dict[tuple[object, ...], tuple[float, bool]] = {}  # by SYN: when, what; oldest first
 
     def add(self, ip: IpAddress, port: int, policy: Policy) -> None:
         with self._lock:
@@ -79,21 +82,26 @@ class AcceptPolicies:
 
     def judge(self, frame: bytes, counters: Counter[str]) -> bool:
         """Whether the SYN in this frame is to be answered. Raises nothing; counts in `counters`: accept_asked and one of
-        accept_admitted, accept_refused, accept_errors."""
+        accept_admitted, accept_refused, accept_errors, accept_again (a SYN sent again)."""
         counters["accept_asked"] += 1
         try:
             request = parse(frame)
         except (ValueError, IndexError):
             counters["accept_refused"] += 1
             return False
+        key = (request.remote, request.local, request.seq)
         with self._lock:
             policy = self._policies.get(request.local)
+            verdict = self._verdicts.get(key)
+        if verdict is not None and policy is not None and time.monotonic() - verdict[0] <= _VERDICT_S:
+            counters["accept_again"] += 1
+            return verdict[1]
         if policy is None:  # the listener was closed meanwhile: the engine refuses by itself
             counters["accept_refused"] += 1
             return False
         try:
             admitted = bool(policy(request))
-        except Exception:
+        except BaseException as e:  # SystemExit too: it must not end the thread that answers for all
             counters["accept_errors"] += 1
             with self._lock:
                 first = request.local not in self._complained
@@ -102,6 +110,19 @@ class AcceptPolicies:
                 log.exception(
                     "accept policy of %s port %d: refused, and so will be all that it fails for", *request.local
                 )
-            return False
+            if isinstance(e, KeyboardInterrupt):
+                raise
+            return self._remember(key, False)
         counters["accept_admitted" if admitted else "accept_refused"] += 1
+        return self._remember(key, admitted)
+
+    def _remember(self, key: tuple[object, ...], admitted: bool) -> bool:
+        """A SYN that is sent again gets the same answer, without the policy's being asked again."""
+        now = time.monotonic()
+        with self._lock:
+            while self._verdicts and (
+                len(self._verdicts) >= _VERDICTS or now - next(iter(self._verdicts.values()))[0] > _VERDICT_S
+            ):
+                del self._verdicts[next(iter(self._verdicts))]
+            self._verdicts[key] = (now, admitted)
         return admitted

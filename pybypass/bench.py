@@ -85,15 +85,18 @@ def run_peer(args: argparse.Namespace) -> int:
 
 
 def run_compare(args: argparse.Namespace) -> int:
-    """0; 1 when a metric of B is worse than A's by more than --fail-above allows, beyond what chance explains."""
+    """0; 1 when one of the two is invalid (unless --force), or a metric of B is worse than A's by more than --fail-above
+    allows, beyond what chance explains."""
     a, b = benchcompare.load(args.a), benchcompare.load(args.b)
-    rows = benchcompare.compare(a, b)
+    rows = benchcompare.compare(a, b, force=args.force)
     if args.json:
         print(
             json.dumps({"schema": "pybypass.bench-compare/1", "rows": [vars(r) | {"differs": r.differs} for r in rows]})
         )
     else:
         print("\n".join(benchcompare.lines(a, b, rows)))
+    if not args.force and not (a["valid"] and b["valid"]):
+        return 1
     return 1 if args.fail_above is not None and any(r.worse_than(args.fail_above) for r in rows) else 0
 
 
@@ -148,6 +151,7 @@ def add_parser(subparsers: Any) -> None:
     compare.add_argument("a")
     compare.add_argument("b")
     compare.add_argument("--json", action="store_true")
+    compare.add_argument("--force", action="store_true", help="also runs of different settings, and invalid ones")
     compare.add_argument(
         "--fail-above",
         type=float,

@@ -66,7 +66,7 @@ def _medians(values: npt.NDArray[np.float64], rng: np.random.Generator) -> npt.N
     return np.median(values[picks], axis=1)
 
 
-def compare(a: dict[str, Any], b: dict[str, Any], *, seed: int = 1) -> list[Row]:
+def compare(a: dict[str, Any], b: dict[str, Any], *, seed: int = 1, force: bool = False) -> list[Row]:
     """Per metric that both have in at least three slices: the ratio of medians, with a bootstrap interval over the slices.
 
     Slices of one run are closer to each other than two runs are: an interval says what this pair of runs can tell, not
@@ -76,6 +76,11 @@ def compare(a: dict[str, Any], b: dict[str, Any], *, seed: int = 1) -> list[Row]
         raise PybypassError.make(
             "PB040", errno.EINVAL, f"{a['bench']} and {b['bench']}", hint="compare two runs of one kind"
         )
+    if a.get("args") != b.get("args") and not force:
+        raise PybypassError.make(
+            "PB040", errno.EINVAL, f"{a.get('args')} and {b.get('args')}",
+            hint="runs of different settings: --force compares them all the same",
+        )  # fmt: skip
     rng = np.random.default_rng(seed)
     rows = []
     for metric, unit in _METRICS.items():

@@ -21,10 +21,12 @@ from .errors import PybypassError
 from .neighbours import IpAddress
 from .tcp import Engine, EngineConfig
 
-__all__ = ["End", "KernelEnd", "PortEnd", "open_end"]
+__all__ = ["KERNEL_SIZE", "End", "KernelEnd", "PortEnd", "open_end"]
 
 _SIOCGIFADDR, _SIOCGIFHWADDR, _SIOCGIFMTU = 0x8915, 0x8927, 0x8921
 _BUFFER_BYTES = 8 << 20
+KERNEL_SIZE = 4096 - 256 + 4
+"""The largest frame, with its check sequence, that the loops send over kernel sockets."""
 _DEFAULTS = ("10.77.0.1", "10.77.0.2")
 
 
@@ -220,7 +222,7 @@ class KernelEnd(End):
             raise PybypassError.make(
                 "PB050", e.errno or 0, f"{self.ip} port {port} to {remote}: {e.strerror}"
             ) from None
-        self._umem = Umem(frames=4096)
+        self._umem = Umem(frames=4096, frame_bytes=4096)
         self._device = Device.of_socket(s.detach(), self._umem, 42 if self.ip.version == 4 else 62, self.mtu)
         self._stack.callback(self._device.close)
         return self._device

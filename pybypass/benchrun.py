@@ -16,7 +16,7 @@ from typing import Any
 
 from . import lab
 from ._bench import Histogram, Stop, noise
-from .benchends import End, open_end
+from .benchends import KERNEL_SIZE, End, open_end
 from .benchreport import Result
 from .errors import PybypassError
 from .gen import Packet, Vary
@@ -200,9 +200,9 @@ def _take_sent(result: Result, sent: dict[str, Any]) -> None:
 
 def _take_received(result: Result, got: dict[str, Any], sent: int | None) -> None:
     result.received, result.bytes = got["received"], got["rx_bytes"]
-    result.duplicates, result.reordered = got["duplicates"], got["reordered"]
-    came = got["unique"] + got["old"]
-    result.lost = max(0, (sent if sent is not None else got["highest"]) - came)
+    if sent is not None:  # without the sender's count and stamps only arrivals are known
+        result.duplicates, result.reordered = got["duplicates"], got["reordered"]
+        result.lost = max(0, sent - got["unique"] - got["old"])
     result.latency = [h for h, s in zip(got["latency"], got["slices"], strict=True) if s["ns"]]
     result.slices = [s for s in got["slices"] if s["ns"]]
     result.idle_share = round(got["rx_empty"] / got["rx_calls"], 4) if got["rx_calls"] else None
@@ -227,6 +227,11 @@ def _packets(o: Options) -> Result:
             src, dst, macs, via = a.ip, remote_ip, (a.mac, remote_mac or bytes(6)), (_SPORT, _DPORT)
         else:
             src, dst, macs, via = remote_ip, a.ip, (remote_mac or bytes(6), a.mac), (_DPORT, _SPORT)
+        for end in (a, b):
+            if end is not None and end.uri.startswith("kernel:") and o.size > KERNEL_SIZE:
+                raise PybypassError.make(
+                    "PB040", errno.EINVAL, f"size={o.size}", hint=f"kernel sockets: at most {KERNEL_SIZE}"
+                )
         packet = Packet(
             src_mac=macs[0], dst_mac=macs[1], src=src, dst=dst, sport=via[0], dport=via[1], size=o.size, vary=o.vary
         )
@@ -284,11 +289,14 @@ def _rx(
 ) -> None:  # fmt: skip
     sent = None
     if b is None:
-        timer = threading.Timer(o.seconds, stop.set)
-        timer.start()
         with _measured(result, cpus[0]):
-            got = _sink(a, o, 0, 0, stop)
-        result.seconds = got["seconds"]
+            timer = threading.Timer(o.seconds, stop.set)
+            timer.start()
+            try:
+                got = _sink(a, o, 0, 0, stop)
+            finally:
+                timer.cancel()
+        result.seconds = o.seconds
     else:
 
         def generate() -> dict[str, Any]:
@@ -401,6 +409,10 @@ def serve(o: Options, stop: Stop) -> dict[str, Any]:
     """The other end, for `--to` from elsewhere: reflects packets (rtt), takes them (tx), answers requests (tcp-rr), takes
     streams (tcp-stream), one connection after another, until stop."""
     raw = o.kind in ("rtt", "tx")
+    if raw and o.dev.startswith("kernel:") and o.to in (None, "0.0.0.0"):
+        raise PybypassError.make(
+            "PB040", errno.EINVAL, "no peer", hint="--to ADDRESS: the machine whose packets the socket is for"
+        )
     with open_end(o.dev, netns=o.netns, index=1, ip=o.ip, udp_port=_DPORT, raw=raw, how=o.wait) as end:
         with pinned(o.cpu):
             if raw:
@@ -410,19 +422,22 @@ def serve(o: Options, stop: Stop) -> dict[str, Any]:
                 found = _sink(device, o, 0, 0, stop)
                 return {"received": found["received"], "bytes": found["rx_bytes"]}
             end.listen(_TCP_PORT)
-            served, total = 0, 0
+            served, failed, total = 0, 0, 0
             while not stop.is_set():
                 try:
                     stream = end.accept(0.2)
                 except TimeoutError:
                     continue
                 served += 1
-                if o.kind == "tcp-rr":
-                    stream.echo(stop)
-                else:
-                    total += stream.bulk_recv(o.seconds, 1)["bytes"]
-                end.finish()
-            return {"connections": served, "bytes": total}
+                try:
+                    if o.kind == "tcp-rr":
+                        stream.echo(stop)
+                    else:
+                        total += stream.bulk_recv(o.seconds, 1)["bytes"]
+                    end.finish()
+                except OSError:  # this client's end, not ours
+                    failed += 1
+            return {"connections": served, "failed": failed, "bytes": total}
 
 
 def histogram_of(result: Result) -> Histogram:

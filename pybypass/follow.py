@@ -226,6 +226,8 @@ class Follower:
             self._dispatch(message)
         except (struct.error, ValueError, IndexError) as e:
             log.warning("netlink: a message that makes no sense: %s", e)
+        except Exception:  # whatever it was, the next message is to be heard
+            log.exception("netlink: a message of kind %d", message.kind)
 
     def _dispatch(self, message: Message) -> None:
         kind, body = message.kind, message.body

@@ -50,7 +50,7 @@ class OnWire:
             if entry.due > now:
                 continue
             if entry.probes == _PROBES:
-                del self._entries[address]
+                self._entries.pop(address, None)
                 yield address, None
             else:
                 entry.probes += 1

@@ -104,7 +104,9 @@ class SlowPath:
         self.policies = AcceptPolicies()
 
     def run(self) -> None:
-        """Handles everything that waits. A packet that makes trouble is counted and logged, never raised."""
+        """Handles everything that waits. A packet that makes trouble is counted and logged, never raised. SYNs come last,
+        and outside of the lock: a policy may think for as long as it likes."""
+        syns: list[bytes] = []
         with self._lock:
             wanted: list[bytes] = []
             for reason, frame, hop in self._core.exceptions():
@@ -121,17 +123,26 @@ class SlowPath:
                     elif reason in ("udp", "ip"):
                         self._refuse(frame, reason)
                     elif reason == "accept":
-                        self._core.judged(frame, self.policies.judge(frame, self.counters))
+                        syns.append(frame)
                 except (struct.error, ValueError, IndexError):
                     self.counters["malformed"] += 1
                 except OSError as e:
                     self.counters["errors"] += 1
                     log.warning("slow path: %s: %s", reason, e)
+                except Exception:
+                    self.counters["errors"] += 1
+                    log.exception("slow path: %s", reason)
             asked = self._want(wanted)
             self._look()
             self._timers()
             if asked and not self._core.threaded:
                 self._look_for_a_moment()
+        for frame in syns:
+            try:
+                self._core.judged(frame, self.policies.judge(frame, self.counters))
+            except OSError as e:  # closed meanwhile, or no frame: the SYN comes again
+                self.counters["errors"] += 1
+                log.debug("slow path: accept: %s", e)
 
     def tick(self) -> float | None:
         """Looks for the neighbours that are pending when it is time to, and does what else is due. Returns the seconds until
@@ -148,7 +159,9 @@ class SlowPath:
     def _want(self, hops: list[bytes]) -> bool:
         """Has unknown neighbours found out; whether the kernel was asked for one."""
         now = time.monotonic()
-        new = [h for h in dict.fromkeys(hops) if now - self._asked.get(h, -1e9) >= _ASK_AGAIN_S and h not in self._pending]
+        new = [
+            h for h in dict.fromkeys(hops) if now - self._asked.get(h, -1e9) >= _ASK_AGAIN_S and h not in self._pending
+        ]
         if not new:
             return False
         for hop in new:

@@ -7,6 +7,7 @@ import ipaddress
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class XdpPort(Port):
         self.program = program
         self.ifname = ifname
         self._rss: _Rss | None = None
+        self._card: Any = None
+        self._card_at = -1e9
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._owned: dict[IpAddress, int] = {}
@@ -115,7 +118,7 @@ class XdpPort(Port):
 
     @property
     def rss(self) -> str | None:
-        """"toeplitz" or "symmetric": how packets of a queue are spread over its sockets; None: they are not hashed."""
+        """ "toeplitz" or "symmetric": how packets of a queue are spread over its sockets; None: they are not hashed."""
         return self._rss.name if self._rss is not None else None
 
     @property
@@ -132,7 +135,9 @@ class XdpPort(Port):
     @rss_table.setter
     def rss_table(self, table: Sequence[int]) -> None:
         if self._rss is None:
-            raise PybypassError.make("PB010", errno.EINVAL, "no table", hint="open the port with sockets=N or rss=toeplitz")
+            raise PybypassError.make(
+                "PB010", errno.EINVAL, "no table", hint="open the port with sockets=N or rss=toeplitz"
+            )
         sockets = 1 + max(queue.member for queue in self._queues)
         if len(table) != _TABLE or not all(isinstance(n, int) and 0 <= n < sockets for n in table):
             raise PybypassError.make(
@@ -154,7 +159,37 @@ class XdpPort(Port):
         return self._rss.table[toeplitz(self._rss.key, source[0].packed + target[0].packed + ports) % _TABLE]
 
     def reaches(self, queue: Queue, remote: tuple[IpAddress, int], local: tuple[IpAddress, int]) -> bool:
-        return self.member_of(remote, local) == queue.member
+        """By the card's RSS table and key too, where the driver shows them. Where it does not (veth), and the interface has
+        several queues, nobody knows: open connections from there on an interface of one queue."""
+        if self.member_of(remote, local) != queue.member:
+            return False
+        card = self._card_rss()
+        if card is None:
+            return True
+        from . import nic, rss
+
+        try:
+            key = card.key or nic.system_rss_key()
+            found = rss.queue(str(remote[0]), str(local[0]), remote[1], local[1], card, key=key)
+        except (PybypassError, ValueError):  # not Toeplitz, or a key that nobody tells
+            return True
+        return int(found) == queue.index
+
+    def _card_rss(self) -> Any:
+        """How the card spreads flows, as of the last second; None: one queue, or the driver does not say."""
+        if self.report["rx_queues"] == 1:
+            return None
+        now = time.monotonic()
+        if now - self._card_at > 1.0:
+            from . import nic
+
+            self._card_at = now
+            try:
+                card = nic.rss(self.ifname, netns=self.netns)
+                self._card = card if card.table else None
+            except PybypassError:
+                self._card = None
+        return self._card
 
     def neighbour_lookup(self, hops: list[IpAddress]) -> dict[IpAddress, bytes]:
         with self._inside():
@@ -222,7 +257,7 @@ def _steer_all(port: XdpPort, rules: str) -> None:
 
 
 def _queue_list(text: str) -> list[int]:
-    """"3", "0-3", "0,2" or "0-1,6"."""
+    """ "3", "0-3", "0,2" or "0-1,6"."""
     found: list[int] = []
     for part in text.split(","):
         low, dash, high = part.partition("-")
@@ -338,7 +373,11 @@ def _umems(uri: Uri, given: Umem | None, queues: int, sockets: int) -> list[Umem
     shared = uri.choice("umem", "own", "own", "shared") == "shared" or given is not None
     members = sockets * (queues if shared else 1)
     first = umem_for(uri, given, 8192 + 4096 * (members - 1))
-    return [first] * queues if shared else [first, *(umem_for(uri, None, 8192 + 4096 * (members - 1)) for _ in range(queues - 1))]
+    return (
+        [first] * queues
+        if shared
+        else [first, *(umem_for(uri, None, 8192 + 4096 * (members - 1)) for _ in range(queues - 1))]
+    )
 
 
 def open_xdp(

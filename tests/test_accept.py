@@ -4,6 +4,7 @@ import contextlib
 import logging
 import socket
 import threading
+import time
 
 import pytest
 
@@ -136,3 +137,31 @@ def test_junk_is_refused_and_never_raised():
     for frame in (b"", bytes(14), bytes(60), bytes(14) + b"\x45" + bytes(10), bytes(14) + b"\x60" + bytes(60)):
         assert not policies.judge(frame, counters)
     assert counters == {"accept_asked": 5, "accept_refused": 5}
+
+
+def test_a_policy_that_would_end_its_thread_does_not(caplog):
+    def policy(request):
+        raise SystemExit
+
+    with two_engines() as (server, client), server.listen(80, accept=policy), server.listen(81) as other:
+        for _ in range(2):
+            with pytest.raises(pb.ConnectionRefused):
+                client.connect((A, 80), timeout=5)
+        assert slow(server)["accept_errors"] == 2
+        with client.connect((A, 81), timeout=5), other.accept(5):
+            pass
+    caplog.clear()
+
+
+def test_a_syn_that_is_sent_again_is_not_judged_again():
+    calls = []
+
+    def policy(request):
+        calls.append(request)
+        time.sleep(1.5)  # the SYN is sent again after a second
+        return True
+
+    with two_engines() as (server, client), server.listen(80, accept=policy) as listener:
+        with client.connect((A, 80), timeout=20), listener.accept(20):
+            pass
+        assert len(calls) == 1

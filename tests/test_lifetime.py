@@ -418,3 +418,37 @@ def test_the_interface_goes_away_under_a_threaded_engine():
             raised.clear()
             c.close()
         server.close()
+
+
+def test_time_does_not_run_backwards_between_threads_of_an_inline_engine():
+    """A thread that waited for its turn comes with an older time; a round trip must not seem to last for seconds."""
+    with pb.open("mem:turns") as p, pb.open("mem:turns") as q:
+        with pb.Engine(p, ip="10.9.1.1/24", inline=True) as a, pb.Engine(q, ip="10.9.1.2/24") as b:
+            with b.listen(80) as listener:
+                pairs = []
+                for _ in range(2):
+                    near = a.connect(("10.9.1.2", 80), timeout=10)
+                    pairs.append((near, listener.accept(10)))
+            ends = [threading.Thread(target=_answer, args=(far, 400)) for _, far in pairs]
+            ends += [threading.Thread(target=_ask, args=(near, 400)) for near, _ in pairs]
+            for thread in ends:
+                thread.start()
+            for thread in ends:
+                thread.join(60)
+            assert max(near.info()["srtt_us"] for near, _ in pairs) < 5_000_000
+            for near, far in pairs:
+                near.close()
+                far.close()
+
+
+def _answer(connection, n):
+    for _ in range(n):
+        connection.sendall(connection.recv(64))
+
+
+def _ask(connection, n):
+    for _ in range(n):
+        connection.sendall(bytes(64))
+        got = 0
+        while got < 64:
+            got += len(connection.recv(64))

@@ -29,10 +29,13 @@ int pb_bench_init(struct pb_bench *b, struct pb_dev *dev, const struct pb_bench_
 	return 0;
 }
 
-static uint32_t slice_at(const struct pb_bench *b, uint64_t now)
+/* The slice of a moment; what comes after the last one (`late`) is of no slice, but its latency counts with the last.
+ */
+static uint32_t slice_at(const struct pb_bench *b, uint64_t now, bool *late)
 {
 	uint64_t i = (now - b->start_ns) / (b->cfg.duration_ns / b->cfg.slices);
-	return i < b->cfg.slices ? (uint32_t)i : b->cfg.slices - 1;
+	*late = i >= b->cfg.slices;
+	return *late ? b->cfg.slices - 1 : (uint32_t)i;
 }
 
 static void reap(struct pb_dev *dev, uint64_t now)
@@ -121,7 +124,8 @@ static int send_pending(struct pb_bench *b, uint64_t now)
 	if (k < 0)
 		return k;
 	b->tx_calls++;
-	struct pb_bench_slice *s = &b->slice[slice_at(b, now)];
+	bool late;
+	struct pb_bench_slice *s = &b->slice[slice_at(b, now, &late)];
 	uint32_t pkts = (uint32_t)k / b->chain; /* the device takes whole packets */
 	s->sent += pkts;
 	b->sent += pkts;
@@ -173,10 +177,14 @@ static int receive(struct pb_bench *b, uint64_t before)
 		return n;
 	}
 	uint64_t now = b->cfg.stamp_off ? pb_now_ns() : before; /* only a latency needs the moment itself */
-	if (!b->received)
+	if (!b->received) {
 		b->first_ns = now;
+		if (!b->cfg.tmpl)
+			b->start_ns = now; /* who only receives begins with the first packet */
+	}
 	b->last_ns = now;
-	uint32_t at = slice_at(b, now);
+	bool late;
+	uint32_t at = slice_at(b, now, &late);
 	struct pb_bench_slice *slice = &b->slice[at];
 	for (int i = 0; i < n; i++) {
 		if (i + 4 < n)
@@ -187,9 +195,9 @@ static int receive(struct pb_bench *b, uint64_t before)
 			b->ours = judge(b, &d[i], &b->latency[at], now);
 		b->foreign += !b->ours && !later;
 		b->received += b->ours && !later;
-		slice->received += b->ours && !later;
+		slice->received += b->ours && !later && !late;
 		b->rx_bytes += b->ours ? d[i].len : 0;
-		slice->bytes += b->ours ? d[i].len : 0;
+		slice->bytes += b->ours && !late ? d[i].len : 0;
 		pb_pool_put(b->dev->cache, d[i].addr, PB_OWN_RX);
 	}
 	b->busy_cycles += cycles() - started;

@@ -75,12 +75,14 @@ static int take_answers(struct pb_rr *r, struct pb_stream *s)
 	uint64_t now = pb_now_ns();
 	struct pb_hist *latency;
 	struct pb_bench_slice *slice = slice_of(r, now, &latency);
-	slice->bytes += (uint64_t)k;
+	bool late = now - r->start_ns >=
+		    r->cfg.duration_ns; /* answers after the end: no slice's, but their latency counts */
+	slice->bytes += late ? 0 : (uint64_t)k;
 	r->answered_part += (uint64_t)k;
 	for (; r->answered_part >= r->cfg.bytes; r->answered_part -= r->cfg.bytes) {
 		uint64_t due = r->cfg.interval ? due_ns(r, r->answered) : r->due_last;
 		pb_hist_record(latency, now > due ? now - due : 0);
-		slice->received++;
+		slice->received += !late;
 		r->answered++;
 	}
 	return (int)k;
@@ -143,8 +145,8 @@ int pb_rr_run(struct pb_rr *r, struct pb_stream *s)
 static void count_bulk(struct pb_bulk *b, uint64_t now, uint64_t bytes)
 {
 	uint64_t each = b->duration_ns / b->slices, i = (now - b->start_ns) / each;
-	struct pb_bench_slice *s = &b->slice[i < b->slices ? i : b->slices - 1];
-	s->bytes += bytes;
+	if (i < b->slices) /* what comes after the end is of no slice */
+		b->slice[i].bytes += bytes;
 	b->bytes += bytes;
 	b->end_ns = now;
 }

@@ -122,7 +122,7 @@ static int check_iface(struct pb_xsk *x, const struct pb_xsk_config *c, struct p
 	x->zc_room = room - room % i.zc_unit_bytes;
 	x->tx_max_bytes = i.mtu + PB_L2_BYTES;
 	x->dev.queue = c->queue;
-	x->dev.mtu = (uint16_t)i.mtu;
+	x->dev.mtu = (uint16_t)(i.mtu < UINT16_MAX ? i.mtu : UINT16_MAX);
 	memcpy(x->dev.mac, i.mac, sizeof(i.mac));
 	x->dev.link_up = i.running;
 	return 0;

@@ -94,8 +94,16 @@ static bool wants_out(const struct pb_path *p, uint64_t now_ns)
 	       (p->down_until_ns && p->down_until_ns <= now_ns) || (p->chan && pb_ring_avail(&p->chan->inj, 1));
 }
 
+/* A thread that waited for its turn comes with a time from before. */
+static uint64_t not_before(struct pb_path *p, uint64_t now_ns)
+{
+	p->now_ns = now_ns > p->now_ns ? now_ns : p->now_ns;
+	return p->now_ns;
+}
+
 int pb_path_push(struct pb_path *p, uint64_t now_ns)
 {
+	now_ns = not_before(p, now_ns);
 	int done = p->chan ? pb_path_commands(p, now_ns) : 0;
 	int sent = wants_out(p, now_ns) ? pb_path_transmit(p, now_ns) : 0;
 	return sent < 0 ? sent : done + sent;
@@ -103,6 +111,7 @@ int pb_path_push(struct pb_path *p, uint64_t now_ns)
 
 int pb_path_step(struct pb_path *p, uint64_t now_ns)
 {
+	now_ns = not_before(p, now_ns);
 	reap(p, now_ns);
 	int work = pb_path_receive(p, now_ns);
 	if (work < 0)

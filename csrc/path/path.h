@@ -30,6 +30,7 @@ struct pb_path {
 	struct pb_chan *chan;
 	struct pb_tap *tap;
 	struct pb_net net;
+	uint64_t now_ns;   /* of the last step: several threads may drive it in turn, and time must not run backwards */
 	uint32_t nbacklog; /* L2 frames that the device has not taken yet */
 	uint32_t nparked;
 	uint64_t down_until_ns; /* 0, or when a device that was set down is tried again */

@@ -75,6 +75,9 @@ class Rounds:
         judged = row["ratio"] if peer is not None else median
         if goal is not None:
             row["met"] = bool(also) and (judged >= goal if higher_is_better else judged <= goal)
+        if row["met"] is False and judged:
+            by = goal / judged - 1 if higher_is_better else judged / goal - 1 if goal else judged
+            row["note"] += f"; goal missed by {max(by, 0.0):.1%}"
         _rows[name] = row
         self._benchmark.extra_info.update(row)
 

@@ -82,13 +82,16 @@ def test_round_trip_against_the_kernel(rounds):
             for call in calls.values():
                 call()  # warm
             found = rounds.run(calls, 11)
-    best = min((n for n in calls if n != "ours"), key=lambda n: np.median(np.concatenate(found[n])))
+    best = {
+        p: min((n for n in calls if n != "ours"), key=lambda n, p=p: np.percentile(np.concatenate(found[n]), p))
+        for p in (50, 99)
+    }
     note = (
         f"{TRIPS} trips a round, {mode} on veth, both ends pinned, CLOCK_MONOTONIC, {machine_note()}; "
         "server: kernel sockets, spinning"
     )
     for name, p, peer, goal in (
-        ("rtt_p50", 50, best, 0.9), ("rtt_p99", 99, best, 1.0), ("rtt_blocking", 50, "kernel_blocking", 0.35),
+        ("rtt_p50", 50, best[50], 0.9), ("rtt_p99", 99, best[99], 1.0), ("rtt_blocking", 50, "kernel_blocking", 0.35),
     ):  # fmt: skip
         ours, theirs = ([percentile(s, p) for s in found[n]] for n in ("ours", peer))
         rounds.row(name, ours, theirs, f"kernel TCP, {peer}", "us", goal=goal, note=note)
