@@ -428,7 +428,9 @@ TEST(bulk_arrives)
 	CHECK_EQ(e.rc, 0);
 	CHECK(out.bytes > 0);
 	CHECK_EQ(((struct pb_bulk *)in)->bytes, out.bytes);
-	CHECK_EQ(out.slice[0].bytes + out.slice[1].bytes, out.bytes);
+	/* What was sent at the very end belongs to no slice. */
+	uint64_t in_slices = out.slice[0].bytes + out.slice[1].bytes;
+	CHECK(out.slice[0].bytes > 0 && in_slices <= out.bytes && out.bytes - in_slices <= PB_RR_BYTES_MAX);
 	close(fd[0]);
 	close(fd[1]);
 }
