@@ -256,7 +256,7 @@ static int drain(struct pb_bench *b)
 	int rc = 0;
 	uint64_t quiet = pb_now_ns();
 	while (rc >= 0 && b->cfg.rx) {
-		if (b->cfg.until_back && b->received >= b->sent)
+		if (b->cfg.tmpl && b->cfg.until_back && b->received >= b->sent)
 			break;
 		/* Looks before it gives up: this thread may have been away for longer than that. */
 		uint64_t now = pb_now_ns();
