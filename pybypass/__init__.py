@@ -6,8 +6,9 @@ Python opens ports, steers, does the slow path, and reads bursts as NumPy arrays
 
 from typing import TYPE_CHECKING
 
+from ._burst import BURST_MAX, DESC_DTYPE, HASH_TYPES, TS_SOURCES, Burst
 from ._mem import Umem, drop_reasons, live_handles
-from ._port import BURST_MAX, DESC_DTYPE, HASH_TYPES, TS_SOURCES, Burst, Queue
+from ._port import Queue
 from .accept import Request
 from .errors import (
     BrokenConnection,

@@ -1,11 +1,9 @@
-from pybypass._mem cimport Umem
+from pybypass._burst cimport Burst, Lender
 from pybypass.c.dev cimport pb_dev
-from pybypass.c.pool cimport pb_desc, pb_pool
 
 
-cdef class Queue:
+cdef class Queue(Lender):
     cdef pb_dev *dev          # NULL once closed, or while an engine has it
-    cdef readonly Umem umem
     cdef readonly str kind
     cdef readonly int index
     cdef readonly int mtu
@@ -16,8 +14,6 @@ cdef class Queue:
     cdef public dict report       # what the device granted
     cdef public object port_ref   # weak reference to the Port
     cdef public long long max_held
-    cdef long long held       # frames in bursts
-    cdef long long holds      # live views
     cdef object user          # the engine that has the device
     cdef int lock             # one flag: guards dev and its cache against release from another thread
     cdef int busy
@@ -28,15 +24,3 @@ cdef class Queue:
     cdef pb_dev *take(self, object user) except NULL
     cdef int abandon(self) except -1
     cdef int untake(self, pb_dev *dev) except -1
-    cdef int give_back(self, Burst b) except -1
-
-
-cdef class Burst:
-    cdef readonly Queue queue
-    cdef pb_desc *d
-    cdef unsigned long long *frames   # the frame of each descriptor, whatever was written into desc since
-    cdef int n, cap
-    cdef int holds
-    cdef object array
-    cdef bint released
-    cdef int alive(self) except -1

@@ -10,8 +10,9 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from . import _port
+from ._burst import Burst
 from ._mem import Umem
-from ._port import Burst, Queue
+from ._port import Queue
 from .closing import Closing
 from .errors import PybypassError
 from .kernelside import KernelSide

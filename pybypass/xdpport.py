@@ -13,7 +13,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from . import _netdev, _port, neighbours, owned_ports
+from . import _burst, _netdev, _port, neighbours, owned_ports
 from ._mem import Umem
 from ._port import Queue
 from ._wire import TOEPLITZ_KEY, toeplitz
@@ -321,7 +321,7 @@ def _driver_grants(ifname: str) -> int:
         known = _netdev.xdp(socket.if_nametoindex(ifname))
     except OSError:
         return 0  # no such interface: opening says so
-    names = {"tx-checksum": _port.CSUM_PARTIAL, "tx-timestamp": _port.TX_STAMP, "tx-launch-time-fifo": _port.LAUNCH}
+    names = {"tx-checksum": _burst.CSUM_PARTIAL, "tx-timestamp": _burst.TX_STAMP, "tx-launch-time-fifo": _burst.LAUNCH}
     return sum(flag for name, flag in names.items() if known is not None and name in known.xsk)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import pybypass as pb
-from pybypass import _port
+from pybypass import _burst
 from pybypass import lab as laboratory
 from pybypass._wire import internet_checksum
 from pybypass.labpeer import Transfer
@@ -195,7 +195,7 @@ def test_jumbo_datagrams_with_the_kernel(jumbo, frame):
         with burst:
             (found,) = burst.packets()
             assert (found["first"], found["count"], found["bytes"]) == (0, frames, 9014)
-            assert (burst.desc["flags"] & _port.MORE != 0).tolist() == [True] * (frames - 1) + [False]
+            assert (burst.desc["flags"] & _burst.MORE != 0).tolist() == [True] * (frames - 1) + [False]
         transmit(port, [eth(ip4(udp(4000, 4000, payload), UDP, v.b.ip, v.a.ip), dst=v.a.mac, src=v.b.mac)])
         assert s.recv(10000) == payload
         port.queues[0].reap()
@@ -225,15 +225,15 @@ def test_packets_that_cannot_be_sent_are_counted(jumbo):
                 burst.write_packet(0, bytes(9014))
                 flags = burst.desc["flags"]
                 if edit == "no end":
-                    flags[:] = _port.MORE
+                    flags[:] = _burst.MORE
                 elif edit == "too many":
                     burst.desc["len"][:] = 100
-                    flags[:18] = _port.MORE
+                    flags[:18] = _burst.MORE
                 elif edit == "empty piece":
                     burst.desc["len"][1] = 0
                 else:
                     burst.desc["len"][:6] = 1700
-                    flags[:6] = [_port.MORE] * 5 + [0]
+                    flags[:6] = [_burst.MORE] * 5 + [0]
                 burst.desc["len"][6:] = np.where(burst.desc["len"][6:] == 0, 60, burst.desc["len"][6:])
                 assert a.tx_burst(burst) == 19
         queue.reap()
@@ -254,7 +254,7 @@ def test_bursts_of_hand_made_packets(jumbo):
         for wrong in (lambda: burst.copy_packet(2), lambda: burst.write_packet(4, b"x")):
             with pytest.raises(IndexError):
                 wrong()
-        burst.desc["flags"][3] = _port.MORE
+        burst.desc["flags"][3] = _burst.MORE
         with pytest.raises(ValueError, match="no end"):
             burst.packets()
 
@@ -312,7 +312,7 @@ def test_checksums_and_time_stamps(lab):
                 for k in range(3):
                     burst.write(k, udp_frame(lab.b, lab.a, b"%d.%d" % (i, k)))
                 # The first asks for both, the second for nothing (so its checksum is wrong), the third for a checksum.
-                burst.desc["flags"] = [_port.CSUM_PARTIAL | _port.TX_STAMP, 0, _port.CSUM_PARTIAL]
+                burst.desc["flags"] = [_burst.CSUM_PARTIAL | _burst.TX_STAMP, 0, _burst.CSUM_PARTIAL]
                 burst.desc["hash"] = 6 << 16 | 34
                 before = time.clock_gettime_ns(time.CLOCK_TAI)
                 assert port.tx_burst(burst) == 3
@@ -332,7 +332,7 @@ def test_a_jumbo_packet_with_a_time_stamp(jumbo):
     """The kernel's software checksum would cover the first frame only: such a packet is refused and counted."""
     with port_on(jumbo.b, "&tx_meta=1") as port, port_on(jumbo.a) as wire:
         packet = packets_of([9014], 5)[0]
-        for flag in (_port.TX_STAMP, _port.TX_STAMP | _port.CSUM_PARTIAL):
+        for flag in (_burst.TX_STAMP, _burst.TX_STAMP | _burst.CSUM_PARTIAL):
             with port.alloc_burst(-(-len(packet) // port.queues[0].frame_room)) as burst:
                 burst.write_packet(0, packet)
                 burst.desc["flags"][0] |= flag
@@ -346,7 +346,7 @@ def test_a_jumbo_packet_with_a_time_stamp(jumbo):
         assert port.stats()["drops"] == {"tx_bad": 1}
 
 
-@pytest.mark.parametrize("flag", [_port.CSUM_PARTIAL, _port.TX_STAMP, _port.LAUNCH])
+@pytest.mark.parametrize("flag", [_burst.CSUM_PARTIAL, _burst.TX_STAMP, _burst.LAUNCH])
 def test_what_was_not_granted_is_refused(lab, flag):
     with port_on(lab.b) as port, port.alloc_burst(2, length=60) as burst:
         burst.desc["flags"][1] = flag
@@ -362,7 +362,7 @@ def test_what_was_not_granted_is_refused(lab, flag):
 def test_launch_time_is_refused_where_the_driver_has_none(lab):
     with port_on(lab.b, "&tx_meta=1") as port, port.alloc_burst(1, length=60) as burst:
         assert not port.report["tx_launch"]
-        burst.desc["flags"] = _port.LAUNCH
+        burst.desc["flags"] = _burst.LAUNCH
         with pytest.raises(pb.PybypassError, match="LAUNCH") as caught:
             port.tx_burst(burst)
         assert caught.value.code == "PB064"
@@ -373,7 +373,7 @@ def test_requests_that_make_no_sense_are_counted(lab):
     with port_on(lab.b, "&tx_meta=1") as port:
         for edit in ({"hash": 59 << 16}, {"hash": 60}, {"off": 16}):
             with port.alloc_burst(1, length=60) as burst:
-                burst.desc["flags"] = _port.CSUM_PARTIAL
+                burst.desc["flags"] = _burst.CSUM_PARTIAL
                 for field, value in edit.items():
                     burst.desc[field] = value
                 assert port.tx_burst(burst) == 1
@@ -387,7 +387,7 @@ def test_stamps_that_nobody_asks_for_make_room():
         queue = port.queues[0]
         for _ in itertools.repeat(None, 70):
             with queue.alloc_burst(64, length=60) as burst:
-                burst.desc["flags"] = _port.TX_STAMP
+                burst.desc["flags"] = _burst.TX_STAMP
                 until = time.monotonic() + 5
                 while len(burst):
                     port.tx_burst(burst)

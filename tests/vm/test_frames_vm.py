@@ -23,7 +23,7 @@ from traffic import (
 )
 
 import pybypass as pb
-from pybypass import _port, nic
+from pybypass import _burst, nic
 
 CARDS = pytest.mark.parametrize("driver", ["igb", "virtio_net"])
 XDP_HEADROOM = 256
@@ -159,8 +159,8 @@ def test_metadata_of_what_is_sent(pair, driver, copy):
         report = port.report
         assert port.mode == mode
         assert not report["tx_launch"]
-        offered = _port.TX_STAMP if report["tx_stamp"] else 0
-        for flag in {_port.TX_STAMP, _port.LAUNCH, _port.CSUM_PARTIAL} - {offered, _port.CSUM_PARTIAL * report["tx_csum"]}:
+        offered = _burst.TX_STAMP if report["tx_stamp"] else 0
+        for flag in {_burst.TX_STAMP, _burst.LAUNCH, _burst.CSUM_PARTIAL} - {offered, _burst.CSUM_PARTIAL * report["tx_csum"]}:
             with port.alloc_burst(1, length=60) as burst, pytest.raises(pb.PybypassError) as caught:
                 burst.desc["flags"] = flag
                 port.tx_burst(burst)
@@ -169,7 +169,7 @@ def test_metadata_of_what_is_sent(pair, driver, copy):
             assert (mode, report["tx_stamp_by"], report["tx_csum_by"]) == (COPY, "kernel", "software")
             assert report["no_tx_meta"] == ""
             before = time.clock_gettime_ns(time.CLOCK_TAI)
-            found = stamps(port, _port.TX_STAMP)
+            found = stamps(port, _burst.TX_STAMP)
             assert [(seq, by) for seq, _, by in found] == [(0, "kernel"), (1, "kernel"), (2, "kernel")]
             assert all(before <= ns <= time.clock_gettime_ns(time.CLOCK_TAI) for _, ns, _ in found), found
         else:
