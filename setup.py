@@ -33,7 +33,7 @@ if "-O" not in os.environ.get("CFLAGS", ""):
     CFLAGS.append("-O3")
 if os.environ.get("PB_DEBUG") == "1":
     CFLAGS.append("-DPB_DEBUG")
-PLAIN = ("_mem", "_burst", "_port", "_convert", "_engine", "_wire", "_sys", "_measure", "_bench")
+PLAIN = ("_mem", "_burst", "_port", "_convert", "_core", "_control", "_engine", "_wire", "_sys", "_measure", "_bench")
 
 
 def core_sources() -> list[str]:

@@ -1,0 +1,5 @@
+from pybypass._core cimport Core
+
+
+cdef class Control(Core):
+    pass
