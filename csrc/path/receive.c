@@ -149,17 +149,21 @@ int pb_path_receive(struct pb_path *p, uint64_t now_ns)
 	bool more = false;
 	if (n <= 0)
 		return n == -ENETDOWN ? 0 : n; /* down, not gone: nothing comes for a while */
-	p->stats.rx_pkts += (uint64_t)n;
 	for (int i = 0; i < n; i++)
 		__builtin_prefetch(pb_pool_data(p->dev->pool, &d[i]));
 	for (int i = 0; i < n; i++) {
 		if (p->tap)
 			pb_tap_add(p->tap, pb_pool_data(p->dev->pool, &d[i]), d[i].len, false, now_ns);
-		/* No engine takes a packet of several frames, and its later ones do not begin with a header. */
-		bool part = more || (d[i].flags & PB_DESC_MORE);
+		/* No engine takes a packet of several frames: it counts once, and what follows is no header. */
+		bool rest = more;
 		more = d[i].flags & PB_DESC_MORE;
+		if (rest) {
+			pb_pool_put(p->dev->cache, d[i].addr, PB_OWN_RX);
+			continue;
+		}
+		p->stats.rx_pkts++;
 		uint16_t off = d[i].off;
-		struct fate f = part ? dropped(PB_DROP_TOO_LONG) : classify(p, &d[i], now_ns);
+		struct fate f = more ? dropped(PB_DROP_TOO_LONG) : classify(p, &d[i], now_ns);
 		if (f.what == FATE_ENGINE) {
 			l2[k] = (uint16_t)(d[i].off - off);
 			in[k++] = d[i];

@@ -330,7 +330,7 @@ void tcb_closed(struct pb_tcp *e, struct tcb *c, int err)
 
 bool pb_tcp_has_output(const struct pb_tcp *e)
 {
-	return e->lists[LIST_READY].head != NONE || e->reply_n;
+	return e->lists[LIST_READY].head != NONE || e->reply_n || e->sweep_left;
 }
 
 int pb_tcp_events(struct pb_tcp *e, struct pb_tcp_event *ev, int n)

@@ -309,6 +309,8 @@ static void send_replies(struct pb_tcp *e, struct out *o)
 int pb_tcp_output(struct pb_tcp *e, struct pb_desc *d, int room, uint64_t now_ns)
 {
 	struct out o = {.d = d, .room = room, .now_ns = now_ns};
+	if (e->sweep_left)
+		pmtu_sweep(e, now_ns);
 	send_replies(e, &o);
 	const struct queue *ready = &e->lists[LIST_READY];
 	uint32_t last = ready->tail;

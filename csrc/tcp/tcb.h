@@ -206,6 +206,7 @@ struct pb_tcp {
 	uint32_t reply_n;
 	struct pb_tcp_config cfg;
 	struct pb_pmtu pmtu;
+	uint32_t sweep_at, sweep_left; /* slots that are still to be looked at: a path's MTU became smaller */
 	struct pb_tcp_stats stats;
 };
 
@@ -323,8 +324,6 @@ void reply_rst(struct pb_tcp *e, const struct pkt *p);
 void challenge_ack(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t now_ns);
 enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns);
-/* mtu: of the path, headers included; at least the least of its family. */
-void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu);
 void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns);
 enum pb_drop in_data(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns);
@@ -379,4 +378,9 @@ uint64_t rto_ns(const struct pb_tcp *e, const struct tcb *c);
 void rtx_arm(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 /* Arms, keeps or stops the retransmission and persist timers after anything that changed the send side. */
 void rtx_review(struct pb_tcp *e, struct tcb *c, uint64_t now_ns, bool restart);
+/* path_mtu.c */
+/* mtu: of the path, headers included; at least the least of its family. */
+void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu);
+/* A portion of the connections learns what their paths carry now. */
+void pmtu_sweep(struct pb_tcp *e, uint64_t now_ns);
 #endif

@@ -182,8 +182,9 @@ PB_API const struct pb_tcp_stats *pb_tcp_get_stats(struct pb_tcp *e);
 PB_API const char *pb_tcp_state_name(unsigned state);
 
 /* An ICMP error that quotes a segment of ours: local and remote as we see them, seq as quoted. err: positive errno to
- * report (only a connection being opened gives up, RFC 5461); mtu > 0: packet too big (RFC 1191, RFC 8201). The quoted
- * seq must be in flight (RFC 5927), else -EINVAL; -ENOENT: no such connection. */
+ * report (only a connection being opened gives up, RFC 5461); mtu > 0: packet too big (RFC 1191, RFC 8201), for every
+ * connection to that address (of a large engine to some of them with the next outputs). The quoted seq must be in
+ * flight (RFC 5927), else -EINVAL; -ENOENT: no such connection. */
 PB_API int pb_tcp_icmp(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const struct pb_tcp_endpoint *remote,
 		       uint32_t seq, int err, uint32_t mtu, uint64_t now_ns);
 

@@ -94,4 +94,99 @@ TEST(too_small)
 	}
 }
 
-MAIN(T(unreachable_while_opening), T(unreachable_later_is_soft), T(too_big), T(too_small))
+/* One more connection, from another port or to another peer; what is of the old one is kept. */
+struct kept {
+	pb_tcp_handle h;
+	uint32_t iss;
+	uint16_t lport;
+	struct pb_ip peer;
+};
+
+static struct kept keep(void)
+{
+	return (struct kept){s->h, s->iss, s->lport, s->peer};
+}
+
+static void turn_to(const struct kept *k)
+{
+	s->h = k->h;
+	s->iss = k->iss;
+	s->lport = k->lport;
+	s->peer = k->peer;
+}
+
+/* A path is a matter of the destination: all connections to it, and no others, learn of it from one message. */
+TEST(too_big_for_all_to_that_destination)
+{
+	struct pb_tcp_config c = script_config();
+	uint8_t far[4] = {10, 0, 0, 3};
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	struct kept quoted = keep();
+	s->lport++;
+	ACTIVE();
+	struct kept same = keep();
+	s->lport++;
+	s->peer = pb_ip_from4(far);
+	ACTIVE();
+	struct kept other = keep();
+	SEND(1, 1460);
+	OUT(.f = A, .seq = 1, .ack = 1, .len = 1460);
+	turn_to(&same);
+	SEND(1, 1460 + 100);
+	OUT(.f = A, .seq = 1, .ack = 1, .len = 1460);
+	OUT(.f = A, .seq = 1461, .ack = 1, .len = 100);
+	turn_to(&quoted);
+	SEND(1, 1000);
+	OUT(.f = A, .seq = 1, .ack = 1, .len = 1000);
+	CHECK_EQ(icmp(1, 0, 1200), 0);
+	CHECK_EQ(script_info(s).mss, 1160);
+	turn_to(&same);
+	CHECK_EQ(script_info(s).mss, 1160);
+	/* What it had under way was as much too big; what was not stays. */
+	OUT(.f = A, .seq = 1, .ack = 1, .len = 1160);
+	OUT(.f = A, .seq = 1161, .ack = 1, .len = 300);
+	NONE_OUT();
+	turn_to(&other);
+	CHECK_EQ(script_info(s).mss, 1460);
+	CHECK_EQ(pb_tcp_get_stats(s->e)->pmtu_updates, 1);
+	CLOSE(s);
+}
+
+/* More connections than are gone through at once: the others with the next outputs, which are asked for. */
+TEST(too_big_for_thousands)
+{
+	struct pb_tcp_config c = script_config();
+	c.max_conns = 8192;
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	struct kept quoted = keep();
+	for (int i = 0; i < 6000; i++) {
+		s->lport++;
+		CHECK_EQ(script_connect(s), 0);
+		FORGET();
+	}
+	s->lport++;
+	ACTIVE();
+	struct kept last = keep();
+	turn_to(&quoted);
+	SEND(1, 1000);
+	FORGET();
+	CHECK(!pb_tcp_has_output(s->e));
+	CHECK_EQ(icmp(1, 0, 1200), 0);
+	turn_to(&last);
+	CHECK_EQ(script_info(s).mss, 1460);
+	for (int i = 0; pb_tcp_has_output(s->e); i++) {
+		REQUIRE(i < 10);
+		script_pull(s);
+	}
+	CHECK_EQ(script_info(s).mss, 1160);
+	/* The same again is no news. */
+	turn_to(&quoted);
+	CHECK_EQ(icmp(1, 0, 1200), 0);
+	CHECK(!pb_tcp_has_output(s->e));
+	CLOSE(s);
+}
+
+MAIN(T(unreachable_while_opening), T(unreachable_later_is_soft), T(too_big), T(too_small),
+     T(too_big_for_all_to_that_destination), T(too_big_for_thousands))

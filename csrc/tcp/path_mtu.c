@@ -1,0 +1,70 @@
+/* Paths that carry less than was thought, and other ICMP errors about our segments. What one connection is told holds
+ * for all to that destination (RFC 1191 6.3, RFC 8201 5.2). There may be a million of them, and whoever is at the other
+ * end can make a router's message: they are gone through in portions, the first at once, the others with each output.
+ */
+#include "tcp/tcb.h"
+
+#include <errno.h>
+
+#define SWEEP_SLOTS 2048u /* a portion: the default engine as a whole */
+
+/* RFC 1191 6.3, RFC 8201: segments above the new size are lost for certain. */
+void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
+{
+	uint32_t overhead = c->ip_hdr_len + PB_TCP_HLEN + (c->flags & TCB_TS ? 12u : 0);
+	uint32_t mss = mtu - overhead;
+	if (mss >= c->mss)
+		return;
+	for (uint32_t f = c->sq_head; f != NONE && (e->segs[f].flags & SEG_SENT); f = e->segs[f].next) {
+		struct seg *s = &e->segs[f];
+		if (s->len <= mss || (s->flags & (SEG_LOST | SEG_SACKED)))
+			continue;
+		s->flags |= SEG_LOST;
+		c->lost_bytes += s->len;
+	}
+	c->mss = (uint16_t)mss;
+	c->cc.mss = mss;
+	c->rtx_hint = c->sq_head;
+	tcb_ready(e, c);
+}
+
+void pmtu_sweep(struct pb_tcp *e, uint64_t now_ns)
+{
+	for (uint32_t n = min_u32(e->sweep_left, SWEEP_SLOTS); n; n--, e->sweep_left--) {
+		struct tcb *c = &e->tcbs[e->sweep_at];
+		e->sweep_at = e->sweep_at + 1 < e->ntcbs ? e->sweep_at + 1 : 0;
+		/* One that is being opened looks it up when it is: establish(). */
+		if (c->state < PB_TCP_ESTABLISHED || c->state == PB_TCP_TIME_WAIT)
+			continue;
+		uint32_t mtu = pb_pmtu_get(&e->pmtu, &c->raddr, now_ns);
+		if (mtu)
+			reduce_mss(e, c, mtu);
+	}
+}
+
+int pb_tcp_icmp(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const struct pb_tcp_endpoint *remote,
+		uint32_t seq, int err, uint32_t mtu, uint64_t now_ns)
+{
+	uint32_t hash = flow_hash(e, &local->addr, local->port, &remote->addr, remote->port);
+	struct tcb *c = flow_find(e, hash, &local->addr, local->port, &remote->addr, remote->port);
+	if (!c)
+		return -ENOENT;
+	if (seq_lt(seq, c->snd_una) || !seq_lt(seq, c->snd_nxt))
+		return -EINVAL; /* RFC 5927 4.1: what is not in flight cannot have met with an error */
+	if (mtu && mtu < e->cfg.mtu) {
+		uint32_t before = pb_pmtu_get(&e->pmtu, &c->raddr, now_ns);
+		mtu = pb_pmtu_set(&e->pmtu, &c->raddr, mtu, now_ns);
+		e->stats.pmtu_updates++;
+		if (c->state >= PB_TCP_ESTABLISHED)
+			reduce_mss(e, c, mtu);
+		if (!before ||
+		    mtu < before) { /* each packet under way has its message, and all but the first are no news */
+			e->sweep_left = e->ntcbs;
+			pmtu_sweep(e, now_ns);
+		}
+	} else if (!mtu && c->state == PB_TCP_SYN_SENT && err) {
+		e->stats.attempt_fails++;
+		tcb_closed(e, c, err);
+	}
+	return 0;
+}
