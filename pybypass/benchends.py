@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
-from . import ports
+from . import nic, ports
 from ._bench import Device, Stream
 from ._mem import Umem
 from .errors import PybypassError
 from .neighbours import IpAddress
 from .tcp import Engine, EngineConfig
+from .xdpport import XdpPort
 
 __all__ = ["KERNEL_SIZE", "End", "KernelEnd", "PortEnd", "open_end"]
 
@@ -67,6 +68,28 @@ class End(ABC):
         """The MAC address of a neighbour. Raises PybypassError PB058 when nobody answers."""
         raise PybypassError.make("PB058", errno.EHOSTUNREACH, str(remote), hint="name it: --to-mac")
 
+    @abstractmethod
+    def abort(self) -> None:
+        """Has a thread that waits on the stream of this end come out, as far as that can be done from another one."""
+
+    def interface(self) -> tuple[str, int, Any] | None:
+        """Name, index and network namespace of the interface it lies on; None: there is none."""
+        return None
+
+    def check(self) -> None:
+        """Raises PB033 when its interface was removed. What was under way then fails by a time limit, or not at all where
+        the kernel sends: nobody tells a socket."""
+        where = self.interface()
+        if where is None:
+            return
+        name, index, netns = where
+        try:
+            links = nic.interfaces(netns=netns)
+        except PybypassError:  # and the namespace with it
+            links = []
+        if all(link.ifindex != index for link in links):
+            raise PybypassError.make("PB033", errno.ENODEV, f"{name} was removed")
+
     def close(self) -> None:
         self._stack.close()
 
@@ -104,6 +127,14 @@ class PortEnd(End):
         self._engine: Engine | None = None
         self._connection: Any = None
         self._listener: Any = None
+
+    def interface(self) -> tuple[str, int, Any] | None:
+        if not isinstance(self.port, XdpPort):
+            return None
+        return self.port.ifname, self.port.report["ifindex"], self.port.netns
+
+    def abort(self) -> None:
+        """Nothing: its loop sees the device go, and has its own time limit."""
 
     def device(self, remote: IpAddress, port: int, remote_port: int) -> Device:
         self._device = Device.of_queue(self.port.queues[0])
@@ -175,7 +206,16 @@ class KernelEnd(End):
             except OSError as e:
                 code = "PB041" if e.errno == errno.EADDRNOTAVAIL else "PB020"
                 raise PybypassError.make(code, e.errno or 0, self.ifname) from None
+        self._index = nic.interface(self.ifname, netns=netns).ifindex
         self._before = self._counters()
+
+    def interface(self) -> tuple[str, int, Any] | None:
+        return self.ifname, self._index, self._netns
+
+    def abort(self) -> None:
+        if self._socket is not None:
+            with contextlib.suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
 
     @contextlib.contextmanager
     def _inside(self) -> Iterator[None]:

@@ -156,7 +156,23 @@ def _ends(o: Options, raw: bool) -> Iterator[tuple[End, End | None]]:
         b = None
         if uri is not None:
             b = stack.enter_context(open_end(uri, netns=far, index=1, udp_port=_DPORT, raw=raw, how=o.wait))
-        yield a, b
+        try:
+            yield a, b
+        finally:  # whatever else it led to, and also when nobody noticed
+            for end in (a, b):
+                if end is not None:
+                    end.check()
+
+
+@contextlib.contextmanager
+def _let_out(far: End | None) -> Iterator[None]:
+    """What fails at this end leaves the other one waiting for it."""
+    try:
+        yield
+    except BaseException:
+        if far is not None:
+            far.abort()
+        raise
 
 
 def _result(o: Options, a: End, b: End | None, args: dict[str, Any]) -> Result:
@@ -328,20 +344,22 @@ def _tcp_rr(o: Options) -> Result:
             b.listen(_TCP_PORT)
 
             def far() -> None:
-                b.accept().echo(stop)
-                b.finish()
+                with _let_out(a):
+                    b.accept().echo(stop)
+                    b.finish()
 
             peer = _Peer(far, other)
             peer.start()
         try:
-            stream = a.connect(_remote_ip(o, b), _TCP_PORT)
-            stream.requests(requests=200, duration_s=5.0, nbytes=o.nbytes, slices=1)  # warm
-            with _measured(result, own):
-                found = stream.requests(
-                    interval_ns=1e9 / o.rate if o.rate else 0.0, requests=o.packets, duration_s=o.seconds,
-                    nbytes=o.nbytes, slices=o.slices,
-                )  # fmt: skip
-            a.finish()
+            with _let_out(b):
+                stream = a.connect(_remote_ip(o, b), _TCP_PORT)
+                stream.requests(requests=200, duration_s=5.0, nbytes=o.nbytes, slices=1)  # warm
+                with _measured(result, own):
+                    found = stream.requests(
+                        interval_ns=1e9 / o.rate if o.rate else 0.0, requests=o.packets, duration_s=o.seconds,
+                        nbytes=o.nbytes, slices=o.slices,
+                    )  # fmt: skip
+                a.finish()
         finally:
             stop.set()
             if peer is not None:
@@ -371,19 +389,21 @@ def _tcp_stream(o: Options) -> Result:
             b.listen(_TCP_PORT)
 
             def far() -> dict[str, Any]:
-                stream = b.accept()
-                found = stream.bulk_send(o.seconds, o.slices) if o.reverse else stream.bulk_recv(o.seconds, o.slices)
-                b.finish()
+                with _let_out(a):
+                    stream = b.accept()
+                    found = stream.bulk_send(o.seconds, o.slices) if o.reverse else stream.bulk_recv(o.seconds, o.slices)
+                    b.finish()
                 return found
 
             peer = _Peer(far, other)
             peer.start()
         got: dict[str, Any] | None = None
         try:
-            stream = a.connect(_remote_ip(o, b), _TCP_PORT)
-            with _measured(result, own):
-                found = stream.bulk_recv(o.seconds, o.slices) if o.reverse else stream.bulk_send(o.seconds, o.slices)
-                a.finish()
+            with _let_out(b):
+                stream = a.connect(_remote_ip(o, b), _TCP_PORT)
+                with _measured(result, own):
+                    found = stream.bulk_recv(o.seconds, o.slices) if o.reverse else stream.bulk_send(o.seconds, o.slices)
+                    a.finish()
         finally:
             if peer is not None:
                 got = peer.join()
