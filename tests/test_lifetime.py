@@ -1,25 +1,17 @@
 """Engines closed while others are in their calls, ports dropped in forks, holds that must not pile up."""
 
 import gc
-import os
 import socket
 import threading
 import time
 
 import pytest
+from support import A, B, eventually, in_child
 
 import pybypass as pb
 from pybypass import lab as laboratory
 
-A, B = "10.0.0.1", "10.0.0.2"
 root = pytest.mark.root
-
-
-def eventually(condition, seconds=10.0):
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.002)
 
 
 def two(name, inline=False, **how):
@@ -316,23 +308,6 @@ def test_waiting_for_a_shared_inline_engine_is_short():
 # ---- forks ----
 
 
-def in_fork(function):
-    r, w = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.write(w, str(function()).encode())
-        except BaseException as e:
-            os.write(w, repr(e).encode())
-        finally:
-            os._exit(0)
-    os.close(w)
-    with os.fdopen(r) as f:
-        text = f.read()
-    os.waitpid(pid, 0)
-    return text
-
-
 @root
 def test_a_child_that_drops_the_port_does_not_take_it_from_its_parent():
     with laboratory.veth() as pair:
@@ -348,7 +323,7 @@ def test_a_child_that_drops_the_port_does_not_take_it_from_its_parent():
             return "closed"
 
         for child, says in ((drop, "dropped"), (close, "closed")):
-            assert in_fork(child) == says
+            assert in_child(child) == says
             with pair.b.netns, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
                 s.sendto(b"after the fork", (pair.a.ip, 4000))
             got = []
@@ -378,7 +353,7 @@ def test_a_child_of_an_engine():
                     engine.close()
                     return e.code
 
-            assert in_fork(use) == "PB015"
+            assert in_child(use) == "PB015"
             c.sendall(b"parent")
             assert far.recv(10) == b"parent"
             c.close()

@@ -15,21 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from support import eventually, exchange, in_child, kernel_connect, kernel_listener
 
 import pybypass as pb
 from pybypass import lab as laboratory
 from pybypass._wire import internet_checksum
-from pybypass.labpeer import Transfer
 
 pytestmark = pytest.mark.root
-
-
-def eventually(condition, seconds=5.0):
-    until = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < until
-        time.sleep(0.005)
-    return found
 
 
 @contextlib.contextmanager
@@ -41,38 +33,6 @@ def engine_on(side, *, impair=None, ip=None, query="", **how):
         info = port.umem.info()
         assert info["owners"]["free"] == info["frames"], info
         assert info["violations"] == 0
-
-
-def kernel_listener(side, port, ip=None):
-    with side.netns:
-        ip = ip or side.ip
-        return socket.create_server((ip, port), family=socket.AF_INET6 if ":" in ip else socket.AF_INET)
-
-
-def kernel_connect(side, address):
-    with side.netns:
-        s = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
-    s.settimeout(10)
-    s.connect(address)
-    return s
-
-
-def exchange(ours, theirs, size):
-    """Both directions at once; closes both."""
-    result = {}
-    ours.settimeout(60)
-    theirs.settimeout(60)
-    t = threading.Thread(target=lambda: result.update(Transfer(theirs, 2, size).run()))
-    t.start()
-    mine = Transfer(ours, 1, size).run()
-    assert ours.wait_closed(60)  # an inline engine moves only while it is called
-    t.join()
-    theirs.close()
-    assert mine["sha_sent"] == result["sha_received"]
-    assert result["sha_sent"] == mine["sha_received"]
-    assert mine["received"] == result["received"] == size
-    assert ours.info()["error"] == 0
-    ours.close()
 
 
 def snmp(side, name):
@@ -378,24 +338,6 @@ def test_mtu_larger_than_a_frame():
         assert code_of(f"xdp:{lab.a.ifname}?sg=off", netns=lab.a.netns) == ("PB027", errno.EMSGSIZE)
         with pb.open(f"xdp:{lab.a.ifname}?frame=4096", netns=lab.a.netns) as port:
             assert port.mtu == 3000
-
-
-def in_child(function):
-    """Runs function in a fork and returns the text that it gives."""
-    r, w = os.pipe()
-    pid = os.fork()
-    if not pid:
-        try:
-            os.write(w, str(function()).encode())
-        except BaseException as e:
-            os.write(w, repr(e).encode())
-        finally:
-            os._exit(0)
-    os.close(w)
-    with os.fdopen(r) as f:
-        text = f.read()
-    os.waitpid(pid, 0)
-    return text
 
 
 def test_without_privilege(lab):

@@ -15,7 +15,8 @@ from pybypass import lab as laboratory
 from pybypass.netns import NetNs
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_engine import eventually, frag_needed
+from support import eventually
+from test_engine import frag_needed
 from test_follow import run
 
 pytestmark = pytest.mark.root

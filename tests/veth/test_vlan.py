@@ -11,7 +11,7 @@ import pybypass as pb
 from pybypass import lab as laboratory
 
 sys.path.insert(0, str(Path(__file__).parent))
-from test_engine import eventually, exchange, kernel_connect, kernel_listener
+from support import eventually, exchange, kernel_connect, kernel_listener
 from xsk_support import eth, ip4, packet_socket, udp
 
 pytestmark = pytest.mark.root

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from support import exchange
 
 import pybypass as pb
 from pybypass import _burst
 from pybypass import lab as laboratory
 from pybypass._wire import internet_checksum
-from pybypass.labpeer import Transfer
 
 sys.path.insert(0, str(Path(__file__).parent))
 from xsk_support import TCP, UDP, eth, ip4, packet_socket, tcp, udp
@@ -144,22 +144,7 @@ def test_an_engine_on_unaligned_frames(lab):
         server, pb.open(f"xdp:{lab.b.ifname}?unaligned=1&frame=2944", netns=lab.b.netns) as port,
         pb.Engine(port, ip=lab.b.ip) as engine, engine.connect((lab.a.ip, 5000), timeout=10) as ours,
     ):  # fmt: skip
-        both_ways(ours, server.accept()[0], 300_000)
-
-
-def both_ways(ours, theirs, size):
-    import threading
-
-    result = {}
-    ours.settimeout(30)
-    theirs.settimeout(30)
-    t = threading.Thread(target=lambda: result.update(Transfer(theirs, 2, size).run()))
-    t.start()
-    mine = Transfer(ours, 1, size).run()
-    t.join()
-    theirs.close()
-    assert mine["sha_sent"] == result["sha_received"]
-    assert result["sha_sent"] == mine["sha_received"]
+        exchange(ours, server.accept()[0], 300_000)
 
 
 # ---- jumbo ----
@@ -281,7 +266,7 @@ def test_tcp_on_a_jumbo_port(jumbo, frame, mss):
         assert struct.unpack_from("I", theirs.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104), 16)[0] == mss
         local = ours.getsockname()[1]
         wire.send(eth(ip4(tcp(5000, local, bytes(8000)), TCP, v.a.ip, v.b.ip), dst=v.b.mac, src=v.a.mac))
-        both_ways(ours, theirs, 500_000)
+        exchange(ours, theirs, 500_000)
         assert engine.stats()["drops"]["too_long"] == 1  # the packet, not its frames
 
 
