@@ -68,6 +68,7 @@ CODES: dict[str, tuple[str, str]] = {
     "PB074": ("no source port leads to that queue", "widen ports=; or see that the table has the queue: pybypass.nic.rss(IF)"),
     "PB075": ("the RSS key is not known", "the driver does not show it: give it with key=, perhaps pybypass.nic.system_rss_key()"),
     "PB080": ("the address was taken from the interface", "add it again: ip addr add ADDRESS/N dev IFNAME; or use another one"),
+    "PB085": ("an answer is not what was asked", "the far end must send back what comes: labpeer's echo, or pingpong_echo()"),
     "PB099": ("unexpected error", "report it, with the traceback: PYBYPASS_DEBUG=1 shows it for commands"),
 }
 
@@ -142,6 +143,7 @@ _BY_ERRNO: dict[int, type[PybypassError]] = {
 }
 
 _CONNECTION_CODES = {
+    errno.EBADMSG: "PB085",
     errno.ECONNREFUSED: "PB051",
     errno.ECONNRESET: "PB052",
     errno.ETIMEDOUT: "PB053",

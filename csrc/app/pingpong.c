@@ -71,6 +71,8 @@ int pb_pingpong(struct pb_app *a, int s, uint32_t n, uint32_t bytes, uint32_t *s
 		if (!rc)
 			rc = recv_all(a, s, buf, bytes, t0);
 		samples_ns[i] = (uint32_t)(pb_now_ns() - t0);
+		if (!rc && memcmp(buf, &t0, sizeof(t0)))
+			rc = -EBADMSG;
 	}
 	return rc ? rc : (int)n;
 }
@@ -131,6 +133,8 @@ int pb_pingpong_kernel(int fd, uint32_t n, uint32_t bytes, enum pb_spin spin, ui
 		if (!rc)
 			rc = kernel_recv(fd, buf, bytes, spin);
 		samples_ns[i] = (uint32_t)(pb_now_ns() - t0);
+		if (!rc && memcmp(buf, &t0, sizeof(t0)))
+			rc = -EBADMSG;
 	}
 	return rc ? rc : (int)n;
 }

@@ -11,7 +11,8 @@ enum pb_spin {
 };
 
 /* n round trips over socket s of an application end. samples_ns has room for n; returns n, or -errno (-ETIMEDOUT: an
- * answer took longer than 5 s; -ECONNRESET: the stream ended). bytes: 8 to 65536. */
+ * answer took longer than 5 s; -ECONNRESET: the stream ended; -EBADMSG: an answer does not begin with the 8 bytes, the
+ * time, that its request began with). bytes: 8 to 65536. */
 PB_API int pb_pingpong(struct pb_app *a, int s, uint32_t n, uint32_t bytes, uint32_t *samples_ns);
 /* The other end: sends back what comes, until n * bytes have passed. */
 PB_API int pb_pingpong_echo(struct pb_app *a, int s, uint32_t n, uint32_t bytes);
