@@ -4,6 +4,7 @@
 """
 
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -57,13 +58,17 @@ class Rounds:
                 found[name].append(calls[name]())
             names.reverse()
 
-        self._benchmark.pedantic(one, rounds=max(5, rounds), iterations=1)
+        asked = max(5, rounds)
+        self._benchmark.pedantic(one, rounds=asked, iterations=1)
+        assert all(len(values) == asked for values in found.values())
         return found
 
     def row(self, name, ours, peer, peer_name, unit, *, goal, note, higher_is_better=False, also=True):
         """A row from the values of each round. The ratio is the median of the rounds' own ratios: what disturbs a round
         disturbs both. `goal` is an upper bound of the ratio, or a lower one where higher is better; None: no goal. `also`:
         what else must hold for it to be met."""
+        assert ours and all(math.isfinite(v) and v >= 0 for v in ours), ours
+        assert peer is None or all(math.isfinite(v) and v > 0 for v in peer), peer
         median = statistics.median(ours)
         row = {
             "name": name, "ours": round(median, 4), "peer": None, "peer_name": peer_name, "unit": unit, "ratio": None,

@@ -1,4 +1,8 @@
-"""Packets of 64 bytes per second over AF_XDP on veth: our loops beside testpmd's, and Python beside C."""
+"""Packets of 64 bytes per second over AF_XDP on veth: our loops beside testpmd's, and Python beside C.
+
+Each round is balanced: what the one end says it sent is what the other says it received, and what the kernel says it dropped
+between them. A loop that counts what it did not do, or runs on after its measurement, does not pass.
+"""
 
 import contextlib
 import ipaddress
@@ -8,6 +12,7 @@ import time
 
 import pytest
 from peers import Testpmd, cpus, machine_note
+from pyroute2 import IPRoute
 
 import pybypass as pb
 from pybypass import gen, lab
@@ -15,6 +20,10 @@ from pybypass._bench import Device, Stop, Template
 from pybypass.labjob import pinned
 
 SECONDS = 0.6
+DRAIN_S = 0.01
+SETTLE_S = 2.0
+TESTPMD_TX_RING = 2048
+XDP_ATTACHED_DRV = "xdp"  # as pyroute2 names it; generic: "xdpgeneric"
 
 
 def tsc_hz():
@@ -35,9 +44,26 @@ def packet(src, dst, size=64):
     )
 
 
+def link(side):
+    """What the kernel counted of the interface, and how an XDP program is attached to it."""
+    with side.netns, IPRoute() as ip:
+        (found,) = ip.get_links(index=side.ifindex)
+    return found.get_attr("IFLA_STATS64"), found.get_attr("IFLA_XDP").get_attr("IFLA_XDP_ATTACHED")
+
+
+def dropped(side):
+    """Packets that came to an interface and into no socket."""
+    return link(side)[0]["rx_dropped"]
+
+
+def check_native(side):
+    assert link(side)[1] == XDP_ATTACHED_DRV, "the row says native"
+
+
 @contextlib.contextmanager
 def port_on(side, steer="all"):
     with pb.open(f"xdp:{side.ifname}?frames=16384&steer={steer}&meta=0", netns=side.netns) as port:
+        assert port.mode == "native copy"
         yield port
 
 
@@ -63,27 +89,60 @@ class Worker(threading.Thread):
             self.cpu_seconds = (after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime)
 
 
-@contextlib.contextmanager
-def sink_on(side, cpu):
-    """Takes everything, in C, and counts."""
-    stop = Stop()
-    with device_on(side) as device:
+class Sink:
+    """Takes everything that comes to a side, in C, and counts it: on a core, from the start of the block to its end."""
 
-        def counted():
-            return device.stats()["rx_pkts"]
+    def __init__(self, side, cpu):
+        self._side, self._cpu, self.arrived = side, cpu, 0
 
-        worker = Worker(cpu, lambda: device.run(None, duration_s=SECONDS, rx=True, stop=stop, drain_s=0.01))
-        worker.start()
-        try:
-            yield counted
-        finally:
-            stop.set()
-            worker.join()
+    def __enter__(self):
+        self._stop, self._stack, self._before = Stop(), contextlib.ExitStack(), dropped(self._side)
+        self._device = self._stack.enter_context(device_on(self._side))
+        self._worker = receiver(self._device, self._cpu, self._stop)
+        self._worker.start()
+        return self
+
+    def __exit__(self, *exc):
+        with self._stack:
+            self._stop.set()
+            self._worker.join()
+            if exc[0] is None:
+                assert 0 < self._worker.result["received"] == self._device.stats()["rx_pkts"]
+                self.arrived = self._worker.result["received"] + dropped(self._side) - self._before
 
 
-def send_for(device, template, cpu):
+def receiver(device, cpu, stop):
+    """Our C loop that receives until `stop`, and then until nothing came for a while."""
+    # Its own end is far off: it must not stop while the sender still sends.
+    return Worker(cpu, lambda: device.run(None, duration_s=60.0, rx=True, stop=stop, drain_s=DRAIN_S))
+
+
+def sent_into(worker, stop, pair, device, template, cpu):
+    """Sends from pair.b while the worker receives at pair.a. (what was sent, its seconds, what the kernel dropped)"""
+    before, stats = dropped(pair.a), device.stats()["tx_pkts"]
+    worker.start()
     with pinned(cpu):
-        return device.run(template, duration_s=SECONDS)
+        sent = device.run(template, duration_s=SECONDS)
+    stop.set()
+    worker.join()
+    assert sent["sent"] > 0
+    assert sent["sent"] == device.stats()["tx_pkts"] - stats
+    return sent["sent"], sent["seconds"], dropped(pair.a) - before
+
+
+def c_loop(ours, pair, sender, template, near, far):
+    """One round of our C loop: packets received, seconds of the sender, the worker."""
+    stop = Stop()
+    before = ours.stats()
+    worker = receiver(ours, near, stop)
+    sent, seconds, lost = sent_into(worker, stop, pair, sender, template, far)
+    after, received = ours.stats(), worker.result["received"]
+    assert received > 0
+    assert sent == received + lost
+    assert received == after["rx_pkts"] - before["rx_pkts"]
+    assert worker.result["rx_bytes"] == received * (64 - 4)  # the wire's check sequence is not in a frame
+    assert sum(after["drops"].values()) - sum(before["drops"].values()) == lost, "each loss has a reason of ours"
+    return received, seconds, worker.result
 
 
 @pytest.mark.rows("xdp_rx_64")
@@ -98,25 +157,26 @@ def test_receiving(rounds):
         testpmd = stack.enter_context(Testpmd(second.a.netns, second.a.ifname, "rxonly", near, far))
 
         def we_receive():
-            stop = Stop()
-            worker = Worker(near, lambda: ours.run(None, duration_s=SECONDS, rx=True, stop=stop, drain_s=0.01))
-            worker.start()
-            sent = send_for(senders[0], templates[0], far)
-            stop.set()
-            worker.join()
-            busy["ours"].append(worker.result["busy_cycles"] / max(1, worker.result["received"]))
-            return worker.result["received"] / sent["seconds"]
+            received, seconds, result = c_loop(ours, first, senders[0], templates[0], near, far)
+            busy["ours"].append(result["busy_cycles"] / received)
+            return received / seconds
 
         def testpmd_receives():
             testpmd.start()
-            before = testpmd.counters()[0]
-            sent = send_for(senders[1], templates[1], far)
-            time.sleep(0.01)
-            received = testpmd.counters()[0] - before
-            busy["testpmd"].append(testpmd.stop() or float("nan"))
+            check_native(second.a)
+            before, lost = testpmd.counters()[0], dropped(second.a)
+            with pinned(far):
+                sent = senders[1].run(templates[1], duration_s=SECONDS)
+            until = time.monotonic() + SETTLE_S
+            while (received := testpmd.counters()[0] - before) + dropped(second.a) - lost < sent["sent"]:
+                assert time.monotonic() < until
+            assert 0 < received == sent["sent"] - (dropped(second.a) - lost)
+            busy["testpmd"].append(testpmd.stop())
             return received / sent["seconds"]
 
         found = rounds.run({"ours": we_receive, "testpmd": testpmd_receives})
+        check_native(first.a)
+    assert all(len(busy[n]) == len(found[n]) and None not in busy[n] for n in busy)
     ours_cycles, their_cycles = (sorted(busy[n])[len(busy[n]) // 2] for n in ("ours", "testpmd"))
     rounds.row(
         "xdp_rx_64", [v / 1e6 for v in found["ours"]], [v / 1e6 for v in found["testpmd"]], "testpmd net_af_xdp 22.11, rxonly",
@@ -142,26 +202,35 @@ def test_sending(rounds):
         )
 
         def we_send():
-            with sink_on(first.b, far):
+            with Sink(first.b, far) as sink:
                 worker = Worker(near, lambda: ours.run(template, duration_s=SECONDS))
                 worker.start()
                 worker.join()
+            assert 0 < worker.result["sent"] == sink.arrived
             user["ours"][0] += worker.cpu_seconds[0]
             user["ours"][1] += worker.result["sent"]
             return worker.result["sent"] / worker.result["seconds"]
 
         def testpmd_sends():
-            with sink_on(second.b, far):
+            with Sink(second.b, far) as sink:
+                first_count = testpmd.counters()[1]
                 testpmd.start()
+                check_native(second.a)
                 before, cpu_before, t0 = testpmd.counters()[1], testpmd.cpu_seconds(), time.monotonic()
                 time.sleep(SECONDS)
                 sent, seconds = testpmd.counters()[1] - before, time.monotonic() - t0
                 user["testpmd"][0] += testpmd.cpu_seconds()[0] - cpu_before[0]
                 user["testpmd"][1] += sent
                 testpmd.stop()
+                total = testpmd.counters()[1] - first_count
+            # It counts what it put into its ring: what it had not kicked out when it stopped leaves in its next round.
+            assert sent > 0
+            assert abs(total - sink.arrived) <= TESTPMD_TX_RING
             return sent / seconds
 
         found = rounds.run({"ours": we_send, "testpmd": testpmd_sends})
+        check_native(first.a)
+    assert all(seconds > 0 for seconds, _ in user.values())
     ours_cycles, their_cycles = (seconds * tsc_hz() / packets for seconds, packets in user.values())
     rounds.row(
         "xdp_tx_64", [v / 1e6 for v in found["ours"]], [v / 1e6 for v in found["testpmd"]], "testpmd net_af_xdp 22.11, txonly",
@@ -188,27 +257,29 @@ def test_receiving_in_python(rounds):
                 for _ in range(64):
                     with burst_of(64) as burst:
                         received += len(burst)
+            quiet = time.monotonic()
+            while time.monotonic() - quiet < DRAIN_S:  # as the loop in C does
+                with burst_of(64) as burst:
+                    received += len(burst)
+                    quiet = time.monotonic() if burst else quiet
             return received
 
         def python_receives():
-            stop = threading.Event()
+            stop, before = threading.Event(), port.stats()["rx_pkts"]
             worker = Worker(near, lambda: in_python(stop))
-            worker.start()
-            sent = send_for(senders[0], templates[0], far)
-            stop.set()
-            worker.join()
-            return worker.result / sent["seconds"]
+            sent, seconds, lost = sent_into(worker, stop, first, senders[0], templates[0], far)
+            assert worker.result > 0
+            assert sent == worker.result + lost
+            assert worker.result == port.stats()["rx_pkts"] - before
+            return worker.result / seconds
 
         def c_receives():
-            stop = Stop()
-            worker = Worker(near, lambda: in_c.run(None, duration_s=SECONDS, rx=True, stop=stop, drain_s=0.01))
-            worker.start()
-            sent = send_for(senders[1], templates[1], far)
-            stop.set()
-            worker.join()
-            return worker.result["received"] / sent["seconds"]
+            received, seconds, _ = c_loop(in_c, second, senders[1], templates[1], near, far)
+            return received / seconds
 
         found = rounds.run({"python": python_receives, "c": c_receives})
+        for pair in (first, second):
+            check_native(pair.a)
     rounds.row(
         "xdp_rx_64_python", [v / 1e6 for v in found["python"]], [v / 1e6 for v in found["c"]], "our C loop", "Mpkt/s",
         goal=0.9, higher_is_better=True,

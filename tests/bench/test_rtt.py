@@ -19,6 +19,14 @@ def percentile(samples, p):
     return float(np.percentile(samples, p)) / 1000
 
 
+def checked(samples, echoed):
+    """As many trips as were asked for, and the far end sent as many back; that each brought its own bytes, the loops check."""
+    assert samples.shape == (TRIPS,)
+    assert samples.min() > 0
+    assert echoed["n"] == TRIPS
+    return samples
+
+
 @contextlib.contextmanager
 def our_engine(pair, server):
     cpu, far = cpus()
@@ -28,12 +36,16 @@ def our_engine(pair, server):
             server.do("accept", port=PORT, name="ours")
 
             def trips():
+                before = connection.info()
                 server.start("echo", name="ours", n=TRIPS, nbytes=BYTES, how="spin", cpu=far)
                 with pinned(cpu):
                     samples = _measure.pingpong(connection._core, connection._number(), TRIPS, BYTES)
-                server.finish()
-                return samples
+                after = connection.info()
+                for count in ("bytes_sent", "bytes_received"):
+                    assert after[count] - before[count] == TRIPS * BYTES
+                return checked(samples, server.finish())
 
+            assert port.mode == "native copy"
             yield trips, port.mode
 
 
@@ -42,6 +54,7 @@ def bare_loop(pair, server):
     cpu, far = cpus()
     a, b = (bytes(map(int, ip.split("."))) for ip in (pair.a.ip, pair.b.ip))
     with pb.open(f"xdp:{pair.a.ifname}?frames=16384&steer=tcp:40000&meta=0", netns=pair.a.netns) as port:
+        assert port.mode == "native copy"
         device = Device.of_queue(port.queues[0])
         with contextlib.closing(device):
             loop = device.bare(bytes.fromhex(pair.b.mac.replace(":", "")), a, b, 40000, PORT)
@@ -50,10 +63,14 @@ def bare_loop(pair, server):
 
                 def trips():
                     server.start("echo", name="bare", n=TRIPS, nbytes=BYTES, how="spin", cpu=far)
+                    before = device.stats()
                     with pinned(cpu):
                         samples = loop.pingpong(TRIPS, BYTES)
-                    server.finish()
-                    return samples
+                    after = device.stats()
+                    assert after["tx_pkts"] - before["tx_pkts"] >= TRIPS  # a segment each, and acknowledgements
+                    assert after["rx_pkts"] - before["rx_pkts"] >= TRIPS
+                    assert after["drops"] == before["drops"]
+                    return checked(samples, server.finish())
 
                 yield trips
 
@@ -67,8 +84,7 @@ def kernel(pair, server, client, name):
     def trips():
         server.start("echo", name=name, n=TRIPS, nbytes=BYTES, how=how, cpu=both[far])
         answer = client.do("pingpong", name=name, n=TRIPS, nbytes=BYTES, how=how, cpu=both[near])
-        server.finish()
-        return np.frombuffer(base64.b64decode(answer["samples"]), dtype=np.uint32)
+        return checked(np.frombuffer(base64.b64decode(answer["samples"]), dtype=np.uint32), server.finish())
 
     return trips
 

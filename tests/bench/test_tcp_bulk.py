@@ -5,6 +5,9 @@ from peers import cpus, machine_note
 
 from pybypass import bench
 
+SLICES = 10
+MODES = {"xdp": "native copy", "kernel": "kernel sockets, block"}
+
 
 @pytest.mark.parametrize(
     ("row", "reverse"),
@@ -20,9 +23,18 @@ def test_one_flow(rounds, row, reverse):
         def run():
             o = bench.Options(
                 kind="tcp-stream", dev=f"{dev}:pba", peer="kernel:pbb", lab=True, seconds=0.6, cpu=near, peer_cpu=far,
-                reverse=reverse, wait="block",
+                reverse=reverse, wait="block", slices=SLICES,
             )  # fmt: skip
-            return bench.run(o).gbps
+            result = bench.run(o)
+            assert result.mode == MODES[dev]
+            assert result.peer == f"kernel:pbb ({MODES['kernel']})"
+            assert result.bytes > 0
+            assert not result.invalid()
+            assert (result.cpu, result.peer_cpu) == (near, far)
+            # The receiver's bytes: its slices hold all of them but what came after the sender's end.
+            assert len(result.slices) == SLICES
+            assert 0.9 * result.bytes < sum(s["bytes"] for s in result.slices) <= result.bytes
+            return result.gbps
 
         return run
 
