@@ -1,5 +1,6 @@
 """Engines closed while others are in their calls, ports dropped in forks, holds that must not pile up."""
 
+import contextlib
 import gc
 import socket
 import threading
@@ -337,28 +338,33 @@ def test_a_child_that_drops_the_port_does_not_take_it_from_its_parent():
         held.pop().close()
 
 
-@root
-def test_a_child_of_an_engine():
+@contextlib.contextmanager
+def to_the_kernel():
+    """(veth pair, an engine on its side a, a connection of it, the kernel's end of that)"""
     with laboratory.veth() as pair:
         with pair.b.netns:
             server = socket.create_server((pair.b.ip, 5000))
-        with pb.open(f"xdp:{pair.a.ifname}", netns=pair.a.netns) as port, pb.Engine(port, ip=pair.a.ip) as engine:
+        with server, pb.open(f"xdp:{pair.a.ifname}", netns=pair.a.netns) as port, pb.Engine(port, ip=pair.a.ip) as engine:
             c = engine.connect((pair.b.ip, 5000), timeout=5)
-            far = server.accept()[0]
-
-            def use():
-                try:
-                    c.recv(1)
-                except pb.PybypassError as e:
-                    engine.close()
-                    return e.code
-
-            assert in_child(use) == "PB015"
-            c.sendall(b"parent")
-            assert far.recv(10) == b"parent"
+            with server.accept()[0] as far:
+                yield pair, engine, c, far
             c.close()
-            far.close()
-        server.close()
+
+
+@root
+def test_a_child_of_an_engine():
+    with to_the_kernel() as (_, engine, c, far):
+
+        def use():
+            try:
+                c.recv(1)
+            except pb.PybypassError as e:
+                engine.close()
+                return e.code
+
+        assert in_child(use) == "PB015"
+        c.sendall(b"parent")
+        assert far.recv(10) == b"parent"
 
 
 @root
@@ -376,23 +382,17 @@ def test_engines_on_one_interface_do_not_leave_rules():
 
 @root
 def test_the_interface_goes_away_under_a_threaded_engine():
-    with laboratory.veth() as pair:
-        with pair.b.netns:
-            server = socket.create_server((pair.b.ip, 5000))
-        with pb.open(f"xdp:{pair.a.ifname}", netns=pair.a.netns) as port, pb.Engine(port, ip=pair.a.ip) as engine:
-            c = engine.connect((pair.b.ip, 5000), timeout=5)
-            c.settimeout(20)
-            thread, raised = in_thread(lambda: c.recv(1))
-            from pyroute2 import IPRoute
+    from pyroute2 import IPRoute
 
-            with pair.a.netns, IPRoute() as ip:
-                ip.link("del", index=pair.a.ifindex)
-            thread.join(15)
-            assert not thread.is_alive()
-            assert raised[0].code == "PB033"
-            raised.clear()
-            c.close()
-        server.close()
+    with to_the_kernel() as (pair, _, c, _):
+        c.settimeout(20)
+        thread, raised = in_thread(lambda: c.recv(1))
+        with pair.a.netns, IPRoute() as ip:
+            ip.link("del", index=pair.a.ifindex)
+        thread.join(15)
+        assert not thread.is_alive()
+        assert raised[0].code == "PB033"
+        raised.clear()
 
 
 def test_time_does_not_run_backwards_between_threads_of_an_inline_engine():

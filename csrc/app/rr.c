@@ -151,28 +151,33 @@ static void count_bulk(struct pb_bulk *b, uint64_t now, uint64_t bytes)
 	b->end_ns = now;
 }
 
+/* What came of a call is counted, or waited for. 0: go on; or -errno. */
+static int bulk_step(struct pb_bulk *b, struct pb_stream *s, int64_t k, bool sends, uint64_t *now, uint64_t *patience)
+{
+	if (k < 0 && k != -EAGAIN)
+		return (int)k;
+	int rc = k > 0 ? 0 : s->wait(s, sends, *patience);
+	*now = pb_now_ns();
+	if (k > 0) {
+		b->start_ns = b->start_ns ? b->start_ns : *now; /* a receiver's: its first bytes */
+		count_bulk(b, *now, (uint64_t)k);
+		*patience = *now + PATIENCE_NS;
+	}
+	if (rc)
+		return rc;
+	return *now > *patience ? -ETIMEDOUT : 0;
+}
+
 int pb_bulk_send(struct pb_bulk *b, struct pb_stream *s)
 {
 	static const uint8_t zeros[PB_RR_BYTES_MAX];
 	uint64_t now = pb_now_ns(), patience = now + PATIENCE_NS;
+	int rc = 0;
 	if (!b->start_ns)
 		b->start_ns = now;
-	while (now - b->start_ns < b->duration_ns) {
-		int64_t k = s->send(s, zeros, sizeof(zeros));
-		if (k < 0 && k != -EAGAIN)
-			return (int)k;
-		int rc = k > 0 ? 0 : s->wait(s, true, patience);
-		now = pb_now_ns();
-		if (k > 0) {
-			count_bulk(b, now, (uint64_t)k);
-			patience = now + PATIENCE_NS;
-		}
-		if (rc)
-			return rc;
-		if (now > patience)
-			return -ETIMEDOUT;
-	}
-	return 0;
+	while (!rc && now - b->start_ns < b->duration_ns)
+		rc = bulk_step(b, s, s->send(s, zeros, sizeof(zeros)), true, &now, &patience);
+	return rc;
 }
 
 int pb_bulk_recv(struct pb_bulk *b, struct pb_stream *s)
@@ -183,19 +188,9 @@ int pb_bulk_recv(struct pb_bulk *b, struct pb_stream *s)
 		int64_t k = s->recv(s, buf, sizeof(buf));
 		if (!k)
 			return 0;
-		if (k < 0 && k != -EAGAIN)
-			return (int)k;
-		int rc = k > 0 ? 0 : s->wait(s, false, patience);
-		now = pb_now_ns();
-		if (k > 0) {
-			b->start_ns = b->start_ns ? b->start_ns : now;
-			count_bulk(b, now, (uint64_t)k);
-			patience = now + PATIENCE_NS;
-		}
+		int rc = bulk_step(b, s, k, false, &now, &patience);
 		if (rc)
 			return rc;
-		if (now > patience)
-			return -ETIMEDOUT;
 	}
 }
 

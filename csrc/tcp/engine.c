@@ -60,6 +60,16 @@ static uint32_t pow2_at_least(uint32_t n)
 	return p;
 }
 
+static void free_memory(struct pb_tcp *e)
+{
+	free(e->segs);
+	free(e->tcbs);
+	free(e->table);
+	free(e->heap);
+	free(e->listeners);
+	free(e);
+}
+
 struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cache *cache, int *err)
 {
 	*err = -EINVAL;
@@ -81,12 +91,7 @@ struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cac
 	e->heap = calloc(e->ntcbs, sizeof(*e->heap));
 	e->listeners = calloc(cfg->max_listeners, sizeof(*e->listeners));
 	if (!e->segs || !e->tcbs || !e->table || !e->heap || !e->listeners) {
-		free(e->segs);
-		free(e->tcbs);
-		free(e->table);
-		free(e->heap);
-		free(e->listeners);
-		free(e);
+		free_memory(e);
 		return NULL;
 	}
 	memset(e->tcbs, 0, e->ntcbs * sizeof(*e->tcbs));
@@ -115,12 +120,7 @@ void pb_tcp_destroy(struct pb_tcp *e)
 		sq_free_all(e, c);
 		rcv_free_all(e, c);
 	}
-	free(e->segs);
-	free(e->tcbs);
-	free(e->table);
-	free(e->heap);
-	free(e->listeners);
-	free(e);
+	free_memory(e);
 	pb_handle_closed(PB_HANDLE_ENGINE);
 }
 

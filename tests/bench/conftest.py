@@ -82,7 +82,7 @@ class Rounds:
             row["met"] = bool(also) and (judged >= goal if higher_is_better else judged <= goal)
         if row["met"] is False and judged:
             by = goal / judged - 1 if higher_is_better else judged / goal - 1 if goal else judged
-            row["note"] += f"; goal missed by {max(by, 0.0):.1%}"
+            row["note"] += f"; goal missed by {by:.1%}" if by > 0 else "; the ratio is met, and what the note compares is not"
         _rows[name] = row
         self._benchmark.extra_info.update(row)
 

@@ -117,8 +117,14 @@ def receiver(device, cpu, stop):
     return Worker(cpu, lambda: device.run(None, duration_s=60.0, rx=True, stop=stop, drain_s=DRAIN_S))
 
 
-def sent_into(worker, stop, pair, device, template, cpu):
+def generator(stack, pair):
+    """What sends from pair.b to pair.a: (device, template)."""
+    return stack.enter_context(device_on(pair.b)), packet(pair.b, pair.a).template(1)
+
+
+def sent_into(worker, stop, pair, generator, cpu):
     """Sends from pair.b while the worker receives at pair.a. (what was sent, its seconds, what the kernel dropped)"""
+    device, template = generator
     before, stats = dropped(pair.a), device.stats()["tx_pkts"]
     worker.start()
     with pinned(cpu):
@@ -130,12 +136,12 @@ def sent_into(worker, stop, pair, device, template, cpu):
     return sent["sent"], sent["seconds"], dropped(pair.a) - before
 
 
-def c_loop(ours, pair, sender, template, near, far):
+def c_loop(ours, pair, generator, near, far):
     """One round of our C loop: packets received, seconds of the sender, the worker."""
     stop = Stop()
     before = ours.stats()
     worker = receiver(ours, near, stop)
-    sent, seconds, lost = sent_into(worker, stop, pair, sender, template, far)
+    sent, seconds, lost = sent_into(worker, stop, pair, generator, far)
     after, received = ours.stats(), worker.result["received"]
     assert received > 0
     assert sent == received + lost
@@ -145,6 +151,15 @@ def c_loop(ours, pair, sender, template, near, far):
     return received, seconds, worker.result
 
 
+def mpkts_row(rounds, name, found, peer_name, goal, note, also=True):
+    """A row from packets per second, ours first."""
+    ours, peer = ([v / 1e6 for v in values] for values in found.values())
+    rounds.row(
+        name, ours, peer, peer_name, "Mpkt/s", goal=goal, higher_is_better=True, also=also,
+        note=f"{note}; native copy on veth; {machine_note()}",
+    )  # fmt: skip
+
+
 @pytest.mark.rows("xdp_rx_64")
 def test_receiving(rounds):
     near, far = cpus()
@@ -152,12 +167,11 @@ def test_receiving(rounds):
     with contextlib.ExitStack() as stack:
         first, second = stack.enter_context(lab.veth()), stack.enter_context(lab.veth())
         ours = stack.enter_context(device_on(first.a))
-        senders = [stack.enter_context(device_on(pair.b)) for pair in (first, second)]
-        templates = [packet(pair.b, pair.a).template(1) for pair in (first, second)]
+        generators = [generator(stack, pair) for pair in (first, second)]
         testpmd = stack.enter_context(Testpmd(second.a.netns, second.a.ifname, "rxonly", near, far))
 
         def we_receive():
-            received, seconds, result = c_loop(ours, first, senders[0], templates[0], near, far)
+            received, seconds, result = c_loop(ours, first, generators[0], near, far)
             busy["ours"].append(result["busy_cycles"] / received)
             return received / seconds
 
@@ -165,8 +179,9 @@ def test_receiving(rounds):
             testpmd.start()
             check_native(second.a)
             before, lost = testpmd.counters()[0], dropped(second.a)
+            device, template = generators[1]
             with pinned(far):
-                sent = senders[1].run(templates[1], duration_s=SECONDS)
+                sent = device.run(template, duration_s=SECONDS)
             until = time.monotonic() + SETTLE_S
             while (received := testpmd.counters()[0] - before) + dropped(second.a) - lost < sent["sent"]:
                 assert time.monotonic() < until
@@ -178,12 +193,10 @@ def test_receiving(rounds):
         check_native(first.a)
     assert all(len(busy[n]) == len(found[n]) and None not in busy[n] for n in busy)
     ours_cycles, their_cycles = (sorted(busy[n])[len(busy[n]) // 2] for n in ("ours", "testpmd"))
-    rounds.row(
-        "xdp_rx_64", [v / 1e6 for v in found["ours"]], [v / 1e6 for v in found["testpmd"]], "testpmd net_af_xdp 22.11, rxonly",
-        "Mpkt/s", goal=0.95, higher_is_better=True, also=ours_cycles < their_cycles,
-        note=f"one core sends (our C generator, the same for both), another receives; native copy on veth; busy cycles per "
-        f"packet in user space, turns that had packets: ours {ours_cycles:.0f}, testpmd {their_cycles:.0f} (TSC); "
-        f"{machine_note()}",
+    mpkts_row(
+        rounds, "xdp_rx_64", found, "testpmd net_af_xdp 22.11, rxonly", 0.95, also=ours_cycles < their_cycles,
+        note="one core sends (our C generator, the same for both), another receives; busy cycles per packet in user space, "
+        f"turns that had packets: ours {ours_cycles:.0f}, testpmd {their_cycles:.0f} (TSC)",
     )  # fmt: skip
 
 
@@ -232,12 +245,10 @@ def test_sending(rounds):
         check_native(first.a)
     assert all(seconds > 0 for seconds, _ in user.values())
     ours_cycles, their_cycles = (seconds * tsc_hz() / packets for seconds, packets in user.values())
-    rounds.row(
-        "xdp_tx_64", [v / 1e6 for v in found["ours"]], [v / 1e6 for v in found["testpmd"]], "testpmd net_af_xdp 22.11, txonly",
-        "Mpkt/s", goal=0.95, higher_is_better=True, also=ours_cycles < their_cycles,
-        note=f"one core sends, another takes (our C sink, the same for both); native copy on veth; user cycles per packet: "
-        f"ours {ours_cycles:.0f}, testpmd {their_cycles:.0f} (thread's user time x clock rate; the kernel's share is the "
-        f"rest); {machine_note()}",
+    mpkts_row(
+        rounds, "xdp_tx_64", found, "testpmd net_af_xdp 22.11, txonly", 0.95, also=ours_cycles < their_cycles,
+        note="one core sends, another takes (our C sink, the same for both); user cycles per packet: "
+        f"ours {ours_cycles:.0f}, testpmd {their_cycles:.0f} (thread's user time x clock rate; the kernel's share is the rest)",
     )  # fmt: skip
 
 
@@ -248,8 +259,7 @@ def test_receiving_in_python(rounds):
         first, second = stack.enter_context(lab.veth()), stack.enter_context(lab.veth())
         port = stack.enter_context(port_on(first.a))
         in_c = stack.enter_context(device_on(second.a))
-        senders = [stack.enter_context(device_on(pair.b)) for pair in (first, second)]
-        templates = [packet(pair.b, pair.a).template(1) for pair in (first, second)]
+        generators = [generator(stack, pair) for pair in (first, second)]
 
         def in_python(stop):
             received, burst_of, ended = 0, port.rx_burst, stop.is_set
@@ -267,22 +277,20 @@ def test_receiving_in_python(rounds):
         def python_receives():
             stop, before = threading.Event(), port.stats()["rx_pkts"]
             worker = Worker(near, lambda: in_python(stop))
-            sent, seconds, lost = sent_into(worker, stop, first, senders[0], templates[0], far)
+            sent, seconds, lost = sent_into(worker, stop, first, generators[0], far)
             assert worker.result > 0
             assert sent == worker.result + lost
             assert worker.result == port.stats()["rx_pkts"] - before
             return worker.result / seconds
 
         def c_receives():
-            received, seconds, _ = c_loop(in_c, second, senders[1], templates[1], near, far)
+            received, seconds, _ = c_loop(in_c, second, generators[1], near, far)
             return received / seconds
 
         found = rounds.run({"python": python_receives, "c": c_receives})
         for pair in (first, second):
             check_native(pair.a)
-    rounds.row(
-        "xdp_rx_64_python", [v / 1e6 for v in found["python"]], [v / 1e6 for v in found["c"]], "our C loop", "Mpkt/s",
-        goal=0.9, higher_is_better=True,
-        note="one call per burst of up to 64; the sender is our C generator on the other core; native copy on veth; "
-        f"{machine_note()}",
+    mpkts_row(
+        rounds, "xdp_rx_64_python", found, "our C loop", 0.9,
+        note="one call per burst of up to 64; the sender is our C generator on the other core",
     )  # fmt: skip

@@ -21,14 +21,15 @@
 static struct pb_template tmpl;
 static struct pb_bench bench, sink;
 static struct pb_pool *pool;
+static struct pb_dev *a, *b;
 
 static void make_template(uint32_t len)
 {
-	static const uint8_t a[6] = {2, 0, 0, 0, 0, 1}, b[6] = {2, 0, 0, 0, 0, 2};
+	static const uint8_t from[6] = {2, 0, 0, 0, 0, 1}, to[6] = {2, 0, 0, 0, 0, 2};
 	uint8_t f[2048] = {0};
 	struct pb_ip src = pb_ip_from4((const uint8_t[]){10, 0, 0, 1}),
 		     dst = pb_ip_from4((const uint8_t[]){10, 0, 0, 2});
-	pb_eth_write(f, b, a, PB_ETH_IP4);
+	pb_eth_write(f, to, from, PB_ETH_IP4);
 	pb_ip4_write(f + 14, &src, &dst, PB_IPPROTO_UDP, 64, 0, 0, true, len - 34);
 	f[35] = 7;
 	f[37] = 9;
@@ -52,11 +53,27 @@ static void make_pool(void)
 	CHECK(pool != NULL);
 }
 
-static uint64_t latencies(const struct pb_bench *b)
+/* Both ends of a mem: pair over one pool, and the template of their packets. */
+static void open_ends(const char *name)
+{
+	make_pool();
+	make_template(LEN);
+	a = open_end(name);
+	b = open_end(name);
+}
+
+static void close_ends(void)
+{
+	a->ops->close(a);
+	b->ops->close(b);
+	CHECK_POOL(pool);
+}
+
+static uint64_t latencies(const struct pb_bench *of)
 {
 	uint64_t n = 0;
-	for (uint32_t i = 0; i < b->cfg.slices; i++)
-		n += b->latency[i].n;
+	for (uint32_t i = 0; i < of->cfg.slices; i++)
+		n += of->latency[i].n;
 	return n;
 }
 
@@ -109,9 +126,7 @@ static struct pb_bench_config rtt_config(uint64_t interval_ns)
 /* Every packet comes back, judged, and its latency counts from when it was due. */
 TEST(reflected_over_mem)
 {
-	make_pool();
-	make_template(LEN);
-	struct pb_dev *a = open_end("b1"), *b = open_end("b1");
+	open_ends("b1");
 	struct peer p;
 	start_reflector(&p, b, true);
 	struct pb_bench_config cfg = rtt_config(20000);
@@ -128,9 +143,7 @@ TEST(reflected_over_mem)
 	CHECK_EQ(p.r.received, 2000);
 	/* To the schedule: the last packet was due 1,999 intervals after the first. */
 	CHECK(bench.end_ns - bench.start_ns >= 1999ull * 20000);
-	a->ops->close(a);
-	b->ops->close(b);
-	CHECK_POOL(pool);
+	close_ends();
 }
 
 /* A reflector that stands still for a while: an open loop sees it in every packet that was due meanwhile. */
@@ -143,9 +156,7 @@ static void *late_reflector(void *arg)
 
 TEST(open_loop_counts_what_a_stall_delays)
 {
-	make_pool();
-	make_template(LEN);
-	struct pb_dev *a = open_end("b2"), *b = open_end("b2");
+	open_ends("b2");
 	struct peer p = {.dev = b, .swap = true};
 	struct pb_bench_config cfg = rtt_config(100000); /* 2,000 packets, one each 100 us: half of them in the stall */
 	cfg.slices = 1;
@@ -160,18 +171,14 @@ TEST(open_loop_counts_what_a_stall_delays)
 		waited += bench.latency[0].counts[i];
 	CHECK(waited >= 400);
 	CHECK(pb_hist_at_rank(&bench.lag, bench.lag.n / 2) < 50000000);
-	a->ops->close(a);
-	b->ops->close(b);
-	CHECK_POOL(pool);
+	close_ends();
 }
 
 /* Loss, copies and disorder of a link with a seed are what the receiver counts. */
 TEST(faults_are_counted)
 {
-	make_pool();
-	make_template(LEN);
 	int err;
-	struct pb_dev *a = open_end("b3"), *b = open_end("b3");
+	open_ends("b3");
 	struct pb_link_config link = {.loss_ppm = 50000,
 				      .dup_ppm = 30000,
 				      .reorder_ppm = 20000,
@@ -211,9 +218,7 @@ static void *run_sink(void *arg)
  * told apart. */
 TEST(full_speed_into_a_sink)
 {
-	make_pool();
-	make_template(LEN);
-	struct pb_dev *a = open_end("b4"), *b = open_end("b4");
+	open_ends("b4");
 	_Atomic uint32_t stop = 0;
 	_Atomic uint64_t heard = 0;
 	struct pb_bench_config cfg = rtt_config(0), in = cfg;
@@ -242,17 +247,13 @@ TEST(full_speed_into_a_sink)
 	CHECK_EQ(sink.track.unique, 20000);
 	CHECK_EQ(sink.foreign, 100);
 	CHECK_EQ(atomic_load(&heard), 20000);
-	a->ops->close(a);
-	b->ops->close(b);
-	CHECK_POOL(pool);
+	close_ends();
 }
 
 /* Without a peer's core to take them the ring fills: what was offered and not taken is not called sent. */
 TEST(a_full_device_is_not_a_loss)
 {
-	make_pool();
-	make_template(LEN);
-	struct pb_dev *a = open_end("b5"), *b = open_end("b5");
+	open_ends("b5");
 	struct pb_bench_config cfg = rtt_config(0);
 	cfg.rx = cfg.until_back = false;
 	cfg.packets = 1000000;
@@ -269,16 +270,14 @@ TEST(a_full_device_is_not_a_loss)
 	}
 	CHECK_EQ(in_slices, 1024);
 	CHECK_EQ(ns, 30000000);
-	a->ops->close(a);
-	b->ops->close(b);
-	CHECK_POOL(pool);
+	close_ends();
 }
 
 TEST(configurations_that_cannot_be)
 {
 	make_pool();
 	make_template(LEN);
-	struct pb_dev *a = open_end("b6");
+	a = open_end("b6");
 	struct pb_bench_config cfg = rtt_config(0);
 	cfg.burst = 0;
 	CHECK_EQ(pb_bench_init(&bench, a, &cfg), -EINVAL);

@@ -1,17 +1,8 @@
+#include "addresses.h"
 #include "harness.h"
 #include "wire/icmp.h"
 #include "wire/tcp.h"
 #include "wire/udp.h"
-
-static struct pb_ip a4, b4, a6, b6;
-
-static void addresses(void)
-{
-	a4 = pb_ip_from4((const uint8_t[]){10, 0, 0, 1});
-	b4 = pb_ip_from4((const uint8_t[]){10, 0, 0, 2});
-	a6 = pb_ip_from6((const uint8_t[16]){0xfd, [15] = 1});
-	b6 = pb_ip_from6((const uint8_t[16]){0xfd, [15] = 2});
-}
 
 /* What pb_icmp_parse() needs of the packet around a message. */
 static struct pb_ip_view around(bool v6)

@@ -1,16 +1,7 @@
+#include "addresses.h"
 #include "harness.h"
 #include "wire/ip.h"
 #include "wire/udp.h"
-
-static struct pb_ip a4, b4, a6, b6;
-
-static void addresses(void)
-{
-	a4 = pb_ip_from4((const uint8_t[]){10, 0, 0, 1});
-	b4 = pb_ip_from4((const uint8_t[]){10, 0, 0, 2});
-	a6 = pb_ip_from6((const uint8_t[16]){0xfd, [15] = 1});
-	b6 = pb_ip_from6((const uint8_t[16]){0xfd, [15] = 2});
-}
 
 static uint16_t slow_csum(const uint8_t *p, uint32_t n, uint32_t sum)
 {
