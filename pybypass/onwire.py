@@ -47,8 +47,8 @@ class OnWire:
     def due(self, now: float) -> Iterator[tuple[bytes, bytes | None]]:
         """(address, MAC address to ask now), or (address, None) for one that is forgotten with this."""
         for address, entry in list(self._entries.items()):
-            if entry.due > now:
-                continue
+            if entry.due > now or self._entries.get(address) is not entry:
+                continue  # or it was heard of, or forgotten, since this began: siblings tell from their threads
             if entry.probes == _PROBES:
                 self._entries.pop(address, None)
                 yield address, None
