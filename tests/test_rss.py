@@ -96,6 +96,31 @@ def test_symmetric_keys():
             rss.symmetric_key(wrong)
 
 
+def imbalance(key, rng, sockets, n=10_000) -> float:
+    """How far the socket that is farthest from the mean is off it, as a share of it: n random flows, the table of a port."""
+    src, dst = (rng.integers(0, 1 << 32, n, dtype=np.uint32) for _ in range(2))
+    sport, dport = (rng.integers(0, 65536, n, dtype=np.uint16) for _ in range(2))
+    counts = np.bincount(rss.hash(src, dst, sport, dport, key=key) % 128 % sockets, minlength=sockets)
+    return float(np.abs(counts - n / sockets).max() / (n / sockets))
+
+
+@pytest.mark.parametrize("key", [rss.KEY, rss.SYMMETRIC_KEY], ids=["toeplitz", "symmetric"])
+@pytest.mark.parametrize("sockets", [2, 4, 8, 16])
+def test_software_rss_spreads_as_chance_does(key, sockets):
+    """10,000 flows over 16 sockets are 625 each with a standard deviation of 24 (3.9 %) by chance alone: the farthest of 16 is
+    7.5 % off in the median and above 10 % one time in seven, whatever the hash. So what is asked of any one set of flows is
+    that nobody is off by more than 5.5 deviations (21 %; by chance once in 1.6 million), and of the median over 50 sets what
+    chance has there."""
+    sigma = np.sqrt((sockets - 1) / 10_000)
+    seed = random.randrange(1 << 32)
+    assert imbalance(key, np.random.default_rng(seed), sockets) <= 5.5 * sigma, f"seed {seed}"
+    rng = np.random.default_rng(16)
+    ideal = [np.abs(rng.multinomial(10_000, [1 / sockets] * sockets) * sockets / 10_000 - 1).max() for _ in range(2000)]
+    found = [imbalance(key, np.random.default_rng(seed), sockets) for seed in range(50)]
+    assert np.quantile(ideal, 0.3) <= np.median(found) <= np.quantile(ideal, 0.7)
+    assert np.median(found) <= 0.1
+
+
 @pytest.mark.parametrize(
     "arguments",
     [

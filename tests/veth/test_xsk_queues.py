@@ -224,9 +224,10 @@ def test_what_is_not_ip_goes_to_the_first_socket(lab):
 
 
 @pytest.mark.parametrize("rss", ["toeplitz", "symmetric"])
-@pytest.mark.parametrize("sockets", [4, 8])
-def test_ten_thousand_flows_are_spread(lab, rss, sockets):
-    """At most 10 % off the mean by socket; symmetric: answers land where the flow does. Seeded."""
+@pytest.mark.parametrize(("sockets", "off"), [(4, 0.1), (8, 0.1), (16, 0.22)])
+def test_ten_thousand_flows_are_spread(lab, rss, sockets, off):
+    """At most so much off the mean by socket (16: see test_rss.py for what may be asked); symmetric: answers land where the
+    flow does. Seeded."""
     rng = random.Random(sockets)
     flows = set()
     while len(flows) < 10_000:
@@ -247,7 +248,7 @@ def test_ten_thousand_flows_are_spread(lab, rss, sockets):
         counts = np.bincount(where, minlength=sockets)
         print(f"{rss}, {sockets} sockets: {counts.tolist()}")
         mean = 10_000 / sockets
-        assert np.abs(counts - mean).max() <= 0.1 * mean
+        assert np.abs(counts - mean).max() <= off * mean
         if rss == "symmetric":
             back = [
                 eth(ip4(udp(dport, sport, i.to_bytes(4, "big")), UDP, socket.inet_ntoa(dst), socket.inet_ntoa(src)))
