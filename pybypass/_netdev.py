@@ -26,7 +26,7 @@ _IFNAMSIZ = 16
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 _ADDRESS, _IFNAME, _MTU, _LINK_INDEX, _MASTER, _OPERSTATE, _LINKINFO, _STATS64 = 1, 3, 4, 5, 10, 16, 18, 23
 _NUM_TX, _NUM_RX, _LINK_NETNSID, _XDP, _MIN_MTU, _MAX_MTU = 31, 32, 37, 43, 50, 51
-_PARENT, _PARENT_BUS = 56, 57
+_PARENT, _PARENT_BUS, _PROMISCUITY = 56, 57, 30
 _OPERSTATES = ("unknown", "notpresent", "down", "lowerlayerdown", "testing", "dormant", "up")
 _ATTACHED = ("none", "native", "generic", "offload", "multi")
 _STATISTICS = (
@@ -61,6 +61,8 @@ class Interface:
     """0: no limit known."""
     up: bool
     carrier: bool
+    promiscuity: int
+    """How many want all frames, whatever their address; 0: nobody (`ip -d link`)."""
     operstate: str
     """up, down, dormant, lowerlayerdown, notpresent, testing or unknown (what lo says)."""
     kind: str
@@ -151,6 +153,7 @@ def _interface(answer: Message) -> Interface:
         mtu_max=number(found.get(_MAX_MTU)),
         up=bool(flags & _IFF_UP),
         carrier=bool(flags & _IFF_LOWER_UP),
+        promiscuity=number(found.get(_PROMISCUITY)),
         operstate=_OPERSTATES[state] if state < len(_OPERSTATES) else str(state),
         kind=text(information.get(1)),
         rx_queues=number(found.get(_NUM_RX)),

@@ -68,6 +68,8 @@ CODES: dict[str, tuple[str, str]] = {
     "PB074": ("no source port leads to that queue", "widen ports=; or see that the table has the queue: pybypass.nic.rss(IF)"),
     "PB075": ("the RSS key is not known", "the driver does not show it: give it with key=, perhaps pybypass.nic.system_rss_key()"),
     "PB080": ("the address was taken from the interface", "add it again: ip addr add ADDRESS/N dev IFNAME; or use another one"),
+    "PB083": ("the card strips VLAN tags and nobody tells them", "ethtool -K IFNAME rxvlan off"),
+    "PB084": ("the card keeps that VLAN out", "add the VLAN interface: ip link add link IFNAME name IFNAME.ID type vlan id ID"),
     "PB085": ("an answer is not what was asked", "the far end must send back what comes: labpeer's echo, or pingpong_echo()"),
     "PB099": ("unexpected error", "report it, with the traceback: PYBYPASS_DEBUG=1 shows it for commands"),
 }

@@ -204,6 +204,9 @@ class Port(Closing):
         the port."""
         return None
 
+    def check_vlan(self, vlan: int) -> None:
+        """Raises PB083 or PB084 when frames of that VLAN do not come, or come without their tag."""
+
     def follow(self, watcher: Any) -> None:
         """Has a pybypass.follow.Watcher told of the kernel's news until unfollow()."""
 
@@ -307,8 +310,10 @@ def open(
 
     `xdp:IFNAME`: AF_XDP sockets. Options: queue=0 (or 0-3, or 0,2: one Queue each), umem=own|shared (memory of the queues),
     sockets=1 to 16 on each queue (one Queue each, driven by any thread), rss=toeplitz|symmetric (how packets are spread over
-    them; with one socket too: the hash is then in the descriptors), rss_key=80 hexadecimal digits, mode=auto|native|generic,
-    copy=auto|zerocopy|copy, ring=2048, sg=auto|on|off (packets of several frames; auto: when the MTU needs it),
+    them; with one socket too: the hash is then in the descriptors), rss_key=80 hexadecimal digits. They spread as
+    chance does: of 10,000 random flows over 4 sockets each has its share within 2.3 % in the median, over 16 within 7.7 %, and
+    within 10 % six times in seven. More options: mode=auto|native|generic, copy=auto|zerocopy|copy, ring=2048,
+    sg=auto|on|off (packets of several frames; auto: when the MTU needs it),
     headroom=0 (bytes free in front of a received packet, beyond the kernel's 256), unaligned=0|1, meta=1|0 (0: no hash, time
     and stripped VLAN tag of what is received, for less work on each packet), tx_meta=0|1 (time stamps and checksums of what
     is sent), busy_poll=MICROSECONDS and busy_budget=8, deadline_ms=2000 (how long a busy queue is tried again), steer=all or

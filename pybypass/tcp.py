@@ -64,12 +64,14 @@ class Engine(Closing):
     On `xdp:` the engine shares the interface's address with the kernel: packets of the ports that it uses come here, all
     else stays there. Those ports are held against the kernel by bound sockets until TIME_WAIT is over, or the engine closed.
     `vlan`: what is sent and taken has that tag; the addresses, routes and neighbours of the kernel are those of its VLAN
-    interface with that id, and where it has none, every address is the engine's alone.
+    interface with that id, and where it has none, every address is the engine's alone. Cards that take tags out of frames
+    without telling (igb), or filter VLANs that no interface has, are refused (PB083, PB084): the hint says what to set.
     An address given with its prefix that the interface does not have is the engine's alone (`owned`): all that is for it
     comes here, and the engine announces it, answers ARP, neighbour discovery and echo for it, refuses what nobody handles,
     and finds neighbours by itself; after close() nobody answers for it any more. Inline that happens while calls are made.
 
-    Raises PybypassError: PB013 (port has an engine), PB040 (configuration), PB041 (address not on the interface).
+    Raises PybypassError: PB013 (port has an engine), PB040 (configuration), PB041 (address not on the interface),
+    PB083 and PB084 (the card and its VLANs).
     """
 
     def __init__(
@@ -92,6 +94,8 @@ class Engine(Closing):
             raise PybypassError.make("PB040", errno.EINVAL, "inline has no thread: cpu and worker do not go with it")
         if not 0 <= vlan <= 4095:
             raise PybypassError.make("PB040", errno.EINVAL, f"vlan={vlan} is not 0 to 4095")
+        if vlan:
+            port.check_vlan(vlan)
         self.port = port
         self.interfaces, self.owned = interfaces_of(port, ip, vlan)
         if not 0 <= spin_us <= 1e9:

@@ -42,6 +42,7 @@ class XdpPort(Port):
         self.program = program
         self.ifname = ifname
         self._rss: _Rss | None = None
+        self._no_meta = False
         self._card: Any = None
         self._card_at = -1e9
         self._pid = os.getpid()
@@ -61,6 +62,13 @@ class XdpPort(Port):
     def local_networks(self, vlan: int = 0) -> list[ipaddress.IPv4Interface | ipaddress.IPv6Interface]:
         side = self.side(vlan)
         return side.addresses() if side is not None else []
+
+    def check_vlan(self, vlan: int) -> None:
+        from . import vlantags
+
+        metadata = self.report["metadata"] and not self._no_meta
+        known = self.side(vlan) is not None
+        vlantags.check(self.ifname, vlan, metadata=metadata, known=known, netns=self.netns)
 
     def follow(self, watcher: Watcher) -> None:
         with self._lock:
@@ -426,6 +434,7 @@ def open_xdp(
         program.close()
     port.netns = netns
     port._rss = rss
+    port._no_meta = options["no_meta"]
     try:
         _steer_all(port, uri.options.get("steer", ""))
     except BaseException:

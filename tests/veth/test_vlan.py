@@ -1,6 +1,7 @@
 """Engines in a VLAN that only they know, beside one without a tag on the same interface."""
 
 import contextlib
+import errno
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,3 +65,14 @@ def test_a_tagged_engine_beside_one_without_a_tag():
                 accepted = pool.submit(listener.accept, 10)
                 exchange(tagged.connect(("10.100.0.2", 6000), timeout=10), accepted.result(), 200_000)
                 exchange(plain.connect((pair.b.ip, 5000), timeout=10), server.accept()[0], 200_000)
+
+
+@pytest.mark.parametrize("query", ["meta=0", "mode=generic"])
+def test_a_vlan_whose_tags_are_not_told_is_refused(query):
+    """veth carries the tags of the kernel's VLAN interfaces beside the packet; here nobody would hand them on."""
+    with laboratory.veth() as pair, pb.open(f"xdp:{pair.a.ifname}?{query}", netns=pair.a.netns) as port:
+        with pytest.raises(pb.PybypassError) as caught:
+            pb.Engine(port, ip="10.100.0.1/24", vlan=100)
+        assert (caught.value.code, caught.value.errno) == ("PB083", errno.EOPNOTSUPP)
+        assert query.partition("=")[0] in caught.value.hint
+        pb.Engine(port, ip=pair.a.ip).close()  # and one without a tag is not

@@ -24,7 +24,7 @@ guest_packages+=,python3-numpy,python3-pyelftools,python3-pyroute2,python3-pytes
 # To compile the project inside; these stay out of the image.
 guest_packages+=,gcc,libc6-dev,make,pkgconf,python3-dev,cython3,python3-setuptools,clang,libxdp-dev,libbpf-dev,libelf-dev
 # Drivers; what they depend on is added from modules.dep.
-modules="virtio_blk virtio_net virtio_iommu e1000e igb vmxnet3 9p 9pnet_virtio erofs overlay veth xsk_diag"
+modules="virtio_blk virtio_net virtio_iommu e1000e igb vmxnet3 9p 9pnet_virtio erofs overlay veth 8021q xsk_diag"
 # What the initramfs loads to reach the root.
 boot_modules="virtio_blk erofs overlay"
 
@@ -161,10 +161,12 @@ root_image() {
 
 tree qemuroot "$qemu_packages"
 tree guestroot "$guest_packages"
+if [ "$(cat modules 2>/dev/null)" != "$modules" ]; then rm -rf releases modules initrd-*.gz; fi
 if [ ! -e releases ] || [ ! -d "guestroot/usr/lib/modules/$(head -n 1 releases)" ]; then
 	guest_apt
 	kernel_releases >releases.new
 	while read -r release; do kernel "$release" </dev/null; done <releases.new
 	mv releases.new releases
+	echo "$modules" >modules
 fi
 root_image
