@@ -73,6 +73,14 @@ def device_on(side):
         yield device
 
 
+@contextlib.contextmanager
+def two_links():
+    """A veth pair for each of the two that are compared: two sockets do not share a queue."""
+    with contextlib.ExitStack() as stack:
+        first, second = (stack.enter_context(lab.veth()) for _ in range(2))
+        yield stack, first, second
+
+
 class Worker(threading.Thread):
     """A loop on a core, in the background."""
 
@@ -164,8 +172,7 @@ def mpkts_row(rounds, name, found, peer_name, goal, note, also=True):
 def test_receiving(rounds):
     near, far = cpus()
     busy = {"ours": [], "testpmd": []}
-    with contextlib.ExitStack() as stack:
-        first, second = stack.enter_context(lab.veth()), stack.enter_context(lab.veth())
+    with two_links() as (stack, first, second):
         ours = stack.enter_context(device_on(first.a))
         generators = [generator(stack, pair) for pair in (first, second)]
         testpmd = stack.enter_context(Testpmd(second.a.netns, second.a.ifname, "rxonly", near, far))
@@ -204,8 +211,7 @@ def test_receiving(rounds):
 def test_sending(rounds):
     near, far = cpus()
     user = {"ours": [0.0, 0], "testpmd": [0.0, 0]}  # seconds, packets: ticks are coarse, so over all rounds
-    with contextlib.ExitStack() as stack:
-        first, second = stack.enter_context(lab.veth()), stack.enter_context(lab.veth())
+    with two_links() as (stack, first, second):
         ours = stack.enter_context(device_on(first.a))
         template = Template(packet(first.a, first.b).frame(), [], 0, 1, 1)  # without a stamp, as testpmd's
         testpmd = stack.enter_context(
@@ -255,8 +261,7 @@ def test_sending(rounds):
 @pytest.mark.rows("xdp_rx_64_python")
 def test_receiving_in_python(rounds):
     near, far = cpus()
-    with contextlib.ExitStack() as stack:
-        first, second = stack.enter_context(lab.veth()), stack.enter_context(lab.veth())
+    with two_links() as (stack, first, second):
         port = stack.enter_context(port_on(first.a))
         in_c = stack.enter_context(device_on(second.a))
         generators = [generator(stack, pair) for pair in (first, second)]
