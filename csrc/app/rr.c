@@ -48,15 +48,15 @@ static int send_one(struct pb_rr *r, struct pb_stream *s, uint64_t now)
 {
 	if (!is_due(r, now))
 		return 0;
-	if (!r->sent_part) {
+	int64_t k = s->send(s, r->out + r->sent_part, r->cfg.bytes - r->sent_part);
+	if (k < 0)
+		return k == -EAGAIN ? 0 : (int)k;
+	if (!r->sent_part) { /* its first bytes: one that was refused before is late once */
 		uint64_t due = r->cfg.interval ? due_ns(r, r->sent) : now;
 		uint64_t from = due > r->unblocked_ns ? due : r->unblocked_ns;
 		pb_hist_record(&r->lag, now > from ? now - from : 0);
 		r->due_last = due;
 	}
-	int64_t k = s->send(s, r->out + r->sent_part, r->cfg.bytes - r->sent_part);
-	if (k < 0)
-		return k == -EAGAIN ? 0 : (int)k;
 	r->sent_part += (uint64_t)k;
 	if (r->sent_part < r->cfg.bytes)
 		return 0;
