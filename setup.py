@@ -2,7 +2,8 @@
 
 libpbcore.so is built first and lies in the package; each extension finds it by its rpath $ORIGIN. `_xsk` is built only
 where pkg-config finds libxdp and libbpf, the XDP programs only where clang is too: the package works without them, and
-`pybypass doctor` says what is missing. PB_NO_XDP=1 leaves both out. An XDP program that clang refuses is left out too, and the
+`pybypass doctor` says what is missing. PB_NO_XDP=1 leaves both out. `_dpdk` is built where pkg-config finds libdpdk,
+unless PB_NO_DPDK=1. An XDP program that clang refuses is left out too, and the
 one of an earlier build with it; PB_STRICT=1 (`make build`) ends the build instead. PB_DEBUG=1 builds with frame and handle
 accounting: give it a tree of its own (`make debug`), for objects are not told apart by it.
 """
@@ -25,7 +26,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 LAYERS = ("base", "mem", "wire", "link", "net", "cc", "tcp", "udp", "path", "sim", "app")
-XSK_PREFIX = "xsk"
+XSK_PREFIX, DPDK_PREFIX = "xsk", "dpdk"
 CFLAGS = ["-std=c11", "-g", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Wextra", "-Icsrc"]
 # Debug information names the sources: not by where the checkout happens to lie.
 CFLAGS.append(f"-ffile-prefix-map={ROOT}=.")
@@ -39,7 +40,7 @@ PLAIN = ("_mem", "_burst", "_port", "_convert", "_core", "_control", "_engine", 
 def core_sources() -> list[str]:
     """Every C file of the core: all layers, and the devices that need no library."""
     found = [p for layer in LAYERS for p in (ROOT / "csrc" / layer).glob("*.c")]
-    found += [p for p in (ROOT / "csrc" / "dev").glob("*.c") if not p.name.startswith(XSK_PREFIX)]
+    found += [p for p in (ROOT / "csrc" / "dev").glob("*.c") if not p.name.startswith((XSK_PREFIX, DPDK_PREFIX))]
     return sorted(str(p.relative_to(ROOT)) for p in found)
 
 
@@ -52,9 +53,9 @@ def say(text: str) -> None:
     print(f"pybypass: {text}", file=sys.stderr)
 
 
-def pkg_config(*names: str) -> dict[str, list[str]] | None:
-    """Flags of the libraries, or None where one is missing or PB_NO_XDP=1."""
-    if os.environ.get("PB_NO_XDP") == "1":
+def pkg_config(*names: str, off: str = "PB_NO_XDP") -> dict[str, list[str]] | None:
+    """Flags of the libraries, or None where one is missing or the variable `off` is 1."""
+    if os.environ.get(off) == "1":
         return None
     tool = shutil.which("pkg-config")
     if not tool or subprocess.run([tool, "--exists", *names], check=False).returncode:
@@ -75,7 +76,7 @@ def extension(name: str, sources: list[str], **more: list[str]) -> Extension:
         libraries=["pbcore", *more.get("libraries", [])],
         library_dirs=more.get("library_dirs", []),
         runtime_library_dirs=["$ORIGIN"],
-        extra_compile_args=[*CFLAGS, "-Wno-unused-function", "-Wno-unused-parameter"],
+        extra_compile_args=[*CFLAGS, "-Wno-unused-function", "-Wno-unused-parameter", *more.get("flags", [])],
         depends=headers(),
     )
 
@@ -88,8 +89,23 @@ def extensions() -> list[Extension]:
     elif (ROOT / "pybypass" / "_xsk.pyx").exists():
         sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "dev").glob(f"{XSK_PREFIX}*.c"))
         found.append(extension("_xsk", sources, **flags))
+    found += dpdk_extension()
     directives = {"language_level": 3, "binding": True, "embedsignature": True, "embedsignature.format": "python"}
     return cythonize(found, compiler_directives=directives, nthreads=0)
+
+
+def dpdk_extension() -> list[Extension]:
+    """`_dpdk`, where pkg-config finds libdpdk. Of its hundred libraries those that are called; drivers are loaded by DPDK."""
+    flags = pkg_config("libdpdk", off="PB_NO_DPDK")
+    if flags is None:
+        say("building without DPDK: no libdpdk or pkg-config, or PB_NO_DPDK=1")
+        return []
+    sources = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "csrc" / "dev").glob(f"{DPDK_PREFIX}*.c"))
+    flags["libraries"] = [f"rte_{name}" for name in ("eal", "ethdev", "mbuf", "mempool", "kvargs", "ring")]
+    # DPDK's headers are written for the instruction set that it was built for, and use what it calls experimental.
+    words = subprocess.check_output(["pkg-config", "--cflags-only-other", "libdpdk"], text=True).split()
+    flags["flags"] = [*words, "-D_GNU_SOURCE", "-DALLOW_EXPERIMENTAL_API"]
+    return [extension("_dpdk", sources, **flags)]
 
 
 def build_bpf(package: Path) -> None:

@@ -14,7 +14,7 @@ from pybypass.c.pool cimport (
     PB_WANT_THP,
     pb_owner_name,
     pb_page_want,
-    pb_pool_create,
+    pb_pool_create_lead,
     pb_pool_get_info,
     pb_pool_info,
     pb_pool_unref,
@@ -24,11 +24,12 @@ from pybypass.errors import PybypassError
 
 cdef const char *POOL_CAPSULE = b"pybypass.pb_pool.v1"
 cdef dict PAGES = {"best": PB_WANT_BEST, "hugetlb": PB_WANT_HUGETLB, "thp": PB_WANT_THP, "4k": PB_WANT_4K}
+DPDK_LEAD = 192  # PB_DPDK_LEAD of csrc/dev/dpdk.h, which asserts it
 PAGE_KINDS = ("4k", "thp", "hugetlb")
 
 
 cdef class Umem:
-    def __cinit__(self, *, frames=8192, frame_bytes=2048, str pages="best", bint unaligned=False):
+    def __cinit__(self, *, frames=8192, frame_bytes=2048, str pages="best", bint unaligned=False, bint dpdk=False):
         cdef int err = 0
         if pages not in PAGES:
             raise ValueError(f"pages must be one of {', '.join(PAGES)}, not {pages!r}")
@@ -39,11 +40,12 @@ cdef class Umem:
                 raise ValueError(f"frame_bytes must be a multiple of 64 from 2048 to 4096, not {frame_bytes!r}")
         elif frame_bytes not in (2048, 4096):
             raise ValueError(f"frame_bytes must be 2048 or 4096, not {frame_bytes!r}")
-        self.unaligned = unaligned
+        self.unaligned, self.dpdk = unaligned, dpdk
         cdef int n = frames, size = frame_bytes
+        cdef int lead = DPDK_LEAD if dpdk else 0
         cdef pb_page_want want = <pb_page_want><int>PAGES[pages]
         with nogil:
-            self.pool = pb_pool_create(n, size, want, &err)
+            self.pool = pb_pool_create_lead(n, size, lead, want, &err)
         if self.pool == NULL:
             raise PybypassError.make("PB002" if pages == "hugetlb" else "PB001", -err, f"{frames} frames of {frame_bytes} bytes")
 
@@ -61,6 +63,7 @@ cdef class Umem:
         return {
             "frames": i.frames,
             "frame_bytes": i.frame_bytes,
+            "lead": i.lead,
             "region_bytes": i.region_bytes,
             "pages": PAGE_KINDS[i.pages],
             "unaligned": bool(self.unaligned),
@@ -73,7 +76,7 @@ cdef class Umem:
         return PyCapsule_New(self.handle(), POOL_CAPSULE, NULL)
 
     def __repr__(self):
-        return f"<Umem {self.handle().nframes} frames of {self.handle().frame_bytes} bytes, {self.info()['pages']} pages>"
+        return f"<Umem {self.handle().nframes} frames of {self.handle().stride} bytes, {self.info()['pages']} pages>"
 
 
 def drop_reasons():

@@ -21,7 +21,7 @@ CODES: dict[str, tuple[str, str]] = {
     "PB001": ("no memory for the frame pool", "ask for fewer frames"),
     "PB002": ("no reserved huge pages", "reserve some with hugepages/setup.sh, or use pages='best'"),
     "PB003": ("frame pool exhausted", "release bursts and views, or open the port with more frames"),
-    "PB010": ("malformed port URI", "write xdp:IFNAME?queue=N or mem:NAME"),
+    "PB010": ("malformed port URI", "write xdp:IFNAME?queue=N, dpdk:DEVICE?key=value or mem:NAME"),
     "PB011": ("back end not available", "run `pybypass doctor`: it names what is missing and the command that adds it"),
     "PB012": ("port is closed", "open it again with pybypass.open()"),
     "PB013": ("port belongs to an engine", "close the engine first, or open another queue"),
@@ -71,6 +71,11 @@ CODES: dict[str, tuple[str, str]] = {
     "PB083": ("the card strips VLAN tags and nobody tells them", "ethtool -K IFNAME rxvlan off"),
     "PB084": ("the card keeps that VLAN out", "add the VLAN interface: ip link add link IFNAME name IFNAME.ID type vlan id ID"),
     "PB085": ("an answer is not what was asked", "the far end must send back what comes: labpeer's echo, or pingpong_echo()"),
+    "PB090": ("the DPDK environment did not start", "its words are in the message, limits in help(pybypass.dpdk.EalOptions)"),
+    "PB091": ("DPDK runs with other options", "it starts once in a process: give its options before the first port"),
+    "PB092": ("no such DPDK device or driver", "write dpdk:net_NAME0?key=value, or the PCI address of a NIC bound to vfio-pci"),
+    "PB093": ("memory does not suit the DPDK port", "open the port with more frames=, or Umem(dpdk=True)"),
+    "PB094": ("the DPDK port cannot do that", "its limits are in the message and in Port.report"),
     "PB099": ("unexpected error", "report it, with the traceback: PYBYPASS_DEBUG=1 shows it for commands"),
 }
 

@@ -118,7 +118,7 @@ class Uri:
 class Port(Closing):
     """A device that is open. A context manager; close() closes its engine first.
 
-    `kind` is "xdp" or "mem". `report` says what the device granted: for xdp the mode ("native", "generic"), zerocopy, the
+    `kind` is "xdp", "dpdk" or "mem". `report` says what the device granted: for xdp the mode ("native", "generic"), zerocopy, the
     rungs of the ladder that failed and why, MTU, queues.
     """
 
@@ -258,7 +258,7 @@ class Port(Closing):
         return f"<Port {self.uri} {'closed' if self.closed else self.mode}>"
 
 
-def umem_for(uri: Uri, umem: Umem | None, frames: int = 8192) -> Umem:
+def umem_for(uri: Uri, umem: Umem | None, frames: int = 8192, *, dpdk: bool = False) -> Umem:
     """The given Umem, or one as the URI says; `frames` is the default."""
     if umem is not None:
         return umem
@@ -272,6 +272,7 @@ def umem_for(uri: Uri, umem: Umem | None, frames: int = 8192) -> Umem:
         return Umem(
             frames=uri.integer("frames", frames, 64, 1 << 22), frame_bytes=size,
             pages=uri.choice("pages", "best", "best", "hugetlb", "thp", "4k"), unaligned=unaligned,
+            dpdk=dpdk,
         )  # fmt: skip
     except ValueError as e:
         raise PybypassError.make("PB010", errno.EINVAL, str(e)) from None
@@ -320,13 +321,20 @@ def open(
     tcp:80+udp:4000-4100 (what the port receives when no engine asks for it; all else stays with the
     kernel). `Port.report` says what was granted.
 
-    Both: frames=8192 (xdp: 4096 more for each further Queue on the same memory), frame=2048|4096 (unaligned=1: any multiple
+    `dpdk:DEVICE`: a device of DPDK by its PCI address or as a virtual one (net_ring0, net_af_xdp0, net_tap0, net_null0, ...).
+    Options: queues=1, rx_desc and tx_desc (0: what the driver prefers), mtu, promisc=0|1, allmulti=0|1, csum=1|0 (checksum
+    offloads), vlan_strip=0|1, stamp=0|1 (times of the NIC), launch=0|1 (send at a time), segs=0|1 (send packets of several
+    frames), rss=ip, l4, none or names joined by "+" (pybypass.dpdkport.RSS_GROUPS), rss_key=hexadecimal digits; every other
+    option is the driver's own (iface=, start_queue=, role=, rx_pcap=, ...). See pybypass.dpdk. `Port.report` says
+    what was granted.
+
+    All: frames=8192 (xdp, dpdk: 4096 more for each further Queue on the same memory), frame=2048|4096 (unaligned=1: any multiple
     of 64 between), pages=best|hugetlb|thp|4k, unless `umem` is given (ports that share one may forward bursts without a copy;
     the memory is registered with the kernel once). `netns`: a pybypass.netns.NetNs in which to find the interface. `impair_rx`,
     `impair_tx`: links in front of the device.
 
     Raises PybypassError: PB010 (URI), PB011 (back end not built), PB020-PB031 (the interface; each says what to do), PB062
-    (another RSS key on the interface).
+    (another RSS key on the interface), PB090-PB094 (DPDK).
     """
     parsed = Uri.parse(uri)
     if parsed.scheme == "mem":
@@ -335,4 +343,8 @@ def open(
         from .xdpport import open_xdp  # it knows this module
 
         return open_xdp(uri, parsed, umem, netns, impair_rx, impair_tx)
+    if parsed.scheme == "dpdk":
+        from .dpdkport import open_dpdk
+
+        return open_dpdk(uri, parsed, umem, netns, impair_rx, impair_tx)
     raise PybypassError.make("PB010", errno.EINVAL, f"unknown scheme {parsed.scheme!r}")

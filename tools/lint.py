@@ -33,8 +33,9 @@ def clang_format() -> str:
 
 def stubs() -> Command:
     modules = [f"pybypass.{Path(p).stem}" for p in files("pybypass/_*.pyx")]
-    if not list((ROOT / "pybypass").glob("_xsk*.so")):
-        modules.remove("pybypass._xsk")
+    for optional in ("_xsk", "_dpdk"):
+        if not list((ROOT / "pybypass").glob(f"{optional}*.so")):
+            modules.remove(f"pybypass.{optional}")
     options = ["--mypy-config-file", "pyproject.toml", "--allowlist", "tools/stubtest_allow.txt", "--concise"]
     return [sys.executable, "-m", "mypy.stubtest", *options, "--ignore-unused-allowlist", *modules]
 

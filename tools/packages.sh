@@ -5,7 +5,7 @@
 set -u
 packages="
 gcc libc6-dev make pkg-config python3-dev python3-venv
-libxdp-dev libbpf-dev libelf-dev clang llvm libclang-rt-14-dev
+libdpdk-dev dpdk libxdp-dev libbpf-dev libelf-dev clang llvm libclang-rt-14-dev
 iproute2 ethtool tcpdump tshark iputils-ping
 clang-format shellcheck $*"
 

@@ -113,7 +113,8 @@ static bool sane(const struct fault *f, const struct pb_desc *d, uint32_t n)
 {
 	const struct pb_pool *p = f->dev.pool;
 	for (uint32_t i = 0; i < n; i++)
-		if (!pb_pool_has(p, d[i].addr) || d[i].addr % p->frame_bytes + d[i].off + d[i].len > p->frame_bytes)
+		if (!pb_pool_has(p, d[i].addr) ||
+		    d[i].addr - pb_pool_frame(p, d[i].addr) + d[i].off + d[i].len > p->frame_bytes)
 			return false;
 	return true;
 }

@@ -53,6 +53,9 @@ static int check_frames(struct pb_xsk_config *c, const struct pb_pool *pool, str
 	if (c->sockets > PB_XSK_SOCKETS)
 		return pb_xsk_fail_set(f, PB_XSK_STAGE_CONFIG, -EINVAL, "%u sockets on a queue: at most %d", c->sockets,
 				       PB_XSK_SOCKETS);
+	if (pool->lead)
+		return pb_xsk_fail_set(f, PB_XSK_STAGE_CONFIG, -EINVAL,
+				       "the memory is laid out for DPDK: open the port with memory of its own");
 	if (!pool->frame_shift && !c->unaligned)
 		return pb_xsk_fail_set(f, PB_XSK_STAGE_CONFIG, -EINVAL,
 				       "frames of %u bytes need unaligned mode: aligned ones are 2048 or 4096",

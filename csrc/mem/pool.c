@@ -37,8 +37,15 @@ static void unlock(struct pb_pool *p)
 
 struct pb_pool *pb_pool_create(uint32_t nframes, uint32_t frame_bytes, enum pb_page_want want, int *err)
 {
+	return pb_pool_create_lead(nframes, frame_bytes, 0, want, err);
+}
+
+struct pb_pool *pb_pool_create_lead(uint32_t nframes, uint32_t frame_bytes, uint32_t lead, enum pb_page_want want,
+				    int *err)
+{
 	*err = -EINVAL;
-	if (nframes < 64 || nframes > (1u << 22) || frame_bytes < 2048 || frame_bytes > 4096 || frame_bytes % 64)
+	if (nframes < 64 || nframes > (1u << 22) || frame_bytes < 2048 || frame_bytes > 4096 || frame_bytes % 64 ||
+	    lead > 512 || lead % 64)
 		return NULL;
 	*err = -ENOMEM;
 	struct pb_pool *p = aligned_alloc(PB_CACHE_LINE, sizeof(*p));
@@ -46,7 +53,9 @@ struct pb_pool *pb_pool_create(uint32_t nframes, uint32_t frame_bytes, enum pb_p
 		return NULL;
 	memset(p, 0, sizeof(*p));
 	p->nframes = nframes;
-	p->frame_bytes = frame_bytes;
+	p->stride = frame_bytes;
+	p->lead = lead;
+	p->frame_bytes = frame_bytes - lead;
 	p->frame_shift = frame_bytes & (frame_bytes - 1) ? 0 : (uint32_t)__builtin_ctz(frame_bytes);
 	p->stack = malloc(nframes * sizeof(*p->stack));
 #ifdef PB_DEBUG
@@ -59,7 +68,7 @@ struct pb_pool *pb_pool_create(uint32_t nframes, uint32_t frame_bytes, enum pb_p
 	p->region = pb_region_create((size_t)nframes * frame_bytes, want, err);
 	if (!p->region)
 		goto fail;
-	p->base = pb_region_base(p->region);
+	p->base = (uint8_t *)pb_region_base(p->region) + lead;
 	/* Low addresses on top: the frames in use stay few and warm. */
 	for (uint32_t i = 0; i < nframes; i++)
 		p->stack[i] = (uint64_t)(nframes - 1 - i) * frame_bytes;
@@ -96,7 +105,8 @@ void pb_pool_info(struct pb_pool *p, struct pb_pool_info *info)
 {
 	memset(info, 0, sizeof(*info));
 	info->frames = p->nframes;
-	info->frame_bytes = p->frame_bytes;
+	info->frame_bytes = p->stride;
+	info->lead = p->lead;
 	info->region_bytes = pb_region_bytes(p->region);
 	info->pages = pb_region_pages(p->region);
 	info->debug = p->owner != NULL;
@@ -190,4 +200,11 @@ void pb_pool_check(struct pb_pool *p, uint64_t addr, enum pb_owner from, enum pb
 		return;
 	if (!atomic_fetch_add(&p->violations, 1))
 		atomic_store(&p->first_violation, addr << 8 | (uint64_t)from << 4 | (uint64_t)to);
+}
+
+void pb_pool_revert(struct pb_pool *p, uint64_t addr, enum pb_owner owner)
+{
+	uint32_t i = pb_pool_index(p, addr);
+	if (p->owner && i < p->nframes)
+		atomic_store_explicit(&p->owner[i], (uint8_t)owner, memory_order_relaxed);
 }

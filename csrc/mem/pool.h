@@ -36,10 +36,12 @@ struct pb_pool_cache {
 
 struct pb_pool {
 	/* read-mostly */
-	uint8_t *base;
-	uint32_t frame_bytes;
-	uint32_t frame_shift; /* 0: frame_bytes is no power of two (unaligned mode of AF_XDP) */
+	uint8_t *base;        /* of the first frame's data */
+	uint32_t frame_bytes; /* that a frame has for data: stride - lead */
+	uint32_t frame_shift; /* 0: stride is no power of two (unaligned mode of AF_XDP) */
 	uint32_t nframes;
+	uint32_t stride; /* from one frame to the next */
+	uint32_t lead;   /* bytes before each frame's data that are the device's: an mbuf and its header, or none */
 	struct pb_region *region;
 	_Atomic uint8_t *owner; /* per frame; NULL unless PB_DEBUG */
 	/* shared */
@@ -55,7 +57,8 @@ struct pb_pool {
 
 struct pb_pool_info {
 	uint64_t frames;
-	uint64_t frame_bytes;
+	uint64_t frame_bytes; /* from one frame to the next */
+	uint64_t lead;        /* of these before the data */
 	uint64_t region_bytes;
 	uint32_t pages; /* enum pb_page_kind */
 	uint32_t debug; /* 1: built with PB_DEBUG */
@@ -64,7 +67,11 @@ struct pb_pool_info {
 };
 
 /* nframes 64 to 2^22; frame_bytes 2048 to 4096, a multiple of 64. Sizes between the two are for devices that need no
- * alignment. Returns NULL and -errno in *err. */
+ * alignment. lead: bytes at the front of each frame that nobody above the device sees, 0 to 512, a multiple of 64; data
+ * has frame_bytes - lead. Returns NULL and -errno in *err. */
+PB_API struct pb_pool *pb_pool_create_lead(uint32_t nframes, uint32_t frame_bytes, uint32_t lead,
+					   enum pb_page_want want, int *err);
+/* Without a lead. */
 PB_API struct pb_pool *pb_pool_create(uint32_t nframes, uint32_t frame_bytes, enum pb_page_want want, int *err);
 PB_API void pb_pool_ref(struct pb_pool *p);
 PB_API void pb_pool_unref(struct pb_pool *p);
@@ -79,6 +86,8 @@ PB_API void pb_pool_cache_destroy(struct pb_pool_cache *c);
 PB_API uint32_t pb_pool_refill(struct pb_pool_cache *c, uint32_t want);
 PB_API void pb_pool_spill(struct pb_pool_cache *c);
 PB_API void pb_pool_check(struct pb_pool *p, uint64_t addr, enum pb_owner from, enum pb_owner to);
+/* A transition that was checked and did not happen (PB_DEBUG): the frame is `owner`'s as before. */
+PB_API void pb_pool_revert(struct pb_pool *p, uint64_t addr, enum pb_owner owner);
 
 /* Frames that can still be had, roughly: the shared stack plus this cache. */
 static inline uint32_t pb_pool_free_hint(const struct pb_pool_cache *c)
@@ -98,24 +107,24 @@ static inline void pb_pool_count(struct pb_pool_cache *c, enum pb_owner from, en
 /* Base address of the frame that addr lies in. */
 static inline uint64_t pb_pool_frame(const struct pb_pool *p, uint64_t addr)
 {
-	return p->frame_shift ? addr & ~(uint64_t)(p->frame_bytes - 1) : addr - addr % p->frame_bytes;
+	return p->frame_shift ? addr & ~(uint64_t)(p->stride - 1) : addr - addr % p->stride;
 }
 
 static inline uint32_t pb_pool_index(const struct pb_pool *p, uint64_t addr)
 {
-	return (uint32_t)(p->frame_shift ? addr >> p->frame_shift : addr / p->frame_bytes);
+	return (uint32_t)(p->frame_shift ? addr >> p->frame_shift : addr / p->stride);
 }
 
 /* Base address of frame i. */
 static inline uint64_t pb_pool_addr(const struct pb_pool *p, uint32_t i)
 {
-	return (uint64_t)i * p->frame_bytes;
+	return (uint64_t)i * p->stride;
 }
 
 /* Whether addr lies in a frame at all. */
 static inline bool pb_pool_has(const struct pb_pool *p, uint64_t addr)
 {
-	return addr < (uint64_t)p->nframes * p->frame_bytes;
+	return addr < (uint64_t)p->nframes * p->stride;
 }
 
 /* Changes the owner of one frame. */

@@ -36,18 +36,18 @@ cdef extern from "mem/pool.h" nogil:
         uint8_t *base
         uint32_t frame_bytes
         uint32_t frame_shift
-        uint32_t nframes
+        uint32_t nframes, stride, lead
     cdef struct pb_pool_cache:
         pb_pool *pool
     cdef struct pb_pool_info:
         uint64_t frames
-        uint64_t frame_bytes
+        uint64_t frame_bytes, lead
         uint64_t region_bytes
         uint32_t pages
         uint32_t debug
         int64_t own[6]
         uint64_t violations
-    pb_pool *pb_pool_create(uint32_t nframes, uint32_t frame_bytes, pb_page_want want, int *err)
+    pb_pool *pb_pool_create_lead(uint32_t nframes, uint32_t frame_bytes, uint32_t lead, pb_page_want want, int *err)
     void pb_pool_ref(pb_pool *p)
     void pb_pool_unref(pb_pool *p)
     void pb_pool_get_info "pb_pool_info"(pb_pool *p, pb_pool_info *info)

@@ -1,0 +1,185 @@
+#include "dev/dpdk_impl.h"
+
+#include <errno.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_lcore.h>
+#include <rte_log.h>
+#include <rte_version.h>
+#include <sched.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static const char *const stage_names[PB_DPDK_STAGE_COUNT] = {
+#define X(id, name) name,
+	PB_DPDK_STAGE_LIST(X)
+#undef X
+};
+
+const char *pb_dpdk_stage_name(unsigned stage)
+{
+	return stage < PB_DPDK_STAGE_COUNT ? stage_names[stage] : "?";
+}
+
+int pb_dpdk_fail_set(struct pb_dpdk_fail *f, enum pb_dpdk_stage stage, int err, const char *fmt, ...)
+{
+	f->err = err;
+	f->stage = stage;
+	va_list ap;
+	va_start(ap, fmt);
+	int n = vsnprintf(f->text, sizeof(f->text), fmt, ap);
+	va_end(ap);
+	const char *why = err ? strerrordesc_np(-err) : NULL;
+	if (why && n >= 0 && (size_t)n < sizeof(f->text))
+		snprintf(f->text + n, sizeof(f->text) - (size_t)n, ": %s", why);
+	return err;
+}
+
+/* ---- its log ---- */
+
+#define LOG_BYTES 65536
+
+static struct {
+	pthread_mutex_t lock;
+	char text[LOG_BYTES];
+	size_t n;
+	uint64_t lost;
+} eal_log = {.lock = PTHREAD_MUTEX_INITIALIZER};
+
+/* Each piece as '\x1e', the level as a digit, text. Called by stdio, with a line at a time or less. */
+static ssize_t log_write(void *cookie, const char *text, size_t n)
+{
+	(void)cookie;
+	int level = rte_log_cur_msg_loglevel();
+	pthread_mutex_lock(&eal_log.lock);
+	if (eal_log.n + n + 2 <= LOG_BYTES) {
+		eal_log.text[eal_log.n++] = '\x1e';
+		eal_log.text[eal_log.n++] = (char)('0' + (level > 0 && level < 10 ? level : (int)RTE_LOG_INFO));
+		memcpy(eal_log.text + eal_log.n, text, n);
+		eal_log.n += n;
+	} else {
+		eal_log.lost += n;
+	}
+	pthread_mutex_unlock(&eal_log.lock);
+	return (ssize_t)n;
+}
+
+size_t pb_dpdk_log_take(char *buf, size_t n)
+{
+	pthread_mutex_lock(&eal_log.lock);
+	size_t k = eal_log.n < n ? eal_log.n : n;
+	memcpy(buf, eal_log.text, k);
+	memmove(eal_log.text, eal_log.text + k, eal_log.n - k);
+	eal_log.n -= k;
+	pthread_mutex_unlock(&eal_log.lock);
+	return k;
+}
+
+int pb_dpdk_log_level(const char *pattern, uint32_t level)
+{
+	if (level < RTE_LOG_EMERG || level > RTE_LOG_DEBUG)
+		return -EINVAL;
+	return rte_log_set_level_pattern(pattern, level) < 0 ? -EINVAL : 0;
+}
+
+static void log_open(void)
+{
+	static FILE *stream;
+	if (stream)
+		return;
+	stream = fopencookie(NULL, "w", (cookie_io_functions_t){.write = log_write});
+	if (!stream)
+		return;
+	setvbuf(stream, NULL, _IOLBF, 4096);
+	rte_openlog_stream(stream);
+}
+
+/* ---- start and stop ---- */
+
+static pthread_mutex_t eal_lock = PTHREAD_MUTEX_INITIALIZER;
+static enum { EAL_NEW, EAL_RUNS, EAL_FAILED, EAL_ENDED } eal_state;
+
+/* DPDK keeps pointers into its arguments and permutes them. */
+static char **copy_args(int argc, const char *const *argv)
+{
+	char **copy = calloc((size_t)argc + 1, sizeof(*copy));
+	for (int i = 0; copy && i < argc; i++) {
+		copy[i] = strdup(argv[i]);
+		if (!copy[i])
+			return NULL; /* a process without memory: a few bytes more do not matter */
+	}
+	return copy;
+}
+
+static int start(int argc, const char *const *argv, struct pb_dpdk_fail *fail)
+{
+	switch (eal_state) {
+	case EAL_NEW:
+		break;
+	case EAL_RUNS:
+	case EAL_FAILED:
+		return pb_dpdk_fail_set(fail, PB_DPDK_STAGE_EAL, -EALREADY, "the EAL starts once in a process");
+	case EAL_ENDED:
+		return pb_dpdk_fail_set(fail, PB_DPDK_STAGE_EAL, -ENOTSUP, "the EAL was stopped");
+	}
+	char **args = copy_args(argc, argv);
+	if (!args)
+		return pb_dpdk_fail_set(fail, PB_DPDK_STAGE_MEMORY, -ENOMEM, "arguments");
+	log_open();
+	/* rte_eal_init() binds the thread to the first lcore; whose core it is is not DPDK's business here. */
+	cpu_set_t before;
+	bool known = !pthread_getaffinity_np(pthread_self(), sizeof(before), &before);
+	char name[16];
+	bool named = !pthread_getname_np(pthread_self(), name, sizeof(name));
+	int rc = rte_eal_init(argc, args);
+	int why = rte_errno;
+	if (known)
+		(void)pthread_setaffinity_np(pthread_self(), sizeof(before), &before);
+	if (named)
+		(void)pthread_setname_np(pthread_self(), name);
+	if (rc >= 0) {
+		eal_state = EAL_RUNS;
+		return 0;
+	}
+	/* What it had begun stays, as some of it cannot be undone: the arguments too. */
+	eal_state = EAL_FAILED;
+	return pb_dpdk_fail_set(fail, PB_DPDK_STAGE_EAL, why > 0 ? -why : -EIO, "rte_eal_init");
+}
+
+int pb_dpdk_eal_start(int argc, const char *const *argv, struct pb_dpdk_fail *fail)
+{
+	memset(fail, 0, sizeof(*fail));
+	pthread_mutex_lock(&eal_lock);
+	int rc = start(argc, argv, fail);
+	pthread_mutex_unlock(&eal_lock);
+	return rc;
+}
+
+void pb_dpdk_eal_stop(void)
+{
+	pthread_mutex_lock(&eal_lock);
+	if (eal_state == EAL_RUNS) {
+		(void)rte_eal_cleanup();
+		eal_state = EAL_ENDED;
+	}
+	pthread_mutex_unlock(&eal_lock);
+}
+
+void pb_dpdk_eal_info(struct pb_dpdk_eal_info *info)
+{
+	memset(info, 0, sizeof(*info));
+	snprintf(info->version, sizeof(info->version), "%s", rte_version());
+	pthread_mutex_lock(&eal_lock);
+	info->started = eal_state == EAL_RUNS;
+	pthread_mutex_unlock(&eal_lock);
+	if (info->started) {
+		info->hugepages = rte_eal_has_hugepages();
+		info->iova_va = rte_eal_iova_mode() == RTE_IOVA_VA;
+		info->lcores = rte_lcore_count();
+	}
+	pthread_mutex_lock(&eal_log.lock);
+	info->log_lost = eal_log.lost;
+	pthread_mutex_unlock(&eal_log.lock);
+}

@@ -1,0 +1,167 @@
+/* Inside of the DPDK device: dpdk_eal.c starts the EAL, dpdk_pool.c makes a mempool of a pool's frames, dpdk_port.c
+ * sets ports up, dpdk_rx.c and dpdk_tx.c move bursts, dpdk_dev.c ties a queue together. */
+#ifndef PB_DEV_DPDK_IMPL_H
+#define PB_DEV_DPDK_IMPL_H
+#include "base/flag.h"
+#include "dev/dpdk.h"
+
+#include <pthread.h>
+#include <rte_config.h>
+#include <rte_ethdev.h>
+#include <rte_mbuf.h>
+#include <rte_mbuf_dyn.h>
+
+/* DPDK's headers give RTE_PKTMBUF_HEADROOM (128) to each received packet. */
+_Static_assert(sizeof(struct rte_mbuf) == 128, "PB_DPDK_LEAD");
+#define PB_DPDK_OBJ 64 /* rte_mempool's object header, aligned */
+_Static_assert(PB_DPDK_LEAD == PB_DPDK_OBJ + 128, "an object header and an mbuf");
+
+#define PB_DPDK_STAMPS 256
+
+/* Why DPDK has a frame. TX_DONE + slot: sent by an engine through the device in that slot, which waits for it. */
+enum pb_dpdk_lent { PB_DPDK_NO = 0, PB_DPDK_FILL, PB_DPDK_TX, PB_DPDK_TX_DONE };
+#define PB_DPDK_SLOTS (256 - PB_DPDK_TX_DONE)
+
+struct pb_dpdk_queue;
+
+/* A pool's mempool: its objects are the frames, its "get" and "put" move them in and out of the pool. */
+struct pb_dpdk_pool {
+	struct pb_pool *pool;
+	struct rte_mempool *mp;
+	uint8_t *lent;                               /* enum pb_dpdk_lent by frame */
+	struct pb_dpdk_queue *queues[PB_DPDK_SLOTS]; /* guarded by lock */
+	/* For threads that drive no device of this pool: at start and stop of a port, and a peer that frees what we
+	 * sent. */
+	_Atomic uint32_t lock PB_ALIGNED(PB_CACHE_LINE);
+	struct pb_pool_cache *cache;
+	uint32_t refs;
+	uint64_t recovered;
+	bool mapped; /* by rte_extmem_register() */
+	bool ending;
+	struct pb_dpdk_pool *next;
+};
+
+struct pb_dpdk_port {
+	uint16_t id;
+	_Atomic int refs;
+	_Atomic bool running;
+	_Atomic bool gone;
+	bool started_once, probed;
+	struct pb_dpdk_config cfg;
+	struct pb_dpdk_pool *dp;
+	struct rte_eth_dev_info info;
+	uint32_t rx_desc, tx_desc, chain_max, frame_room;
+	uint64_t rx_offloads, tx_offloads, rss_types;
+	bool timesync;
+	bool sends_chains; /* without being asked to, as vdevs that walk any chain do */
+	int ts_field;      /* dynamic field of receive times; -1: none */
+	uint64_t ts_flag;
+	int launch_field;
+	uint64_t launch_flag;
+	struct pb_dpdk_queue *queues[PB_DPDK_QUEUES];
+	struct rte_device *device;
+};
+
+struct pb_dpdk_queue {
+	struct pb_dev dev;
+	struct pb_dpdk_port *port;
+	struct pb_dpdk_pool *dp;
+	uint32_t slot;
+	uint32_t chain;          /* frames of the longest packet that comes in */
+	uint32_t tx_max_bytes;   /* largest frame with its Ethernet header and a VLAN tag */
+	uint32_t tx_chain;       /* most frames of a packet that goes out */
+	_Atomic uint32_t inside; /* the data path is in a DPDK call */
+	/* Engines' frames whose transmission is over, for reap. */
+	uint32_t *done;
+	uint32_t ndone, outstanding;
+	uint32_t idle_reaps;
+	bool has_cleanup;
+	/* The same, put there by other threads: guarded by dp->lock. */
+	uint32_t *foreign;
+	_Atomic uint32_t nforeign;
+	struct pb_dpdk_info stats;
+	struct pb_drops own_drops;
+	/* Packets sent with a wish for a stamp, oldest first; the NIC has one at a time. */
+	struct pb_tx_stamp stamps[PB_DPDK_STAMPS];
+	uint32_t stamp_head, stamp_n;
+	bool stamp_wait;
+	uint64_t stamp_seq, stamp_addr, tx_seq;
+};
+
+/* The device that this thread is in a call of. Frames go between its cache and DPDK without a lock. */
+extern __thread struct pb_dpdk_queue *pb_dpdk_current __attribute__((tls_model("initial-exec")));
+
+static inline struct pb_dpdk_queue *pb_dpdk_of(struct pb_dev *dev)
+{
+	return (struct pb_dpdk_queue *)dev;
+}
+
+static inline struct rte_mbuf *pb_dpdk_mbuf(const struct pb_pool *p, uint64_t frame)
+{
+	return (struct rte_mbuf *)(void *)(p->base + frame - sizeof(struct rte_mbuf));
+}
+
+/* The frame that an mbuf of our mempool lies in. */
+static inline uint64_t pb_dpdk_frame(const struct pb_pool *p, const struct rte_mbuf *m)
+{
+	return (uint64_t)((const uint8_t *)m - p->base) + sizeof(struct rte_mbuf);
+}
+
+/* Enters the data path: false when the port is stopped or gone. Stopping waits until nobody is inside; the fence that
+ * orders the two is on its side (membarrier(2)), so here is none. */
+static inline bool pb_dpdk_enter(struct pb_dpdk_queue *x)
+{
+	atomic_store_explicit(&x->inside, 1, memory_order_relaxed);
+	atomic_signal_fence(memory_order_seq_cst);
+	if (!atomic_load_explicit(&x->port->running, memory_order_relaxed)) {
+		atomic_store_explicit(&x->inside, 0, memory_order_release);
+		return false;
+	}
+	pb_dpdk_current = x;
+	return true;
+}
+
+static inline void pb_dpdk_leave(struct pb_dpdk_queue *x)
+{
+	pb_dpdk_current = NULL;
+	atomic_store_explicit(&x->inside, 0, memory_order_release);
+}
+
+static inline void pb_dpdk_lock(struct pb_dpdk_pool *dp)
+{
+	while (atomic_exchange_explicit(&dp->lock, 1, memory_order_acquire))
+		pb_cpu_relax();
+}
+
+static inline void pb_dpdk_unlock(struct pb_dpdk_pool *dp)
+{
+	atomic_store_explicit(&dp->lock, 0, memory_order_release);
+}
+
+int pb_dpdk_fail_set(struct pb_dpdk_fail *f, enum pb_dpdk_stage stage, int err, const char *fmt, ...)
+	__attribute__((format(printf, 4, 5)));
+
+/* dpdk_pool.c. The mempool of this pool, made at the first call; -EINVAL: the pool has not PB_DPDK_LEAD. */
+struct pb_dpdk_pool *pb_dpdk_pool_get(struct pb_pool *pool, int *err);
+void pb_dpdk_pool_ref(struct pb_dpdk_pool *dp);
+/* At the last one what DPDK still has of the frames is free again. */
+void pb_dpdk_pool_put(struct pb_dpdk_pool *dp);
+uint32_t pb_dpdk_pool_in_use(struct pb_dpdk_pool *dp);
+/* A slot for completions; -ENOSPC. */
+int pb_dpdk_pool_join(struct pb_dpdk_pool *dp, struct pb_dpdk_queue *x);
+void pb_dpdk_pool_leave(struct pb_dpdk_pool *dp, struct pb_dpdk_queue *x);
+/* Moves what other threads completed into x->done. */
+void pb_dpdk_pool_fetch(struct pb_dpdk_queue *x);
+
+/* dpdk_limits.c: checks a configuration against info before anything is touched. */
+int pb_dpdk_limits(struct pb_dpdk_port *p, const struct pb_pool *pool, struct rte_eth_conf *conf,
+		   struct pb_dpdk_report *rep);
+void pb_dpdk_report_fill(struct pb_dpdk_port *p, struct pb_dpdk_report *rep);
+
+int pb_dpdk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns);
+int pb_dpdk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner from, uint64_t now_ns);
+int pb_dpdk_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns);
+int pb_dpdk_stamps(struct pb_dev *dev, struct pb_tx_stamp *out, int n);
+/* The largest layer-2 frame on an MTU. */
+#define PB_DPDK_L2 18
+#endif

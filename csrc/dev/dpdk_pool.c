@@ -1,0 +1,340 @@
+#include "dev/dpdk_impl.h"
+
+#include <errno.h>
+#include <rte_eal.h>
+#include <rte_errno.h>
+#include <rte_memory.h>
+#include <rte_mempool.h>
+#include <stdlib.h>
+
+/* The frames are laid out as a mempool's objects:
+ *
+ *   object header (64) | mbuf (128) | data: RTE_PKTMBUF_HEADROOM, packet ...
+ *                                   ^ pool->base + frame
+ *
+ * so drivers that take a mempool's memory for what it is (net_af_xdp's UMEM, mlx5's memory regions) find it so. "Get"
+ * takes frames out of the pool as a fill ring does, "put" gives them back, and where they go is known by `lent`. */
+
+__thread struct pb_dpdk_queue *pb_dpdk_current __attribute__((tls_model("initial-exec")));
+
+static pthread_mutex_t pools_lock = PTHREAD_MUTEX_INITIALIZER;
+static struct pb_dpdk_pool *pools;
+static uint32_t pools_made;
+
+static int ops_alloc(struct rte_mempool *mp)
+{
+	mp->pool_data = mp->pool_config;
+	return 0;
+}
+
+static void ops_free(struct rte_mempool *mp)
+{
+	(void)mp;
+}
+
+/* All or nothing, as a mempool promises. */
+static int take(struct pb_dpdk_pool *dp, struct pb_pool_cache *c, void **objs, unsigned n)
+{
+	uint64_t *addrs = (uint64_t *)(void *)objs;
+	unsigned got = 0;
+	while (got < n) {
+		unsigned want = n - got < PB_POOL_CACHE_MAX / 2 ? n - got : PB_POOL_CACHE_MAX / 2;
+		unsigned k = pb_pool_get(c, addrs + got, want, 0, PB_OWN_FILL);
+		got += k;
+		if (k < want) {
+			while (got)
+				pb_pool_put(c, addrs[--got], PB_OWN_FILL);
+			return -ENOBUFS;
+		}
+	}
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t frame = addrs[i];
+		dp->lent[pb_pool_index(dp->pool, frame)] = PB_DPDK_FILL;
+		objs[i] = pb_dpdk_mbuf(dp->pool, frame);
+	}
+	return 0;
+}
+
+static int ops_dequeue(struct rte_mempool *mp, void **objs, unsigned n)
+{
+	struct pb_dpdk_pool *dp = mp->pool_data;
+	struct pb_dpdk_queue *cur = pb_dpdk_current;
+	if (dp->ending)
+		return 0; /* rte_mempool_free() empties it so, and looks at nothing that it gets */
+	if (cur && cur->dp == dp)
+		return take(dp, cur->dev.cache, objs, n);
+	pb_dpdk_lock(dp);
+	int rc = take(dp, dp->cache, objs, n);
+	pb_dpdk_unlock(dp);
+	return rc;
+}
+
+/* An engine's frame: for the device that sent it to report. By a thread that is not in a call of that device, with the
+ * lock held. */
+static void complete_elsewhere(struct pb_dpdk_pool *dp, uint64_t frame, uint32_t index)
+{
+	/* Read again: that device may have been closed since, under this lock. */
+	uint8_t lent = dp->lent[index];
+	struct pb_dpdk_queue *x = lent >= PB_DPDK_TX_DONE ? dp->queues[lent - PB_DPDK_TX_DONE] : NULL;
+	dp->lent[index] = PB_DPDK_NO;
+	if (!x) {
+		pb_pool_put(dp->cache, frame, PB_OWN_TX);
+		return;
+	}
+	uint32_t n = atomic_load_explicit(&x->nforeign, memory_order_relaxed);
+	x->foreign[n] = index;
+	atomic_store_explicit(&x->nforeign, n + 1, memory_order_release);
+}
+
+static int ops_enqueue(struct rte_mempool *mp, void *const *objs, unsigned n)
+{
+	struct pb_dpdk_pool *dp = mp->pool_data;
+	struct pb_dpdk_queue *cur = pb_dpdk_current;
+	bool mine = cur && cur->dp == dp;
+	if (!mine)
+		pb_dpdk_lock(dp);
+	struct pb_pool_cache *c = mine ? cur->dev.cache : dp->cache;
+	for (unsigned i = 0; i < n; i++) {
+		uint64_t frame = pb_dpdk_frame(dp->pool, objs[i]);
+		uint32_t index = pb_pool_index(dp->pool, frame);
+		uint8_t lent = dp->lent[index];
+		if (lent < PB_DPDK_TX_DONE) {
+			dp->lent[index] = PB_DPDK_NO;
+			pb_pool_put(c, frame, lent == PB_DPDK_FILL ? PB_OWN_FILL : PB_OWN_TX);
+		} else if (mine && cur->slot == (uint32_t)(lent - PB_DPDK_TX_DONE)) {
+			dp->lent[index] = PB_DPDK_NO;
+			cur->done[cur->ndone++] = index;
+		} else {
+			if (mine)
+				pb_dpdk_lock(dp);
+			complete_elsewhere(dp, frame, index);
+			if (mine)
+				pb_dpdk_unlock(dp);
+		}
+	}
+	if (!mine)
+		pb_dpdk_unlock(dp);
+	return 0;
+}
+
+static unsigned ops_count(const struct rte_mempool *mp)
+{
+	const struct pb_dpdk_pool *dp = mp->pool_data;
+	return atomic_load_explicit(&dp->pool->top, memory_order_relaxed);
+}
+
+/* The objects lie where the frames are. Nothing is put: the pool has them. */
+static int ops_populate(struct rte_mempool *mp, unsigned max, void *vaddr, rte_iova_t iova, size_t len,
+			rte_mempool_populate_obj_cb_t *cb, void *arg)
+{
+	const struct pb_pool *p = ((struct pb_dpdk_pool *)mp->pool_config)->pool;
+	size_t at = mp->header_size;
+	unsigned n = 0;
+	while (n < max && at - mp->header_size + p->stride <= len) {
+		cb(mp, arg, (uint8_t *)vaddr + at, iova == RTE_BAD_IOVA ? RTE_BAD_IOVA : iova + at);
+		at += p->stride;
+		n++;
+	}
+	return (int)n;
+}
+
+static const struct rte_mempool_ops frame_ops = {
+	.name = "pb_frames",
+	.alloc = ops_alloc,
+	.free = ops_free,
+	.enqueue = ops_enqueue,
+	.dequeue = ops_dequeue,
+	.get_count = ops_count,
+	.populate = ops_populate,
+};
+
+/* Memory that DPDK did not allocate is known to it, and so to drivers that ask where an address is. */
+static int make_known(struct pb_dpdk_pool *dp)
+{
+	void *base = pb_region_base(dp->pool->region);
+	size_t bytes = pb_region_bytes(dp->pool->region);
+	size_t page = pb_region_pages(dp->pool->region) == PB_PAGES_HUGETLB ? RTE_PGSIZE_2M : RTE_PGSIZE_4K;
+	unsigned n = (unsigned)(bytes / page);
+	rte_iova_t *iovas = calloc(n, sizeof(*iovas));
+	if (!iovas)
+		return -ENOMEM;
+	bool va = rte_eal_iova_mode() == RTE_IOVA_VA;
+	for (unsigned i = 0; i < n; i++)
+		iovas[i] = va ? (uintptr_t)base + i * page : rte_mem_virt2iova((uint8_t *)base + i * page);
+	int rc = rte_extmem_register(base, bytes, iovas, n, page);
+	if (!rc) {
+		dp->mapped = true;
+		size_t chunk = va ? bytes : page;
+		for (size_t at = 0; at < bytes && rc >= 0; at += chunk)
+			rc = rte_mempool_populate_iova(dp->mp, (char *)base + at, iovas[at / page], chunk, NULL, NULL);
+		rc = rc < 0 ? rc : dp->mp->populated_size == dp->pool->nframes ? 0 : -ENOMEM;
+	} else {
+		rc = -rte_errno;
+	}
+	free(iovas);
+	return rc;
+}
+
+static int make_mempool(struct pb_dpdk_pool *dp)
+{
+	static bool registered;
+	if (!registered && rte_mempool_register_ops(&frame_ops) < 0)
+		return -ENOSPC;
+	registered = true;
+	char name[RTE_MEMPOOL_NAMESIZE];
+	snprintf(name, sizeof(name), "pb_frames_%u", pools_made++);
+	dp->mp = rte_mempool_create_empty(name, dp->pool->nframes, dp->pool->stride - PB_DPDK_OBJ, 0,
+					  sizeof(struct rte_pktmbuf_pool_private), SOCKET_ID_ANY,
+					  RTE_MEMPOOL_F_NO_SPREAD);
+	if (!dp->mp)
+		return -rte_errno;
+	if (dp->mp->header_size != PB_DPDK_OBJ)
+		return -EPROTO;
+	int rc = rte_mempool_set_ops_byname(dp->mp, frame_ops.name, dp);
+	if (rc)
+		return rc;
+	rte_pktmbuf_pool_init(dp->mp, NULL);
+	rc = make_known(dp);
+	if (rc)
+		return rc;
+	rte_mempool_obj_iter(dp->mp, rte_pktmbuf_init, NULL);
+	return 0;
+}
+
+/* What a driver never gave back: it is closed by now, so nobody writes there any more. */
+static void take_back(struct pb_dpdk_pool *dp)
+{
+	for (uint32_t i = 0; dp->lent && i < dp->pool->nframes; i++) {
+		uint8_t lent = dp->lent[i];
+		if (lent == PB_DPDK_NO)
+			continue;
+		dp->lent[i] = PB_DPDK_NO;
+		dp->recovered++;
+		pb_pool_put(dp->cache, pb_pool_addr(dp->pool, i), lent == PB_DPDK_FILL ? PB_OWN_FILL : PB_OWN_TX);
+	}
+}
+
+static void pool_free(struct pb_dpdk_pool *dp)
+{
+	struct pb_region *r = dp->pool->region;
+	if (dp->cache)
+		take_back(dp);
+	dp->ending = true;
+	rte_mempool_free(dp->mp);
+	if (dp->mapped)
+		(void)rte_extmem_unregister(pb_region_base(r), pb_region_bytes(r));
+	pb_pool_cache_destroy(dp->cache);
+	free(dp->lent);
+	pb_pool_unref(dp->pool);
+	free(dp);
+}
+
+static struct pb_dpdk_pool *pool_make(struct pb_pool *pool, int *err)
+{
+	*err = -EINVAL;
+	if (pool->lead != PB_DPDK_LEAD)
+		return NULL;
+	*err = -ENOMEM;
+	struct pb_dpdk_pool *dp = aligned_alloc(PB_CACHE_LINE, sizeof(*dp));
+	if (!dp)
+		return NULL;
+	memset(dp, 0, sizeof(*dp));
+	dp->pool = pool;
+	dp->refs = 1;
+	pb_pool_ref(pool);
+	dp->lent = calloc(pool->nframes, 1);
+	dp->cache = dp->lent ? pb_pool_cache_create(pool, err) : NULL;
+	if (dp->cache)
+		*err = make_mempool(dp);
+	if (*err) {
+		pool_free(dp);
+		return NULL;
+	}
+	return dp;
+}
+
+struct pb_dpdk_pool *pb_dpdk_pool_get(struct pb_pool *pool, int *err)
+{
+	pthread_mutex_lock(&pools_lock);
+	struct pb_dpdk_pool *dp = pools;
+	while (dp && dp->pool != pool)
+		dp = dp->next;
+	*err = 0;
+	if (dp) {
+		dp->refs++;
+	} else {
+		dp = pool_make(pool, err);
+		if (dp) {
+			dp->next = pools;
+			pools = dp;
+		}
+	}
+	pthread_mutex_unlock(&pools_lock);
+	return dp;
+}
+
+void pb_dpdk_pool_ref(struct pb_dpdk_pool *dp)
+{
+	pthread_mutex_lock(&pools_lock);
+	dp->refs++;
+	pthread_mutex_unlock(&pools_lock);
+}
+
+void pb_dpdk_pool_put(struct pb_dpdk_pool *dp)
+{
+	pthread_mutex_lock(&pools_lock);
+	bool last = !--dp->refs;
+	struct pb_dpdk_pool **at = &pools;
+	while (last && *at != dp)
+		at = &(*at)->next;
+	if (last) {
+		*at = dp->next;
+		pool_free(dp);
+	}
+	pthread_mutex_unlock(&pools_lock);
+}
+
+uint32_t pb_dpdk_pool_in_use(struct pb_dpdk_pool *dp)
+{
+	uint32_t n = 0;
+	for (uint32_t i = 0; i < dp->pool->nframes; i++)
+		n += dp->lent[i] != PB_DPDK_NO;
+	return n;
+}
+
+int pb_dpdk_pool_join(struct pb_dpdk_pool *dp, struct pb_dpdk_queue *x)
+{
+	pb_dpdk_lock(dp);
+	uint32_t slot = 0;
+	while (slot < PB_DPDK_SLOTS && dp->queues[slot])
+		slot++;
+	if (slot < PB_DPDK_SLOTS)
+		dp->queues[slot] = x;
+	pb_dpdk_unlock(dp);
+	x->slot = slot;
+	return slot < PB_DPDK_SLOTS ? 0 : -ENOSPC;
+}
+
+void pb_dpdk_pool_fetch(struct pb_dpdk_queue *x)
+{
+	pb_dpdk_lock(x->dp);
+	uint32_t n = atomic_load_explicit(&x->nforeign, memory_order_relaxed);
+	for (uint32_t i = 0; i < n; i++)
+		x->done[x->ndone++] = x->foreign[i];
+	atomic_store_explicit(&x->nforeign, 0, memory_order_relaxed);
+	pb_dpdk_unlock(x->dp);
+}
+
+void pb_dpdk_pool_leave(struct pb_dpdk_pool *dp, struct pb_dpdk_queue *x)
+{
+	pb_dpdk_lock(dp);
+	dp->queues[x->slot] = NULL;
+	/* The slot may be another's from now on: what is still under way completes to nobody. */
+	for (uint32_t i = 0; i < dp->pool->nframes; i++)
+		if (dp->lent[i] == PB_DPDK_TX_DONE + x->slot)
+			dp->lent[i] = PB_DPDK_TX;
+	pb_dpdk_unlock(dp);
+	pb_dpdk_pool_fetch(x);
+	while (x->ndone)
+		pb_pool_put(x->dev.cache, pb_pool_addr(dp->pool, x->done[--x->ndone]), PB_OWN_TX);
+}

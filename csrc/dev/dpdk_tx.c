@@ -1,0 +1,281 @@
+#include "dev/dpdk_impl.h"
+
+#include <errno.h>
+
+#define PB_ETH_MIN_BYTES 14
+/* How often an idle reap asks the driver to look for completions. */
+#define REAPS_PER_CLEANUP 16
+
+/* Why the device cannot send a packet of `count` descriptors, or PB_DROP_NONE. */
+static enum pb_drop refuse(const struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, uint32_t bytes)
+{
+	const struct pb_pool *pool = x->dev.pool;
+	if (bytes < PB_ETH_MIN_BYTES || count > x->tx_chain)
+		return PB_DROP_TX_BAD;
+	for (uint32_t i = 0; i < count; i++)
+		if (!d[i].len || d[i].addr - pb_pool_frame(pool, d[i].addr) + d[i].off + d[i].len > pool->frame_bytes)
+			return PB_DROP_TX_BAD;
+	if (d->flags & PB_DESC_CSUM_PARTIAL & x->dev.tx_flags) {
+		uint32_t start = d->hash & 0xffff, into = d->hash >> 16;
+		if (start < 34 || start + into + 2 > d->len || start > 127 + 511 || (into != 16 && into != 6))
+			return PB_DROP_TX_BAD;
+	}
+	return bytes > x->tx_max_bytes ? PB_DROP_TOO_LONG : PB_DROP_NONE;
+}
+
+/* Only addresses in the pool are looked at; 0: one is not. *bytes is 0 when the packet's end is not among the n. */
+static uint32_t next_packet(const struct pb_pool *pool, const struct pb_desc *d, uint32_t n, uint32_t *bytes)
+{
+	uint32_t count = 1;
+	*bytes = d->len;
+	if (d->flags & PB_DESC_MORE) {
+		count = pb_desc_packet(d, n, bytes);
+		if (!count) {
+			count = n;
+			*bytes = 0;
+		}
+	}
+	for (uint32_t i = 0; i < count; i++)
+		if (!pb_pool_has(pool, d[i].addr))
+			return 0;
+	return count;
+}
+
+/* What an mbuf says of the offloads asked for (rte_mbuf_core.h, "TX offload"): where the sum begins and goes is, for
+ * DPDK, which protocol it is and how long the headers before it are. */
+static void ask(struct pb_dpdk_queue *x, struct rte_mbuf *m, const struct pb_desc *d)
+{
+	uint16_t flags = d->flags & x->dev.tx_flags;
+	if (flags & PB_DESC_CSUM_PARTIAL) {
+		const uint8_t *p = rte_pktmbuf_mtod(m, const uint8_t *);
+		uint32_t start = d->hash & 0xffff, l2 = p[12] == 0x81 && p[13] == 0 ? 18 : 14;
+		m->l2_len = l2 & 0x7f;
+		m->l3_len = (start - l2) & 0x1ff;
+		m->l4_len = 0;
+		m->ol_flags |= d->hash >> 16 == 16 ? RTE_MBUF_F_TX_TCP_CKSUM : RTE_MBUF_F_TX_UDP_CKSUM;
+		m->ol_flags |= p[l2] >> 4 == 4 ? RTE_MBUF_F_TX_IPV4 : RTE_MBUF_F_TX_IPV6;
+	}
+	if (flags & PB_DESC_LAUNCH) {
+		*RTE_MBUF_DYNFIELD(m, (size_t)x->port->launch_field, uint64_t *) = d->ts_ns;
+		m->ol_flags |= x->port->launch_flag;
+	}
+	/* The NIC holds one stamp: the next packet gets one when this was read. */
+	if ((flags & PB_DESC_TX_STAMP) && !x->stamp_wait) {
+		m->ol_flags |= RTE_MBUF_F_TX_IEEE1588_TMST;
+		x->stamp_wait = true;
+		x->stamp_seq = x->tx_seq;
+		x->stamp_addr = pb_pool_frame(x->dev.pool, d->addr);
+	} else if (flags & PB_DESC_TX_STAMP) {
+		x->stats.stamps_lost++;
+	}
+}
+
+static struct rte_mbuf *fill(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, uint32_t bytes,
+			     uint8_t lent)
+{
+	const struct pb_pool *pool = x->dev.pool;
+	struct rte_mbuf *first = NULL, *last = NULL;
+	for (uint32_t i = 0; i < count; i++) {
+		uint64_t frame = pb_pool_frame(pool, d[i].addr);
+		struct rte_mbuf *m = pb_dpdk_mbuf(pool, frame);
+		x->dp->lent[pb_pool_index(pool, frame)] = lent;
+		m->data_off = (uint16_t)(d[i].addr - frame + d[i].off);
+		m->data_len = d[i].len;
+		m->ol_flags = 0;
+		m->nb_segs = 1;
+		if (last)
+			last->next = m;
+		else
+			first = m;
+		last = m;
+	}
+	first->pkt_len = bytes;
+	first->nb_segs = (uint16_t)count;
+	if (d->flags & x->dev.tx_flags & (PB_DESC_CSUM_PARTIAL | PB_DESC_TX_STAMP | PB_DESC_LAUNCH))
+		ask(x, first, d);
+	return first;
+}
+
+/* The driver did not take it: its frames are the caller's again. */
+static void unfill(struct pb_dpdk_queue *x, struct rte_mbuf *m)
+{
+	const struct pb_pool *pool = x->dev.pool;
+	if (m->ol_flags & RTE_MBUF_F_TX_IEEE1588_TMST)
+		x->stamp_wait = false;
+	while (m) {
+		struct rte_mbuf *next = m->next;
+		x->dp->lent[pb_pool_index(pool, pb_dpdk_frame(pool, m))] = PB_DPDK_NO;
+		m->next = NULL;
+		m->nb_segs = 1;
+		m = next;
+	}
+}
+
+/* Frames of a packet that is not sent, owner TX: an engine waits for its own. */
+static void drop(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, bool engine, enum pb_drop why)
+{
+	struct pb_dev *dev = &x->dev;
+	dev->stats.drops.n[why]++;
+	for (uint32_t i = 0; i < count; i++) {
+		uint64_t frame = pb_pool_frame(dev->pool, d[i].addr);
+		if (engine)
+			x->done[x->ndone++] = pb_pool_index(dev->pool, frame);
+		else
+			pb_pool_put(dev->cache, frame, PB_OWN_TX);
+	}
+}
+
+struct batch {
+	struct rte_mbuf *m[PB_BURST_MAX];
+	uint16_t frames[PB_BURST_MAX];
+	uint32_t bytes[PB_BURST_MAX];
+	uint16_t n;
+	uint16_t refused; /* frames of the packet behind the last that went, which the driver will never take; or 0 */
+};
+
+/* Hands the packets over. Returns the frames that the driver took; what it did not is the caller's again. */
+static uint32_t flush(struct pb_dpdk_queue *x, struct batch *b)
+{
+	struct pb_dev *dev = &x->dev;
+	uint16_t n = b->n, sent, i;
+	uint32_t frames = 0;
+	b->n = b->refused = 0;
+	if (!n)
+		return 0;
+	if (dev->tx_flags & PB_DESC_CSUM_PARTIAL) {
+		uint16_t good = rte_eth_tx_prepare(x->port->id, dev->queue, b->m, n);
+		sent = good ? rte_eth_tx_burst(x->port->id, dev->queue, b->m, good) : 0;
+		if (good < n && sent == good)
+			b->refused = b->frames[good];
+	} else {
+		sent = rte_eth_tx_burst(x->port->id, dev->queue, b->m, n);
+	}
+	for (i = 0; i < sent; i++) {
+		frames += b->frames[i];
+		dev->stats.tx_bytes += b->bytes[i];
+	}
+	dev->stats.tx_pkts += sent;
+	x->tx_seq += sent;
+	for (; i < n; i++)
+		unfill(x, b->m[i]);
+	return frames;
+}
+
+static int send_all(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t n, bool engine)
+{
+	struct batch b;
+	uint8_t lent = engine ? (uint8_t)(PB_DPDK_TX_DONE + x->slot) : PB_DPDK_TX;
+	uint32_t taken = 0, built = 0, bytes;
+	b.n = 0;
+	while (taken + built < n && b.n < PB_BURST_MAX) {
+		const struct pb_desc *s = &d[taken + built];
+		uint32_t count = next_packet(x->dev.pool, s, n - taken - built, &bytes);
+		if (!count)
+			break; /* not a frame of anybody's: stays with the caller */
+		enum pb_drop why = refuse(x, s, count, bytes);
+		if (why == PB_DROP_NONE) {
+			b.frames[b.n] = (uint16_t)count;
+			b.bytes[b.n] = bytes;
+			b.m[b.n++] = fill(x, s, count, bytes, lent);
+			built += count;
+			continue;
+		}
+		/* Those before it go first. */
+		uint32_t went = flush(x, &b);
+		taken += went;
+		if (went < built)
+			return (int)taken; /* a refused one among them is met again */
+		built = 0;
+		drop(x, s, count, engine, why);
+		taken += count;
+	}
+	taken += flush(x, &b);
+	if (b.refused) {
+		drop(x, &d[taken], b.refused, engine, PB_DROP_TX_BAD);
+		x->stats.tx_prepare_bad++;
+		taken += b.refused;
+	}
+	return (int)taken;
+}
+
+int pb_dpdk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner from, uint64_t now_ns)
+{
+	(void)now_ns;
+	struct pb_dpdk_queue *x = pb_dpdk_of(dev);
+	if (n <= 0)
+		return 0;
+	if (!pb_dpdk_enter(x))
+		return atomic_load_explicit(&x->port->gone, memory_order_relaxed) ? -ENODEV : 0;
+	if (!pb_pool_has(dev->pool, d->addr)) {
+		pb_dpdk_leave(x);
+		return -EINVAL;
+	}
+	/* Counted before: the driver may complete, and the pool count, within the call. */
+	pb_pool_count(dev->cache, from, PB_OWN_TX, n);
+#ifdef PB_DEBUG
+	for (int i = 0; i < n; i++)
+		if (pb_pool_has(dev->pool, d[i].addr))
+			pb_pool_check(dev->pool, pb_pool_frame(dev->pool, d[i].addr), from, PB_OWN_TX);
+#endif
+	bool engine = from == PB_OWN_ENGINE;
+	int taken = send_all(x, d, (uint32_t)n, engine);
+	if (taken < n) {
+		pb_pool_count(dev->cache, PB_OWN_TX, from, n - taken);
+#ifdef PB_DEBUG
+		for (int i = taken; i < n; i++)
+			if (pb_pool_has(dev->pool, d[i].addr))
+				pb_pool_revert(dev->pool, pb_pool_frame(dev->pool, d[i].addr), from);
+#endif
+	}
+	if (engine)
+		x->outstanding += (uint32_t)taken;
+	pb_dpdk_leave(x);
+	return taken;
+}
+
+int pb_dpdk_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns)
+{
+	(void)now_ns;
+	struct pb_dpdk_queue *x = pb_dpdk_of(dev);
+	if (atomic_load_explicit(&x->nforeign, memory_order_relaxed))
+		pb_dpdk_pool_fetch(x);
+	if (!x->ndone && x->outstanding && x->has_cleanup && ++x->idle_reaps >= REAPS_PER_CLEANUP && pb_dpdk_enter(x)) {
+		x->idle_reaps = 0;
+		(void)rte_eth_tx_done_cleanup(x->port->id, dev->queue, 0);
+		pb_dpdk_leave(x);
+	}
+	int out = 0;
+	while (out < n && x->ndone)
+		addrs[out++] = pb_pool_addr(dev->pool, x->done[--x->ndone]);
+	x->outstanding -= (uint32_t)out;
+	return out;
+}
+
+int pb_dpdk_stamps(struct pb_dev *dev, struct pb_tx_stamp *out, int n)
+{
+	struct pb_dpdk_queue *x = pb_dpdk_of(dev);
+	struct timespec t;
+	if (x->stamp_wait && pb_dpdk_enter(x)) {
+		if (!rte_eth_timesync_read_tx_timestamp(x->port->id, &t)) {
+			x->stamp_wait = false;
+			if (x->stamp_n == PB_DPDK_STAMPS) {
+				x->stamp_head = (x->stamp_head + 1) % PB_DPDK_STAMPS;
+				x->stamp_n--;
+				x->stats.stamps_lost++;
+			}
+			x->stamps[(x->stamp_head + x->stamp_n++) % PB_DPDK_STAMPS] = (struct pb_tx_stamp){
+				.seq = x->stamp_seq,
+				.addr = x->stamp_addr,
+				.ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec,
+				.source = PB_TS_HW,
+			};
+		}
+		pb_dpdk_leave(x);
+	}
+	int k = 0;
+	for (; k < n && x->stamp_n; k++, x->stamp_n--) {
+		out[k] = x->stamps[x->stamp_head];
+		x->stamp_head = (x->stamp_head + 1) % PB_DPDK_STAMPS;
+	}
+	return k;
+}
