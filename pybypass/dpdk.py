@@ -40,10 +40,11 @@ class EalOptions:
 
     `lcores`: the CPUs that it knows of, the first one its main core (None: the first that this process may use); data paths
     run in threads of this package, pinned by Engine(cpu=) and Worker. `memory_mb` is for DPDK's own tables and descriptor
-    rings (packets lie in the port's Umem; None: as needed on huge pages, else 64). `huge`: "auto" (huge pages if some are free, else none), "require" (PB002 without),
-    "no". `in_memory`: leave no files behind (with huge pages). `pci`: look at PCI devices at all; `allow`: PCI addresses taken
-    at start; others are taken when a port is opened on them. `iova`: "auto", "va", "pa". `log_level`: one of emergency,
-    alert, critical, error, warning, notice, info, debug. `extra`: further EAL arguments, as they are.
+    rings (packets lie in the port's Umem; None: as needed on huge pages, else 64). `huge`: "auto" (huge pages if enough are
+    free, else none), "require" (PB002 without), "no". `in_memory`: leave no files behind (with huge pages). `pci`: look at
+    PCI devices at all; `allow`: PCI addresses taken at start; others are taken when a port is opened on them. `iova`: "auto",
+    "va", "pa". `log_level`: one of emergency, alert, critical, error, warning, notice, info, debug. `extra`: further EAL
+    arguments, as they are.
 
     Raises PybypassError PB090 for what is out of range.
     """

@@ -72,6 +72,7 @@ class DpdkPort(Port):
         self.handle = handle
         self.netns = netns
         self._pid = os.getpid()
+        self._ended = False
         self._spread: tuple[bytes, list[int]] | None = self._read_spread()
         dpdk.register(self)
 
@@ -190,8 +191,8 @@ class DpdkPort(Port):
             return key, types
 
     def set_rss(self, types: Iterable[str], key: bytes | None = None) -> list[str]:
-        """Sets the hash types (names or groups), of which the port takes those that it can do, and the key (None: as it is). Returns the
-        types that were set. PB094: none of them, or a key of another length."""
+        """Sets the hash types (names or groups), of which the port takes those that it can do, and the key (None: as it is).
+        Returns the types that were set. PB094: none of them, or a key of another length."""
         wanted = _types_of("+".join(types))
         with self._call("RSS") as handle:
             granted = [name for name in wanted if name in self.report["rss_known"]]
@@ -235,9 +236,13 @@ class DpdkPort(Port):
     # ---- the end ----
 
     def _close(self, force: bool) -> None:
-        with self.netns if self.netns is not None and os.getpid() == self._pid else nullcontext():
+        if self._ended:
+            return
+        ours = os.getpid() == self._pid
+        with self.netns if self.netns is not None and ours else nullcontext():
             super()._close(force)
-            if os.getpid() == self._pid:
+            self._ended = True
+            if ours:
                 self.handle.close()
                 dpdk.drain_log()
             else:
