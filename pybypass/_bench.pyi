@@ -11,6 +11,7 @@ from pybypass._port import Queue
 
 SLICES_MAX: int
 FIELDS_MAX: int
+FORWARDS: dict[str, int]
 SPIN: dict[str, int]
 
 class Histogram:
@@ -84,6 +85,20 @@ class Device:
 
     def reflect(self, stop: Stop) -> dict[str, int]:
         """Sends UDP packets back until stop: received, sent, refused."""
+
+    def forward(
+        self,
+        out: Device | None = None,
+        *,
+        how: str = "io",
+        frame: bytes | None = None,
+        duration_s: float = 0.0,
+        burst: int = 64,
+        stop: Stop | None = None,
+    ) -> dict[str, Any]:
+        """testpmd's loops, in C, for duration_s seconds or until stop: "io" (from here to `out`, or back), "macswap" (with the
+        MAC addresses changed places), "rx" (received and dropped), "tx" (`frame` sent again and again). Both ends on one Umem.
+        received, sent, dropped, rx_calls, rx_empty, tx_full, no_frame, seconds, busy_cycles. PB040, PB033."""
 
     def run(
         self,

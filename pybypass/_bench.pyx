@@ -24,6 +24,7 @@ from pybypass.errors import PybypassError, connection_error
 
 SLICES_MAX = PB_BENCH_SLICES
 FIELDS_MAX = PB_TEMPLATE_FIELDS
+FORWARDS = {"io": PB_FORWARD_IO, "macswap": PB_FORWARD_MACSWAP, "rx": PB_FORWARD_RX, "tx": PB_FORWARD_TX}
 SPIN = {"block": PB_SPIN_NOT, "spin": PB_SPIN_HARD, "yield": PB_SPIN_YIELD}
 
 
@@ -263,6 +264,43 @@ cdef class Device:
         finally:
             free(b)
 
+
+    def forward(self, Device out=None, *, str how="io", bytes frame=None, double duration_s=0.0, int burst=64, Stop stop=None):
+        cdef pb_forward f
+        cdef const unsigned char[::1] raw = frame if frame is not None else b"\0"
+        cdef int rc
+        if how not in FORWARDS:
+            raise ValueError(f"how must be one of {', '.join(FORWARDS)}, not {how!r}")
+        memset(&f, 0, sizeof(f))
+        f.how = <pb_forward_how><int>FORWARDS[how]
+        f.burst = burst
+        f.duration_ns = <uint64_t>(duration_s * 1e9)
+        f.stop = stop.address() if stop is not None else NULL
+        f.frame, f.frame_len = &raw[0], <uint32_t>(raw.shape[0] if frame is not None else 0)
+        if out is self:
+            out = None
+        if out is not None:
+            f.out = out.enter()
+        try:
+            f.in_ = self.enter()
+            if out is None:
+                f.out = f.in_
+            try:
+                with nogil:
+                    rc = pb_forward_run(&f)
+            finally:
+                self.busy = False
+        finally:
+            if out is not None:
+                out.busy = False
+        if rc == -_errno.EINVAL:
+            raise PybypassError.make("PB040", -rc, f"forwarding ({how})", hint="both ends on one Umem; a frame that fits; an end: duration_s or stop")
+        if rc:
+            raise PybypassError.make("PB033", -rc, os.strerror(-rc))
+        return {
+            "received": f.received, "sent": f.sent, "dropped": f.dropped, "rx_calls": f.rx_calls, "rx_empty": f.rx_empty,
+            "tx_full": f.tx_full, "no_frame": f.no_frame, "seconds": f.ns / 1e9, "busy_cycles": f.busy_cycles,
+        }
 
     def bare(self, bytes dst_mac not None, bytes src not None, bytes dst not None, int sport, int dport):
         return Bare(self, dst_mac, src, dst, sport, dport)

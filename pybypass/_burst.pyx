@@ -4,7 +4,7 @@
 import numpy as np
 
 from cpython.buffer cimport PyBuffer_FillInfo
-from libc.stdlib cimport calloc, free
+from libc.stdlib cimport free, malloc
 from libc.string cimport memcpy
 
 from pybypass.c.pool cimport (
@@ -55,7 +55,7 @@ cdef Burst new_burst(Lender lender, int cap):
     cdef Burst b = Burst.__new__(Burst)
     b.queue = lender
     b.cap = cap
-    b.d = <pb_desc *>calloc(cap, sizeof(pb_desc) + sizeof(uint64_t))
+    b.d = <pb_desc *>malloc(cap * (sizeof(pb_desc) + sizeof(uint64_t)))
     if b.d == NULL:
         raise MemoryError
     b.frames = <unsigned long long *>(b.d + cap)

@@ -66,7 +66,6 @@ def open_port(
     timesync: bool = False,
     launch: bool = False,
     multi_segs: bool = False,
-    fast_free: bool = True,
     rss: Iterable[str] = (),
     rss_key: bytes | None = None,
 ) -> PortHandle: ...

@@ -284,7 +284,7 @@ def rss_bits(types):
 
 def open_port(str devargs, pool_capsule, *, int queues=1, int rx_desc=0, int tx_desc=0, int mtu=0, bint promiscuous=False,
               bint allmulticast=False, bint rx_csum=False, bint tx_csum=False, bint vlan_strip=False, bint rx_stamp=False,
-              bint timesync=False, bint launch=False, bint multi_segs=False, bint fast_free=True, rss=(), rss_key=None):
+              bint timesync=False, bint launch=False, bint multi_segs=False, rss=(), rss_key=None):
     cdef c.pb_dpdk_config cfg
     cdef c.pb_dpdk_report r
     cdef int err = 0
@@ -302,7 +302,7 @@ def open_port(str devargs, pool_capsule, *, int queues=1, int rx_desc=0, int tx_
     cfg.queues, cfg.rx_desc, cfg.tx_desc, cfg.mtu = <uint16_t>queues, <uint16_t>rx_desc, <uint16_t>tx_desc, <uint16_t>mtu
     cfg.promiscuous, cfg.allmulticast, cfg.rx_csum, cfg.tx_csum = promiscuous, allmulticast, rx_csum, tx_csum
     cfg.vlan_strip, cfg.rx_stamp, cfg.timesync, cfg.launch = vlan_strip, rx_stamp, timesync, launch
-    cfg.multi_segs, cfg.no_fast_free = multi_segs, not fast_free
+    cfg.multi_segs = multi_segs
     cfg.rss_types = rss_bits(rss)
     cfg.key_len = <uint32_t>len(key)
     if key:

@@ -17,7 +17,7 @@ cdef class Queue(Lender):
     cdef object user          # the engine that has the device
     cdef int lock             # one flag: guards dev and its cache against release from another thread
     cdef int busy
-    cdef int pid
+    cdef unsigned int forks   # pb_forks of the process that opened it
     cdef bint closed
     cdef object __weakref__
     cdef pb_dev *device(self) except NULL

@@ -2,7 +2,6 @@
 """One queue of a device. One `with nogil` call per burst."""
 
 import errno as _errno
-import os
 
 import numpy as np
 
@@ -24,6 +23,7 @@ from pybypass.c.dev cimport (
     pb_tx_stamp,
 )
 from pybypass.c.drops cimport PB_DROP_COUNT, pb_drop_name
+from pybypass.c.forks cimport pb_forks
 from pybypass.c.flag cimport pb_flag_drop, pb_flag_take, pb_flag_try
 from pybypass.c.path cimport pb_now_ns
 from pybypass.c.pool cimport (
@@ -34,10 +34,10 @@ from pybypass.c.pool cimport (
     pb_desc,
     pb_pool_frame,
     pb_pool_get,
-    pb_pool_move,
+    pb_pool_move_descs,
     pb_pool_put,
 )
-from pybypass.c.types cimport uint64_t
+from pybypass.c.types cimport uint32_t, uint64_t
 
 from pybypass._burst import CSUM_PARTIAL, LAUNCH, TX_STAMP
 from pybypass.errors import PybypassError
@@ -79,7 +79,7 @@ cdef class Queue(Lender):
 
     def __dealloc__(self):
         # A forked child has the parent's socket and program: closing them there would take them from the parent.
-        if self.dev != NULL and os.getpid() == self.pid:
+        if self.dev != NULL and pb_forks == self.forks:
             self.dev.ops.close(self.dev)
 
     cdef pb_dev *device(self) except NULL:
@@ -87,7 +87,7 @@ cdef class Queue(Lender):
             raise PybypassError.make("PB012", _errno.EBADF)
         if self.user is not None:
             raise PybypassError.make("PB013", _errno.EBUSY)
-        if os.getpid() != self.pid:
+        if pb_forks != self.forks:
             raise PybypassError.make("PB015", _errno.EBADF)
         return self.dev
 
@@ -115,6 +115,8 @@ cdef class Queue(Lender):
     cdef int give_back(self, Burst b) except -1:
         """The frames of a burst return to the pool, also when the device is gone."""
         cdef int i
+        if not b.n:
+            return 0
         self.held -= b.n
         pb_flag_take(&self.lock)
         if self.dev != NULL:
@@ -171,9 +173,10 @@ cdef class Queue(Lender):
         with nogil:
             pb_flag_take(&self.lock)
             got = pb_dev_rx(dev, b.d, n, pb_now_ns())
-            for i in range(got if got > 0 else 0):
+            if got > 0:
+                pb_pool_move_descs(dev.cache, b.d, <uint32_t>got, PB_OWN_RX, PB_OWN_APP)
+            for i in range(got):
                 b.frames[i] = pb_pool_frame(dev.pool, b.d[i].addr)
-                pb_pool_move(dev.cache, b.d[i].addr, PB_OWN_RX, PB_OWN_APP)
             pb_flag_drop(&self.lock)
         pb_flag_drop(&self.busy)
         if got == -_errno.EMSGSIZE:
@@ -203,6 +206,7 @@ cdef class Queue(Lender):
         pb_flag_drop(&self.busy)
         for i in range(got):
             b.frames[i] = addrs[i]
+            memset(&b.d[i], 0, sizeof(pb_desc))
             b.d[i].addr = addrs[i]
             b.d[i].off = TX_OFFSET
             b.d[i].len = length
@@ -216,6 +220,7 @@ cdef class Queue(Lender):
     def tx_burst(self, Burst burst not None):
         cdef pb_dev *dev = self.device()
         cdef int sent, i
+        cdef uint64_t now
         burst.alive()
         if burst.holds:
             raise BufferError(f"{burst.holds} views of this burst are alive: drop them before it is sent")
@@ -233,16 +238,18 @@ cdef class Queue(Lender):
             raise PybypassError.make("PB014", _errno.EBUSY)
         with nogil:
             pb_flag_take(&self.lock)
-            reap_all(dev, pb_now_ns())
-            sent = pb_dev_tx(dev, burst.d, burst.n, PB_OWN_APP, pb_now_ns())
+            now = pb_now_ns()
+            reap_all(dev, now)
+            sent = pb_dev_tx(dev, burst.d, burst.n, PB_OWN_APP, now)
             pb_flag_drop(&self.lock)
         pb_flag_drop(&self.busy)
         if sent < 0:
             raise PybypassError.make("PB033", -sent)
         burst.queue.held -= sent
         burst.n -= sent
-        memmove(burst.d, burst.d + sent, burst.n * sizeof(pb_desc))
-        memmove(burst.frames, burst.frames + sent, burst.n * sizeof(uint64_t))
+        if burst.n:
+            memmove(burst.d, burst.d + sent, burst.n * sizeof(pb_desc))
+            memmove(burst.frames, burst.frames + sent, burst.n * sizeof(uint64_t))
         burst.array = None
         return sent
 
@@ -285,7 +292,7 @@ cdef class Queue(Lender):
         self.user = None
         pb_flag_drop(&self.lock)
         pb_flag_drop(&self.busy)
-        if dev != NULL and os.getpid() == self.pid:
+        if dev != NULL and pb_forks == self.forks:
             with nogil:
                 dev.ops.close(dev)
 
@@ -305,7 +312,7 @@ cdef Queue wrap(pb_dev *dev, Umem umem, str kind):
     q.tx_flags = dev.tx_flags
     q.chain_max = dev.chain_max if dev.chain_max > 1 else 1
     q.report = {}
-    q.pid = os.getpid()
+    q.forks = pb_forks
     q.max_held = umem.handle().nframes // 2
     return q
 

@@ -157,19 +157,10 @@ static bool judge(struct pb_bench *b, const struct pb_desc *d, struct pb_hist *l
 	return true;
 }
 
-static inline uint64_t cycles(void)
-{
-#if defined(__x86_64__) || defined(__i386__)
-	return __builtin_ia32_rdtsc();
-#else
-	return pb_now_ns();
-#endif
-}
-
 static int receive(struct pb_bench *b, uint64_t before)
 {
 	struct pb_desc d[PB_BURST_MAX];
-	uint64_t started = cycles();
+	uint64_t started = pb_cycles();
 	int n = pb_dev_rx(b->dev, d, PB_BURST_MAX, before);
 	b->rx_calls++;
 	if (n <= 0) {
@@ -200,7 +191,7 @@ static int receive(struct pb_bench *b, uint64_t before)
 		slice->bytes += b->ours && !late ? d[i].len : 0;
 		pb_pool_put(b->dev->cache, d[i].addr, PB_OWN_RX);
 	}
-	b->busy_cycles += cycles() - started;
+	b->busy_cycles += pb_cycles() - started;
 	if (b->cfg.heard)
 		atomic_store_explicit(b->cfg.heard, b->received, memory_order_release);
 	return n;

@@ -5,7 +5,8 @@
  *   tx    takes the first k descriptors of d[0..n) (owner moves from `from` to TX) and returns k, or -errno if the
  *         device is gone. With PB_DESC_MORE a packet is taken whole or not at all.
  *   reap  gives back the frame address of up to n completed transmissions (owner still TX; the caller moves it on to
- *         FREE or ENGINE). Order need not be that of transmission.
+ *         FREE or ENGINE). Order need not be that of transmission. Frames that were not ENGINE's a device may keep for
+ *         itself (owner FILL) instead of giving them back.
  *   close takes back everything: after it each frame that the device had is FREE. The caller unrefs the pool.
  * now_ns is CLOCK_MONOTONIC on real devices and virtual time in a simulation; only `mem` and `fault` use it. */
 #ifndef PB_DEV_DEV_H
@@ -15,7 +16,7 @@
 #include "mem/desc.h"
 #include "mem/pool.h"
 
-#define PB_DEV_ABI 2
+#define PB_DEV_ABI 3
 
 struct pb_dev;
 
@@ -36,6 +37,11 @@ struct pb_tx_stamp {
 };
 _Static_assert(sizeof(struct pb_tx_stamp) == 32, "ABI with NumPy");
 
+/* What a pass moved, packets. */
+struct pb_passed {
+	uint32_t received, sent;
+};
+
 struct pb_dev_ops {
 	uint32_t abi; /* PB_DEV_ABI */
 	const char *name;
@@ -51,6 +57,10 @@ struct pb_dev_ops {
 	void (*close)(struct pb_dev *dev);
 	/* Takes up to n stamps of completed (reaped) transmissions, oldest first. NULL: never any. */
 	int (*stamps)(struct pb_dev *dev, struct pb_tx_stamp *out, int n);
+	/* Sends up to n packets that come in at dev out at `to`, as rx and tx would, without making descriptors; those
+	 * that `to` does not take are dropped and counted there. `to` has the same ops, and the calling thread drives
+	 * both. How many came in, or -errno. NULL: the caller uses rx and tx. */
+	int (*pass)(struct pb_dev *dev, struct pb_dev *to, int n, struct pb_passed *p);
 };
 
 struct pb_dev {

@@ -85,7 +85,6 @@ struct pb_dpdk_config {
 	uint64_t rss_types;           /* RTE_ETH_RSS_*; masked by what the port can do; 0: no RSS */
 	uint8_t key[PB_DPDK_KEY_MAX]; /* key_len 0: the driver's */
 	uint32_t key_len;
-	bool no_fast_free; /* never ask for MBUF_FAST_FREE */
 };
 
 struct pb_dpdk_report {

@@ -36,10 +36,11 @@ static void dev_close(struct pb_dev *dev)
 	pb_dpdk_pool_ref(dp); /* the port may be the last to have it */
 	port->queues[dev->queue] = NULL;
 	pb_dpdk_port_unref(port);
-	pb_dpdk_pool_leave(dp, x);
+	pb_dpdk_abandon(x);
+	pb_dpdk_pool_flush(dp);
 	pb_pool_cache_destroy(dev->cache);
 	free(x->done);
-	free(x->foreign);
+	free(x->sent);
 	free(x);
 	pb_dpdk_pool_put(dp);
 	pb_pool_unref(pool);
@@ -73,6 +74,7 @@ static const struct pb_dev_ops ops = {
 	.stats = dev_stats,
 	.close = dev_close,
 	.stamps = pb_dpdk_stamps,
+	.pass = pb_dpdk_pass,
 };
 
 static void describe(struct pb_dpdk_queue *x)
@@ -120,13 +122,10 @@ struct pb_dev *pb_dpdk_queue_open(struct pb_dpdk_port *port, uint16_t q, int *er
 	x->dev.pool = pool;
 	x->dev.queue = q;
 	x->done = calloc(pool->nframes, sizeof(*x->done));
-	x->foreign = calloc(pool->nframes, sizeof(*x->foreign));
-	if (x->done && x->foreign)
+	x->sent = calloc(pool->nframes, sizeof(*x->sent));
+	if (x->done && x->sent)
 		x->dev.cache = pb_pool_cache_create(pool, err);
 	if (!x->dev.cache)
-		goto fail;
-	*err = pb_dpdk_pool_join(x->dp, x);
-	if (*err)
 		goto fail;
 	describe(x);
 	pb_pool_ref(pool);
@@ -137,7 +136,7 @@ struct pb_dev *pb_dpdk_queue_open(struct pb_dpdk_port *port, uint16_t q, int *er
 fail:
 	pb_pool_cache_destroy(x->dev.cache);
 	free(x->done);
-	free(x->foreign);
+	free(x->sent);
 	free(x);
 	return NULL;
 }
@@ -146,5 +145,5 @@ void pb_dpdk_queue_info(struct pb_dev *dev, struct pb_dpdk_info *info)
 {
 	struct pb_dpdk_queue *x = pb_dpdk_of(dev);
 	*info = x->stats;
-	info->tx_outstanding = x->outstanding;
+	info->tx_outstanding = x->sent_n;
 }

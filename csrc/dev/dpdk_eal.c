@@ -96,6 +96,37 @@ static void log_open(void)
 	rte_openlog_stream(stream);
 }
 
+/* ---- threads ---- */
+
+__thread bool pb_dpdk_known __attribute__((tls_model("initial-exec")));
+
+static pthread_key_t thread_key;
+static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
+static bool thread_key_made;
+
+/* What the thread leaves in caches is taken when the pool ends, or by the next thread with its number. */
+static void thread_ends(void *arg)
+{
+	(void)arg;
+	rte_thread_unregister();
+}
+
+static void make_key(void)
+{
+	thread_key_made = !pthread_key_create(&thread_key, thread_ends);
+}
+
+/* A thread that DPDK has no number left for works too, with more effort for each frame. */
+void pb_dpdk_know_thread(void)
+{
+	pb_dpdk_known = true;
+	if (rte_lcore_id() != LCORE_ID_ANY)
+		return;
+	pthread_once(&thread_once, make_key);
+	if (thread_key_made && !rte_thread_register())
+		(void)pthread_setspecific(thread_key, &thread_key);
+}
+
 /* ---- start and stop ---- */
 
 static pthread_mutex_t eal_lock = PTHREAD_MUTEX_INITIALIZER;

@@ -18,9 +18,9 @@ _Static_assert(PB_DPDK_LEAD == PB_DPDK_OBJ + 128, "an object header and an mbuf"
 
 #define PB_DPDK_STAMPS 256
 
-/* Why DPDK has a frame. TX_DONE + slot: sent by an engine through the device in that slot, which waits for it. */
-enum pb_dpdk_lent { PB_DPDK_NO = 0, PB_DPDK_FILL, PB_DPDK_TX, PB_DPDK_TX_DONE };
-#define PB_DPDK_SLOTS (256 - PB_DPDK_TX_DONE)
+/* Why DPDK has a frame. FILL: to do with as it likes, in a cache, on a ring or in transmission. TX: sent by an engine,
+ * which waits for it. */
+enum pb_dpdk_lent { PB_DPDK_NO = 0, PB_DPDK_FILL, PB_DPDK_TX };
 
 struct pb_dpdk_queue;
 
@@ -28,10 +28,8 @@ struct pb_dpdk_queue;
 struct pb_dpdk_pool {
 	struct pb_pool *pool;
 	struct rte_mempool *mp;
-	uint8_t *lent;                               /* enum pb_dpdk_lent by frame */
-	struct pb_dpdk_queue *queues[PB_DPDK_SLOTS]; /* guarded by lock */
-	/* For threads that drive no device of this pool: at start and stop of a port, and a peer that frees what we
-	 * sent. */
+	uint8_t *lent; /* enum pb_dpdk_lent by frame */
+	/* Frames between pool and mempool go through this cache. */
 	_Atomic uint32_t lock PB_ALIGNED(PB_CACHE_LINE);
 	struct pb_pool_cache *cache;
 	uint32_t refs;
@@ -40,6 +38,17 @@ struct pb_dpdk_pool {
 	bool ending;
 	struct pb_dpdk_pool *next;
 };
+
+/* Frames in the mempool's cache of each thread. */
+static inline uint32_t pb_dpdk_cache_size(const struct pb_pool *p)
+{
+	return p->nframes >= 4096 ? 256 : p->nframes >= 1024 ? 64 : 0;
+}
+/* A cache holds half as much again before it gives some back (rte_mempool.h). */
+static inline uint32_t pb_dpdk_cache_most(const struct pb_pool *p)
+{
+	return pb_dpdk_cache_size(p) * 3 / 2;
+}
 
 struct pb_dpdk_port {
 	uint16_t id;
@@ -66,19 +75,18 @@ struct pb_dpdk_queue {
 	struct pb_dev dev;
 	struct pb_dpdk_port *port;
 	struct pb_dpdk_pool *dp;
-	uint32_t slot;
 	uint32_t chain;          /* frames of the longest packet that comes in */
 	uint32_t tx_max_bytes;   /* largest frame with its Ethernet header and a VLAN tag */
 	uint32_t tx_chain;       /* most frames of a packet that goes out */
 	_Atomic uint32_t inside; /* the data path is in a DPDK call */
-	/* Engines' frames whose transmission is over, for reap. */
+	/* Engines' frames on their way, oldest first: a ring of nframes. */
+	uint32_t *sent;
+	uint32_t sent_head, sent_n;
+	/* Of them those that are done, for reap. */
 	uint32_t *done;
-	uint32_t ndone, outstanding;
+	uint32_t ndone;
 	uint32_t idle_reaps;
 	bool has_cleanup;
-	/* The same, put there by other threads: guarded by dp->lock. */
-	uint32_t *foreign;
-	_Atomic uint32_t nforeign;
 	struct pb_dpdk_info stats;
 	struct pb_drops own_drops;
 	/* Packets sent with a wish for a stamp, oldest first; the NIC has one at a time. */
@@ -88,8 +96,9 @@ struct pb_dpdk_queue {
 	uint64_t stamp_seq, stamp_addr, tx_seq;
 };
 
-/* The device that this thread is in a call of. Frames go between its cache and DPDK without a lock. */
-extern __thread struct pb_dpdk_queue *pb_dpdk_current __attribute__((tls_model("initial-exec")));
+/* Whether this thread is known to DPDK, which gives it a cache of each mempool. */
+extern __thread bool pb_dpdk_known __attribute__((tls_model("initial-exec")));
+void pb_dpdk_know_thread(void);
 
 static inline struct pb_dpdk_queue *pb_dpdk_of(struct pb_dev *dev)
 {
@@ -117,13 +126,13 @@ static inline bool pb_dpdk_enter(struct pb_dpdk_queue *x)
 		atomic_store_explicit(&x->inside, 0, memory_order_release);
 		return false;
 	}
-	pb_dpdk_current = x;
+	if (!pb_dpdk_known)
+		pb_dpdk_know_thread();
 	return true;
 }
 
 static inline void pb_dpdk_leave(struct pb_dpdk_queue *x)
 {
-	pb_dpdk_current = NULL;
 	atomic_store_explicit(&x->inside, 0, memory_order_release);
 }
 
@@ -147,11 +156,8 @@ void pb_dpdk_pool_ref(struct pb_dpdk_pool *dp);
 /* At the last one what DPDK still has of the frames is free again. */
 void pb_dpdk_pool_put(struct pb_dpdk_pool *dp);
 uint32_t pb_dpdk_pool_in_use(struct pb_dpdk_pool *dp);
-/* A slot for completions; -ENOSPC. */
-int pb_dpdk_pool_join(struct pb_dpdk_pool *dp, struct pb_dpdk_queue *x);
-void pb_dpdk_pool_leave(struct pb_dpdk_pool *dp, struct pb_dpdk_queue *x);
-/* Moves what other threads completed into x->done. */
-void pb_dpdk_pool_fetch(struct pb_dpdk_queue *x);
+/* What this thread's cache has of the mempool goes back to the pool. */
+void pb_dpdk_pool_flush(struct pb_dpdk_pool *dp);
 
 /* dpdk_limits.c: checks a configuration against info before anything is touched. */
 int pb_dpdk_limits(struct pb_dpdk_port *p, const struct pb_pool *pool, struct rte_eth_conf *conf,
@@ -161,6 +167,9 @@ void pb_dpdk_report_fill(struct pb_dpdk_port *p, struct pb_dpdk_report *rep);
 int pb_dpdk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns);
 int pb_dpdk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner from, uint64_t now_ns);
 int pb_dpdk_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns);
+int pb_dpdk_pass(struct pb_dev *dev, struct pb_dev *to, int n, struct pb_passed *p);
+/* At close: engines' frames are FREE, and go to the mempool when the driver lets go of those it has. */
+void pb_dpdk_abandon(struct pb_dpdk_queue *x);
 int pb_dpdk_stamps(struct pb_dev *dev, struct pb_tx_stamp *out, int n);
 /* The largest layer-2 frame on an MTU. */
 #define PB_DPDK_L2 18

@@ -81,7 +81,7 @@ static int check_mtu(struct pb_dpdk_port *p, const struct pb_pool *pool, struct 
 static int check_pool(const struct pb_dpdk_port *p, const struct pb_pool *pool, struct pb_dpdk_report *rep)
 {
 	uint32_t most = 0;
-	rep->frames_needed = p->cfg.queues * (p->rx_desc + p->tx_desc + SPARE_FRAMES);
+	rep->frames_needed = p->cfg.queues * (p->rx_desc + p->tx_desc + SPARE_FRAMES + pb_dpdk_cache_most(pool));
 	most = pool->nframes;
 	if (most < rep->frames_needed)
 		return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_MEMORY, -ENOBUFS,
@@ -130,9 +130,7 @@ static void choose_tx(struct pb_dpdk_port *p, struct rte_eth_conf *conf)
 		want |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 	if (c->launch)
 		want |= RTE_ETH_TX_OFFLOAD_SEND_ON_TIMESTAMP;
-	/* All frames are of one mempool, and nobody else refers to them. */
-	if (!c->no_fast_free && !(want & p->info.tx_offload_capa & RTE_ETH_TX_OFFLOAD_MULTI_SEGS))
-		want |= RTE_ETH_TX_OFFLOAD_MBUF_FAST_FREE;
+	/* Not MBUF_FAST_FREE: engines keep a reference to what they sent. */
 	p->tx_offloads = want & p->info.tx_offload_capa;
 	conf->txmode.offloads = p->tx_offloads;
 }

@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
+#include <rte_lcore.h>
 #include <rte_memory.h>
 #include <rte_mempool.h>
 #include <stdlib.h>
@@ -12,10 +13,13 @@
  *   object header (64) | mbuf (128) | data: RTE_PKTMBUF_HEADROOM, packet ...
  *                                   ^ pool->base + frame
  *
- * so drivers that take a mempool's memory for what it is (net_af_xdp's UMEM, mlx5's memory regions) find it so. "Get"
- * takes frames out of the pool as a fill ring does, "put" gives them back, and where they go is known by `lent`. */
-
-__thread struct pb_dpdk_queue *pb_dpdk_current __attribute__((tls_model("initial-exec")));
+ * so drivers that take a mempool's memory for what it is (net_af_xdp's UMEM, mlx5's memory regions) find it so. DPDK
+ * has a part of the frames, as a kernel has those on a fill ring: in the mempool's caches, one for each thread, on
+ * receive rings, and those that were sent and that nobody waits for. They are owner FILL. A cache that runs empty takes
+ * more out of the pool, one that overflows gives some back, many at a time: that is what the two calls below are for.
+ *
+ * A frame that an engine sent has a reference of ours as well, so no driver puts it back: when that is the last one, it
+ * was sent. */
 
 static pthread_mutex_t pools_lock = PTHREAD_MUTEX_INITIALIZER;
 static struct pb_dpdk_pool *pools;
@@ -33,87 +37,40 @@ static void ops_free(struct rte_mempool *mp)
 }
 
 /* All or nothing, as a mempool promises. */
-static int take(struct pb_dpdk_pool *dp, struct pb_pool_cache *c, void **objs, unsigned n)
+static int ops_dequeue(struct rte_mempool *mp, void **objs, unsigned n)
 {
+	struct pb_dpdk_pool *dp = mp->pool_data;
 	uint64_t *addrs = (uint64_t *)(void *)objs;
-	unsigned got = 0;
-	while (got < n) {
-		unsigned want = n - got < PB_POOL_CACHE_MAX / 2 ? n - got : PB_POOL_CACHE_MAX / 2;
-		unsigned k = pb_pool_get(c, addrs + got, want, 0, PB_OWN_FILL);
-		got += k;
-		if (k < want) {
-			while (got)
-				pb_pool_put(c, addrs[--got], PB_OWN_FILL);
-			return -ENOBUFS;
-		}
+	unsigned got = 0, want = 0, k = 0;
+	if (dp->ending)
+		return 0; /* rte_mempool_free() empties it so, and looks at nothing that it gets */
+	pb_dpdk_lock(dp);
+	for (; got < n && k == want; got += k) {
+		want = n - got < PB_POOL_CACHE_MAX / 2 ? n - got : PB_POOL_CACHE_MAX / 2;
+		k = pb_pool_get(dp->cache, addrs + got, want, 0, PB_OWN_FILL);
 	}
-	for (unsigned i = 0; i < n; i++) {
+	bool all = got == n;
+	for (unsigned i = 0; i < n && all; i++) {
 		uint64_t frame = addrs[i];
 		dp->lent[pb_pool_index(dp->pool, frame)] = PB_DPDK_FILL;
 		objs[i] = pb_dpdk_mbuf(dp->pool, frame);
 	}
-	return 0;
-}
-
-static int ops_dequeue(struct rte_mempool *mp, void **objs, unsigned n)
-{
-	struct pb_dpdk_pool *dp = mp->pool_data;
-	struct pb_dpdk_queue *cur = pb_dpdk_current;
-	if (dp->ending)
-		return 0; /* rte_mempool_free() empties it so, and looks at nothing that it gets */
-	if (cur && cur->dp == dp)
-		return take(dp, cur->dev.cache, objs, n);
-	pb_dpdk_lock(dp);
-	int rc = take(dp, dp->cache, objs, n);
+	while (got && !all)
+		pb_pool_put(dp->cache, addrs[--got], PB_OWN_FILL);
 	pb_dpdk_unlock(dp);
-	return rc;
-}
-
-/* An engine's frame: for the device that sent it to report. By a thread that is not in a call of that device, with the
- * lock held. */
-static void complete_elsewhere(struct pb_dpdk_pool *dp, uint64_t frame, uint32_t index)
-{
-	/* Read again: that device may have been closed since, under this lock. */
-	uint8_t lent = dp->lent[index];
-	struct pb_dpdk_queue *x = lent >= PB_DPDK_TX_DONE ? dp->queues[lent - PB_DPDK_TX_DONE] : NULL;
-	dp->lent[index] = PB_DPDK_NO;
-	if (!x) {
-		pb_pool_put(dp->cache, frame, PB_OWN_TX);
-		return;
-	}
-	uint32_t n = atomic_load_explicit(&x->nforeign, memory_order_relaxed);
-	x->foreign[n] = index;
-	atomic_store_explicit(&x->nforeign, n + 1, memory_order_release);
+	return all ? 0 : -ENOBUFS;
 }
 
 static int ops_enqueue(struct rte_mempool *mp, void *const *objs, unsigned n)
 {
 	struct pb_dpdk_pool *dp = mp->pool_data;
-	struct pb_dpdk_queue *cur = pb_dpdk_current;
-	bool mine = cur && cur->dp == dp;
-	if (!mine)
-		pb_dpdk_lock(dp);
-	struct pb_pool_cache *c = mine ? cur->dev.cache : dp->cache;
+	pb_dpdk_lock(dp);
 	for (unsigned i = 0; i < n; i++) {
 		uint64_t frame = pb_dpdk_frame(dp->pool, objs[i]);
-		uint32_t index = pb_pool_index(dp->pool, frame);
-		uint8_t lent = dp->lent[index];
-		if (lent < PB_DPDK_TX_DONE) {
-			dp->lent[index] = PB_DPDK_NO;
-			pb_pool_put(c, frame, lent == PB_DPDK_FILL ? PB_OWN_FILL : PB_OWN_TX);
-		} else if (mine && cur->slot == (uint32_t)(lent - PB_DPDK_TX_DONE)) {
-			dp->lent[index] = PB_DPDK_NO;
-			cur->done[cur->ndone++] = index;
-		} else {
-			if (mine)
-				pb_dpdk_lock(dp);
-			complete_elsewhere(dp, frame, index);
-			if (mine)
-				pb_dpdk_unlock(dp);
-		}
+		dp->lent[pb_pool_index(dp->pool, frame)] = PB_DPDK_NO;
+		pb_pool_put(dp->cache, frame, PB_OWN_FILL);
 	}
-	if (!mine)
-		pb_dpdk_unlock(dp);
+	pb_dpdk_unlock(dp);
 	return 0;
 }
 
@@ -183,9 +140,9 @@ static int make_mempool(struct pb_dpdk_pool *dp)
 	registered = true;
 	char name[RTE_MEMPOOL_NAMESIZE];
 	snprintf(name, sizeof(name), "pb_frames_%u", pools_made++);
-	dp->mp = rte_mempool_create_empty(name, dp->pool->nframes, dp->pool->stride - PB_DPDK_OBJ, 0,
-					  sizeof(struct rte_pktmbuf_pool_private), SOCKET_ID_ANY,
-					  RTE_MEMPOOL_F_NO_SPREAD);
+	dp->mp = rte_mempool_create_empty(name, dp->pool->nframes, dp->pool->stride - PB_DPDK_OBJ,
+					  pb_dpdk_cache_size(dp->pool), sizeof(struct rte_pktmbuf_pool_private),
+					  SOCKET_ID_ANY, RTE_MEMPOOL_F_NO_SPREAD);
 	if (!dp->mp)
 		return -rte_errno;
 	if (dp->mp->header_size != PB_DPDK_OBJ)
@@ -201,24 +158,33 @@ static int make_mempool(struct pb_dpdk_pool *dp)
 	return 0;
 }
 
+/* Threads have left frames in their caches, and nobody is in a call any more. */
+static void empty_caches(struct pb_dpdk_pool *dp)
+{
+	for (unsigned i = 0; dp->mp && dp->mp->cache_size && i < RTE_MAX_LCORE; i++)
+		rte_mempool_cache_flush(rte_mempool_default_cache(dp->mp, i), dp->mp);
+}
+
 /* What a driver never gave back: it is closed by now, so nobody writes there any more. */
 static void take_back(struct pb_dpdk_pool *dp)
 {
 	for (uint32_t i = 0; dp->lent && i < dp->pool->nframes; i++) {
-		uint8_t lent = dp->lent[i];
-		if (lent == PB_DPDK_NO)
+		if (dp->lent[i] == PB_DPDK_NO)
 			continue;
+		enum pb_owner from = dp->lent[i] == PB_DPDK_FILL ? PB_OWN_FILL : PB_OWN_TX;
 		dp->lent[i] = PB_DPDK_NO;
 		dp->recovered++;
-		pb_pool_put(dp->cache, pb_pool_addr(dp->pool, i), lent == PB_DPDK_FILL ? PB_OWN_FILL : PB_OWN_TX);
+		pb_pool_put(dp->cache, pb_pool_addr(dp->pool, i), from);
 	}
 }
 
 static void pool_free(struct pb_dpdk_pool *dp)
 {
 	struct pb_region *r = dp->pool->region;
-	if (dp->cache)
+	if (dp->cache) {
+		empty_caches(dp);
 		take_back(dp);
+	}
 	dp->ending = true;
 	rte_mempool_free(dp->mp);
 	if (dp->mapped)
@@ -294,47 +260,22 @@ void pb_dpdk_pool_put(struct pb_dpdk_pool *dp)
 	pthread_mutex_unlock(&pools_lock);
 }
 
+void pb_dpdk_pool_flush(struct pb_dpdk_pool *dp)
+{
+	struct rte_mempool_cache *c = rte_mempool_default_cache(dp->mp, rte_lcore_id());
+	if (c)
+		rte_mempool_cache_flush(c, dp->mp);
+}
+
 uint32_t pb_dpdk_pool_in_use(struct pb_dpdk_pool *dp)
 {
 	uint32_t n = 0;
 	for (uint32_t i = 0; i < dp->pool->nframes; i++)
 		n += dp->lent[i] != PB_DPDK_NO;
+	/* Those in caches are free; a thread may change its own meanwhile. */
+	for (unsigned i = 0; dp->mp->cache_size && i < RTE_MAX_LCORE; i++) {
+		uint32_t cached = *(volatile uint32_t *)&rte_mempool_default_cache(dp->mp, i)->len;
+		n -= cached < n ? cached : n;
+	}
 	return n;
-}
-
-int pb_dpdk_pool_join(struct pb_dpdk_pool *dp, struct pb_dpdk_queue *x)
-{
-	pb_dpdk_lock(dp);
-	uint32_t slot = 0;
-	while (slot < PB_DPDK_SLOTS && dp->queues[slot])
-		slot++;
-	if (slot < PB_DPDK_SLOTS)
-		dp->queues[slot] = x;
-	pb_dpdk_unlock(dp);
-	x->slot = slot;
-	return slot < PB_DPDK_SLOTS ? 0 : -ENOSPC;
-}
-
-void pb_dpdk_pool_fetch(struct pb_dpdk_queue *x)
-{
-	pb_dpdk_lock(x->dp);
-	uint32_t n = atomic_load_explicit(&x->nforeign, memory_order_relaxed);
-	for (uint32_t i = 0; i < n; i++)
-		x->done[x->ndone++] = x->foreign[i];
-	atomic_store_explicit(&x->nforeign, 0, memory_order_relaxed);
-	pb_dpdk_unlock(x->dp);
-}
-
-void pb_dpdk_pool_leave(struct pb_dpdk_pool *dp, struct pb_dpdk_queue *x)
-{
-	pb_dpdk_lock(dp);
-	dp->queues[x->slot] = NULL;
-	/* The slot may be another's from now on: what is still under way completes to nobody. */
-	for (uint32_t i = 0; i < dp->pool->nframes; i++)
-		if (dp->lent[i] == PB_DPDK_TX_DONE + x->slot)
-			dp->lent[i] = PB_DPDK_TX;
-	pb_dpdk_unlock(dp);
-	pb_dpdk_pool_fetch(x);
-	while (x->ndone)
-		pb_pool_put(x->dev.cache, pb_pool_addr(dp->pool, x->done[--x->ndone]), PB_OWN_TX);
 }

@@ -111,11 +111,6 @@ static int take(struct pb_dpdk_queue *x, struct rte_mbuf *m, struct pb_desc *d)
 	return n;
 }
 
-static uint8_t lent_of(const struct pb_dpdk_queue *x, const struct rte_mbuf *m)
-{
-	return x->dp->lent[pb_pool_index(x->dev.pool, pb_dpdk_frame(x->dev.pool, m))];
-}
-
 static void checked(struct pb_dpdk_queue *x, const struct pb_desc *d, int n)
 {
 #ifdef PB_DEBUG
@@ -126,15 +121,6 @@ static void checked(struct pb_dpdk_queue *x, const struct pb_desc *d, int n)
 	(void)d;
 	(void)n;
 #endif
-}
-
-/* Frames that were sent and come in again, by way of FREE. */
-static void came_back(struct pb_dpdk_queue *x, const struct pb_desc *d, int n)
-{
-	for (int i = 0; i < n; i++) {
-		pb_pool_move(x->dev.cache, d[i].addr, PB_OWN_TX, PB_OWN_FREE);
-		pb_pool_move(x->dev.cache, d[i].addr, PB_OWN_FREE, PB_OWN_RX);
-	}
 }
 
 int pb_dpdk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns)
@@ -151,15 +137,11 @@ int pb_dpdk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns)
 	for (int i = 0; i < got; i++) {
 		int first = out;
 		uint32_t len = m[i]->pkt_len;
-		uint8_t lent = m[i]->pool == x->dp->mp && m[i]->nb_segs <= x->chain ? lent_of(x, m[i]) : PB_DPDK_NO;
-		if (lent == PB_DPDK_FILL) {
+		/* Two references: an engine's, which net_ring has brought round. */
+		if (m[i]->pool == x->dp->mp && m[i]->nb_segs <= x->chain && rte_mbuf_refcnt_read(m[i]) == 1) {
 			out += take(x, m[i], &d[out]);
 			frames += out - first;
 			checked(x, &d[first], out - first);
-		} else if (lent == PB_DPDK_TX) {
-			/* net_ring: what somebody sent through it and no longer cares for is taken as it is. */
-			out += take(x, m[i], &d[out]);
-			came_back(x, &d[first], out - first);
 		} else {
 			out += copy_in(x, m[i], &d[out], n - out);
 			rte_pktmbuf_free(m[i]);

@@ -71,8 +71,9 @@ static void ask(struct pb_dpdk_queue *x, struct rte_mbuf *m, const struct pb_des
 }
 
 static struct rte_mbuf *fill(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, uint32_t bytes,
-			     uint8_t lent)
+			     bool engine)
 {
+	uint8_t lent = engine ? PB_DPDK_TX : PB_DPDK_FILL;
 	const struct pb_pool *pool = x->dev.pool;
 	struct rte_mbuf *first = NULL, *last = NULL;
 	for (uint32_t i = 0; i < count; i++) {
@@ -83,6 +84,8 @@ static struct rte_mbuf *fill(struct pb_dpdk_queue *x, const struct pb_desc *d, u
 		m->data_len = d[i].len;
 		m->ol_flags = 0;
 		m->nb_segs = 1;
+		if (engine)
+			rte_mbuf_refcnt_set(m, 2);
 		if (last)
 			last->next = m;
 		else
@@ -107,21 +110,39 @@ static void unfill(struct pb_dpdk_queue *x, struct rte_mbuf *m)
 		x->dp->lent[pb_pool_index(pool, pb_dpdk_frame(pool, m))] = PB_DPDK_NO;
 		m->next = NULL;
 		m->nb_segs = 1;
+		rte_mbuf_refcnt_set(m, 1);
 		m = next;
 	}
 }
 
-/* Frames of a packet that is not sent, owner TX: an engine waits for its own. */
-static void drop(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, bool engine, enum pb_drop why)
+/* Frames of a packet that is not sent: an engine waits for its own. */
+static void drop(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, enum pb_owner from, enum pb_drop why)
 {
 	struct pb_dev *dev = &x->dev;
 	dev->stats.drops.n[why]++;
 	for (uint32_t i = 0; i < count; i++) {
 		uint64_t frame = pb_pool_frame(dev->pool, d[i].addr);
-		if (engine)
+		pb_pool_move(dev->cache, frame, from, PB_OWN_TX);
+		if (from == PB_OWN_ENGINE)
 			x->done[x->ndone++] = pb_pool_index(dev->pool, frame);
 		else
 			pb_pool_put(dev->cache, frame, PB_OWN_TX);
+	}
+}
+
+/* What the driver took: an engine's frames are waited for, others are DPDK's as those on a receive ring are. */
+static void took(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t n, enum pb_owner from)
+{
+	struct pb_dev *dev = &x->dev;
+	pb_pool_count(dev->cache, from, PB_OWN_TX, n);
+	if (from != PB_OWN_ENGINE) {
+		pb_pool_count(dev->cache, PB_OWN_TX, PB_OWN_FILL, n);
+		return;
+	}
+	uint32_t nframes = dev->pool->nframes;
+	for (uint32_t i = 0; i < n; i++) {
+		uint32_t at = x->sent_head + x->sent_n++;
+		x->sent[at < nframes ? at : at - nframes] = pb_pool_index(dev->pool, d[i].addr);
 	}
 }
 
@@ -161,10 +182,57 @@ static uint32_t flush(struct pb_dpdk_queue *x, struct batch *b)
 	return frames;
 }
 
-static int send_all(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t n, bool engine)
+/* The common case: one frame for each packet, and nothing asked for. How many of the first n are so, made into mbufs.
+ */
+static uint32_t fill_plain(struct pb_dpdk_queue *x, struct rte_mbuf **m, const struct pb_desc *d, uint32_t n,
+			   bool engine)
+{
+	const struct pb_pool *pool = x->dev.pool;
+	const uint64_t end = (uint64_t)pool->nframes * pool->stride;
+	const uint16_t special =
+		PB_DESC_MORE | (x->dev.tx_flags & (PB_DESC_CSUM_PARTIAL | PB_DESC_TX_STAMP | PB_DESC_LAUNCH));
+	uint8_t *lent = x->dp->lent, why = engine ? PB_DPDK_TX : PB_DPDK_FILL;
+	uint32_t i = 0;
+	for (; i < n; i++) {
+		uint64_t frame = pb_pool_frame(pool, d[i].addr);
+		uint32_t off = (uint32_t)(d[i].addr - frame) + d[i].off, len = d[i].len;
+		if (d[i].addr >= end || (d[i].flags & special) || len < PB_ETH_MIN_BYTES || len > x->tx_max_bytes ||
+		    off + len > pool->frame_bytes)
+			break;
+		struct rte_mbuf *b = pb_dpdk_mbuf(pool, frame);
+		b->data_off = (uint16_t)off;
+		b->data_len = (uint16_t)len;
+		b->pkt_len = len;
+		b->ol_flags = 0;
+		if (engine)
+			rte_mbuf_refcnt_set(b, 2);
+		lent[pb_pool_index(pool, frame)] = why;
+		m[i] = b;
+	}
+	return i;
+}
+
+static uint32_t send_plain(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t n, enum pb_owner from)
+{
+	struct rte_mbuf *m[PB_BURST_MAX];
+	struct pb_dev *dev = &x->dev;
+	n = fill_plain(x, m, d, n < PB_BURST_MAX ? n : PB_BURST_MAX, from == PB_OWN_ENGINE);
+	uint32_t sent = n ? rte_eth_tx_burst(x->port->id, dev->queue, m, (uint16_t)n) : 0;
+	uint64_t bytes = 0;
+	for (uint32_t i = 0; i < sent; i++)
+		bytes += d[i].len;
+	dev->stats.tx_bytes += bytes;
+	dev->stats.tx_pkts += sent;
+	x->tx_seq += sent;
+	took(x, d, sent, from);
+	for (uint32_t i = sent; i < n; i++)
+		unfill(x, m[i]);
+	return sent;
+}
+
+static uint32_t send_any(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t n, enum pb_owner from)
 {
 	struct batch b;
-	uint8_t lent = engine ? (uint8_t)(PB_DPDK_TX_DONE + x->slot) : PB_DPDK_TX;
 	uint32_t taken = 0, built = 0, bytes;
 	b.n = 0;
 	while (taken + built < n && b.n < PB_BURST_MAX) {
@@ -176,27 +244,57 @@ static int send_all(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t n
 		if (why == PB_DROP_NONE) {
 			b.frames[b.n] = (uint16_t)count;
 			b.bytes[b.n] = bytes;
-			b.m[b.n++] = fill(x, s, count, bytes, lent);
+			b.m[b.n++] = fill(x, s, count, bytes, from == PB_OWN_ENGINE);
 			built += count;
 			continue;
 		}
 		/* Those before it go first. */
 		uint32_t went = flush(x, &b);
+		took(x, &d[taken], went, from);
 		taken += went;
 		if (went < built)
-			return (int)taken; /* a refused one among them is met again */
+			return taken; /* a refused one among them is met again */
 		built = 0;
-		drop(x, s, count, engine, why);
+		drop(x, s, count, from, why);
 		taken += count;
 	}
-	taken += flush(x, &b);
+	uint32_t went = flush(x, &b);
+	took(x, &d[taken], went, from);
+	taken += went;
 	if (b.refused) {
-		drop(x, &d[taken], b.refused, engine, PB_DROP_TX_BAD);
+		drop(x, &d[taken], b.refused, from, PB_DROP_TX_BAD);
 		x->stats.tx_prepare_bad++;
 		taken += b.refused;
 	}
-	return (int)taken;
+	return taken;
 }
+
+#ifdef PB_DEBUG
+/* The driver may be done with a frame, and another thread have it, before the call returns: so this comes before. */
+static void check_all(struct pb_pool *p, const struct pb_desc *d, uint32_t n, enum pb_owner from)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t frame = pb_pool_frame(p, d[i].addr);
+		if (!pb_pool_has(p, d[i].addr))
+			continue;
+		pb_pool_check(p, frame, from, PB_OWN_TX);
+		if (from != PB_OWN_ENGINE) {
+			pb_pool_check(p, frame, PB_OWN_TX, PB_OWN_FREE);
+			pb_pool_check(p, frame, PB_OWN_FREE, PB_OWN_FILL);
+		}
+	}
+}
+
+static void uncheck(struct pb_pool *p, const struct pb_desc *d, uint32_t n, enum pb_owner from)
+{
+	for (uint32_t i = 0; i < n; i++)
+		if (pb_pool_has(p, d[i].addr))
+			pb_pool_revert(p, pb_pool_frame(p, d[i].addr), from);
+}
+#else
+#define check_all(p, d, n, from) ((void)0)
+#define uncheck(p, d, n, from) ((void)0)
+#endif
 
 int pb_dpdk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner from, uint64_t now_ns)
 {
@@ -210,45 +308,67 @@ int pb_dpdk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner
 		pb_dpdk_leave(x);
 		return -EINVAL;
 	}
-	/* Counted before: the driver may complete, and the pool count, within the call. */
-	pb_pool_count(dev->cache, from, PB_OWN_TX, n);
-#ifdef PB_DEBUG
-	for (int i = 0; i < n; i++)
-		if (pb_pool_has(dev->pool, d[i].addr))
-			pb_pool_check(dev->pool, pb_pool_frame(dev->pool, d[i].addr), from, PB_OWN_TX);
-#endif
-	bool engine = from == PB_OWN_ENGINE;
-	int taken = send_all(x, d, (uint32_t)n, engine);
-	if (taken < n) {
-		pb_pool_count(dev->cache, PB_OWN_TX, from, n - taken);
-#ifdef PB_DEBUG
-		for (int i = taken; i < n; i++)
-			if (pb_pool_has(dev->pool, d[i].addr))
-				pb_pool_revert(dev->pool, pb_pool_frame(dev->pool, d[i].addr), from);
-#endif
-	}
-	if (engine)
-		x->outstanding += (uint32_t)taken;
+	uint32_t want = (uint32_t)(n < PB_BURST_MAX ? n : PB_BURST_MAX);
+	check_all(dev->pool, d, want, from);
+	uint32_t taken = send_plain(x, d, want, from);
+	/* It stopped at something special, or the driver is full: then this finds that out once more. */
+	if (taken < want)
+		taken += send_any(x, d + taken, want - taken, from);
+	uncheck(dev->pool, d + taken, want - taken, from);
 	pb_dpdk_leave(x);
-	return taken;
+	return (int)taken;
+}
+
+/* Engines' frames that have only our reference left: they were sent. */
+static void collect(struct pb_dpdk_queue *x)
+{
+	const struct pb_pool *pool = x->dev.pool;
+	while (x->sent_n) {
+		uint32_t index = x->sent[x->sent_head];
+		if (rte_mbuf_refcnt_read(pb_dpdk_mbuf(pool, pb_pool_addr(pool, index))) != 1)
+			return;
+		x->dp->lent[index] = PB_DPDK_NO;
+		x->done[x->ndone++] = index;
+		x->sent_head = x->sent_head + 1 < pool->nframes ? x->sent_head + 1 : 0;
+		x->sent_n--;
+	}
 }
 
 int pb_dpdk_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns)
 {
 	(void)now_ns;
 	struct pb_dpdk_queue *x = pb_dpdk_of(dev);
-	if (atomic_load_explicit(&x->nforeign, memory_order_relaxed))
-		pb_dpdk_pool_fetch(x);
-	if (!x->ndone && x->outstanding && x->has_cleanup && ++x->idle_reaps >= REAPS_PER_CLEANUP && pb_dpdk_enter(x)) {
+	if (x->sent_n)
+		collect(x);
+	/* Drivers look for completions when they need room; an engine wants to know. */
+	if (!x->ndone && x->sent_n && x->has_cleanup && ++x->idle_reaps >= REAPS_PER_CLEANUP && pb_dpdk_enter(x)) {
 		x->idle_reaps = 0;
 		(void)rte_eth_tx_done_cleanup(x->port->id, dev->queue, 0);
 		pb_dpdk_leave(x);
+		collect(x);
 	}
 	int out = 0;
 	while (out < n && x->ndone)
 		addrs[out++] = pb_pool_addr(dev->pool, x->done[--x->ndone]);
-	x->outstanding -= (uint32_t)out;
 	return out;
+}
+
+void pb_dpdk_abandon(struct pb_dpdk_queue *x)
+{
+	struct pb_pool *pool = x->dev.pool;
+	collect(x);
+	while (x->ndone)
+		pb_pool_put(x->dev.cache, pb_pool_addr(pool, x->done[--x->ndone]), PB_OWN_TX);
+	/* What the driver still has: our reference goes, and the frame is one of the mempool's from now on. */
+	for (; x->sent_n; x->sent_n--) {
+		uint32_t index = x->sent[x->sent_head];
+		struct rte_mbuf *m = pb_dpdk_mbuf(pool, pb_pool_addr(pool, index));
+		x->sent_head = x->sent_head + 1 < pool->nframes ? x->sent_head + 1 : 0;
+		x->dp->lent[index] = PB_DPDK_FILL;
+		pb_pool_move(x->dev.cache, pb_pool_addr(pool, index), PB_OWN_TX, PB_OWN_FREE);
+		pb_pool_move(x->dev.cache, pb_pool_addr(pool, index), PB_OWN_FREE, PB_OWN_FILL);
+		rte_pktmbuf_free_seg(m);
+	}
 }
 
 int pb_dpdk_stamps(struct pb_dev *dev, struct pb_tx_stamp *out, int n)

@@ -169,6 +169,34 @@ static inline void pb_pool_put(struct pb_pool_cache *c, uint64_t addr, enum pb_o
 	c->addrs[c->n++] = addr;
 }
 
+/* Changes the owner of the frames of n descriptors. */
+static inline void pb_pool_move_descs(struct pb_pool_cache *c, const struct pb_desc *d, uint32_t n, enum pb_owner from,
+				      enum pb_owner to)
+{
+	pb_pool_count(c, from, to, n);
+#ifdef PB_DEBUG
+	for (uint32_t i = 0; i < n; i++)
+		pb_pool_check(c->pool, d[i].addr, from, to);
+#else
+	(void)d;
+#endif
+}
+
+/* Gives the frames of n descriptors back. */
+static inline void pb_pool_put_descs(struct pb_pool_cache *c, const struct pb_desc *d, uint32_t n, enum pb_owner from)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t frame = pb_pool_frame(c->pool, d[i].addr);
+		if (c->n == PB_POOL_CACHE_MAX)
+			pb_pool_spill(c);
+#ifdef PB_DEBUG
+		pb_pool_check(c->pool, frame, from, PB_OWN_FREE);
+#endif
+		c->addrs[c->n++] = frame;
+	}
+	pb_pool_count(c, from, PB_OWN_FREE, n);
+}
+
 static inline uint8_t *pb_pool_data(const struct pb_pool *p, const struct pb_desc *d)
 {
 	return p->base + d->addr + d->off;

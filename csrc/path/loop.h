@@ -29,6 +29,16 @@ struct pb_loop_info {
 /* May be called while it runs. */
 PB_API void pb_loop_info(const struct pb_loop *l, struct pb_loop_info *info);
 PB_API uint64_t pb_now_ns(void);
+/* The time stamp counter, or the clock where there is none. */
+static inline uint64_t pb_cycles(void)
+{
+#if defined(__x86_64__) || defined(__i386__)
+	return __builtin_ia32_rdtsc();
+#else
+	return pb_now_ns();
+#endif
+}
+
 /* Sleeps until the device, the application (chan->loop_fd) or a deadline calls. Used by the loop and by inline callers.
  * It does not when *urgent is not zero (NULL: nothing is): whoever makes it so and then calls pb_chan_wake_loop() ends
  * the sleep, at whatever moment. */

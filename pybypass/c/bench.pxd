@@ -110,3 +110,22 @@ cdef extern from "app/bare.h" nogil:
     int pb_bare_connect(pb_bare *b)
     int pb_bare_pingpong(pb_bare *b, uint32_t n, uint32_t nbytes, uint32_t *samples_ns)
     void pb_bare_close(pb_bare *b)
+
+
+cdef extern from "app/forward.h" nogil:
+    enum pb_forward_how:
+        PB_FORWARD_IO
+        PB_FORWARD_MACSWAP
+        PB_FORWARD_RX
+        PB_FORWARD_TX
+    struct pb_forward:
+        pb_dev *in_ "in"
+        pb_dev *out
+        pb_forward_how how
+        uint32_t burst
+        const uint8_t *frame
+        uint32_t frame_len
+        uint64_t duration_ns
+        atomic_u32 *stop
+        uint64_t received, sent, dropped, rx_calls, rx_empty, tx_full, no_frame, ns, busy_cycles
+    int pb_forward_run(pb_forward *f)

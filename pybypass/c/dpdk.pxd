@@ -48,7 +48,7 @@ cdef extern from "dev/dpdk.h" nogil:
         char devargs[256]
         uint16_t queues, rx_desc, tx_desc, mtu
         bint promiscuous, allmulticast
-        bint rx_csum, tx_csum, vlan_strip, rx_stamp, timesync, launch, multi_segs, no_fast_free
+        bint rx_csum, tx_csum, vlan_strip, rx_stamp, timesync, launch, multi_segs
         uint64_t rss_types
         uint8_t key[64]
         uint32_t key_len

@@ -56,5 +56,6 @@ cdef extern from "mem/pool.h" nogil:
     void pb_pool_cache_destroy(pb_pool_cache *c)
     uint32_t pb_pool_get(pb_pool_cache *c, uint64_t *addrs, uint32_t n, uint32_t reserve, pb_owner to)
     void pb_pool_put(pb_pool_cache *c, uint64_t addr, pb_owner frm)
+    void pb_pool_move_descs(pb_pool_cache *c, const pb_desc *d, uint32_t n, pb_owner frm, pb_owner to)
     void pb_pool_move(pb_pool_cache *c, uint64_t addr, pb_owner frm, pb_owner to)
     uint64_t pb_pool_frame(const pb_pool *p, uint64_t addr)

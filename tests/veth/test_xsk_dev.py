@@ -256,7 +256,7 @@ def pool():
     yield new(p, name, None)
     info = (ctypes.c_int64 * 32)()
     core.pb_pool_info(ctypes.c_void_p(p), ctypes.byref(info))
-    assert info[0] == info[4] == 8192, "frames, frames that are free"
+    assert info[0] == info[5] == 8192, "frames, frames that are free"
     core.pb_pool_unref(ctypes.c_void_p(p))
     core.pb_handles_live.restype = ctypes.c_int64
     assert [core.pb_handles_live(k) for k in (0, 1, 3)] == [0, 0, 0], "regions, pools, devices"
