@@ -138,13 +138,13 @@ def available() -> bool:
     return True
 
 
-def drain_log() -> list[str]:
-    """Hands what DPDK wrote to the logger; the lines of level warning and worse, for an error's detail."""
+def drain_log(*, quiet: bool = False) -> list[str]:
+    """Hands what DPDK wrote to the logger (`quiet`: as debugging); the lines of level warning and worse, for an error."""
     grave: list[str] = []
     for piece in module().log_take().split("\x1e")[1:]:
         level, text = int(piece[:1]), piece[1:].rstrip()
         for line in filter(None, text.split("\n")):
-            log.log(_TO_LOGGING.get(level, logging.INFO), "%s", line)
+            log.log(logging.DEBUG if quiet else _TO_LOGGING.get(level, logging.INFO), "%s", line)
             if level <= _LEVELS["warning"]:
                 grave.append(line)
     return grave

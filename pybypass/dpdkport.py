@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -35,6 +36,9 @@ _STAGE_CODES = {
 }  # fmt: skip
 _RX = {"csum": ("ipv4_cksum", "udp_cksum", "tcp_cksum"), "vlan_strip": ("vlan_strip",), "stamp": ("timestamp",)}
 _TX = {"csum": ("ipv4_cksum", "udp_cksum", "tcp_cksum"), "launch": ("send_on_timestamp",), "segs": ("multi_segs",)}
+_PATIENCE_S = 2.0
+# What the kernel keeps free in a frame, or its ring's frame size, makes 2048 too small for an MTU of 1500.
+_LARGE = ("net_af_xdp", "net_af_packet")
 _MEANS = {
     ("rx_csum", True): "checksums of received packets are the NIC's: CSUM_GOOD is set and nobody sums again",
     ("rx_csum", False): "checksums of received packets are verified in software",
@@ -352,28 +356,50 @@ def _error(e: OSError, words: list[str], devargs: str) -> PybypassError:
     return PybypassError.make(code, number, text, hint=hint, detail={"report": report, "log": words})
 
 
+def _open_once(native: Any, devargs: str, memory: Umem, options: dict[str, Any]) -> tuple[Any, list[Any]]:
+    handle = native.open_port(devargs, memory.capsule(), **options)
+    devices: list[Any] = []
+    try:
+        for q in range(options["queues"]):
+            devices.append(handle.queue(q))
+    except OSError:
+        for device in devices:
+            native.close_device(device)
+        handle.close()
+        raise
+    return handle, devices
+
+
+def _open_patiently(native: Any, devargs: str, memory: Umem, options: dict[str, Any]) -> tuple[Any, list[Any]]:
+    """A queue that was just closed is busy for a while in the kernel, which net_af_xdp takes for an error."""
+    until = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return _open_once(native, devargs, memory, options)
+        except OSError as e:
+            busy = getattr(e, "stage", "") == "setup" and devargs.startswith("net_af_xdp")
+            if busy and time.monotonic() < until:
+                dpdk.drain_log(quiet=True)
+                time.sleep(0.01)
+                continue
+            raise _error(e, dpdk.drain_log(), devargs) from None
+
+
 def open_dpdk(
     text: str, uri: Uri, umem: Umem | None, netns: Any, rx: Impairment | None, tx: Impairment | None
 ) -> DpdkPort:
     """pybypass.open() for `dpdk:`."""
     native, options, devargs = dpdk.module(), _options(uri), _devargs(uri)
     queues = options["queues"]
+    if uri.name.startswith(_LARGE):
+        uri.options.setdefault("frame", "4096")
     memory = umem_for(uri, umem, 4096 + 4096 * queues, dpdk=True)
     if not memory.dpdk:
         raise PybypassError.make("PB093", errno.EINVAL, "the Umem has no room for mbufs", hint="make it with Umem(dpdk=True)")
     dpdk.start()
-    handle, devices = None, []
     try:
         with netns if netns is not None else nullcontext():
-            handle = native.open_port(devargs, memory.capsule(), **options)
-            devices = [handle.queue(q) for q in range(queues)]
-    except OSError as e:
-        words = dpdk.drain_log()
-        for device in devices:
-            native.close_device(device)
-        if handle is not None:
-            handle.close()
-        raise _error(e, words, devargs) from None
+            handle, devices = _open_patiently(native, devargs, memory, options)
     except ValueError as e:
         raise PybypassError.make("PB010", errno.EINVAL, f"{text!r}: {e}") from None
     dpdk.drain_log()

@@ -79,13 +79,14 @@ def _prepare(ipv6: bool) -> None:
         _sysctl(f"ipv6/conf/{scope}/router_solicitations", "0")
 
 
-def _create_pair(names: Sequence[str], mtu: int, queues: int, peer_netns: int) -> None:
+def _create_pair(names: Sequence[str], mtu: int, queues: int, peer_netns: int, index: int = _IFINDEX) -> None:
     from pyroute2 import IPRoute  # slow to import, and not needed to look at this module
 
     count = {"num_rx_queues": queues, "num_tx_queues": queues}
     with IPRoute() as ip:
         peer = {"ifname": names[1], "net_ns_fd": peer_netns, "mtu": mtu, **count}
-        ip.link("add", ifname=names[0], index=_IFINDEX, kind="veth", mtu=mtu, peer=peer, **count)
+        chosen = {"index": index} if index else {}
+        ip.link("add", ifname=names[0], kind="veth", mtu=mtu, peer=peer, **chosen, **count)
 
 
 def _bring_up(
@@ -175,6 +176,15 @@ class VethLab:
             self.close()
             raise
         return self
+
+    def join(self, first: str, second: str, addresses: Sequence[str]) -> None:
+        """A further pair between the two namespaces, with an IPv4 address (and prefix) for each end, set up as the first is."""
+        a, b = self.a.netns, self.b.netns
+        a.run(_create_pair, (first, second), self._mtu, 1, b.fd, 0)
+        for i, (netns, name) in enumerate(((a, first), (b, second))):
+            netns.run(_bring_up, name, ipaddress.IPv4Interface(addresses[i]), None, f"02:00:00:00:01:{0x0A + i:02x}")
+        for netns, name in ((a, first), (b, second)):
+            netns.run(_wait_running, name)
 
     def close(self) -> None:
         """Lets go of both namespaces; the kernel removes the pair with the first of them."""

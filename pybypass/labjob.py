@@ -33,6 +33,7 @@ from .worker import Worker
 
 __all__ = ["EchoJob", "JobOptions", "add_parser"]
 
+DEVICES = ("xdp", "mem", "dpdk", "dpdk:net_af_xdp", "dpdk:net_tap")
 _SLICES = 20
 _ACTIVE, _PASSIVE, _RTT = 5001, 5002, 5003
 KERNEL_MODES = {
@@ -234,12 +235,14 @@ def _laboratory() -> Iterator[lab.VethLab]:
 class XdpJob(EchoJob):
     """Our engine on AF_XDP against the kernel's sockets, in two namespaces."""
 
+    device = "xdp"
+
     def run(self) -> Report:
-        _need_xsk()
+        self._need()
         with _laboratory() as pair, PeerProcess(pair.b.netns.popen) as server, PeerProcess(pair.a.netns.popen) as client:
             self._pair = pair
             with self._port() as port:
-                report = Report(device="xdp", mode=port.mode)
+                report = Report(device=self.device, mode=port.mode)
                 with self._engine(port, worker=self._worker()) as engine:
                     self._transfers(engine, server, report)
                     if self.options.capture:
@@ -250,18 +253,29 @@ class XdpJob(EchoJob):
                 self._add_drops(report, engine)
             return report
 
+    def _need(self) -> None:
+        _need_xsk()
+
     def _port(self) -> ports.Port:
         return ports.open(f"xdp:{self._pair.a.ifname}?frames=16384&meta=0", netns=self._pair.a.netns)
 
+    def _addresses(self) -> tuple[str, str]:
+        """Ours, and the kernel's that we talk to."""
+        return self._pair.a.ip, self._pair.b.ip
+
+    def _kernel_address(self) -> str:
+        """Where the kernel's own rows find their server."""
+        return self._pair.b.ip
+
     def _engine(self, port: ports.Port, **how: Any) -> Engine:
-        return Engine(port, ip=self._pair.a.ip, config=EngineConfig(), **how)
+        return Engine(port, ip=self._addresses()[0], config=EngineConfig(), **how)
 
     def _worker(self) -> Worker:
         cpu, _ = _placement((0, 1))
         return Worker(cpu=cpu, spin_us=200.0)
 
     def _transfers(self, engine: Engine, server: PeerProcess, report: Report) -> None:
-        ours, theirs, size = self._pair.a.ip, self._pair.b.ip, self.options.size
+        (ours, theirs), size = self._addresses(), self.options.size
         server.do("listen", ip=theirs, port=_ACTIVE)
         connection = engine.connect((theirs, _ACTIVE), timeout=10)
         server.do("accept", port=_ACTIVE, name="active")
@@ -283,7 +297,7 @@ class XdpJob(EchoJob):
         """1 MiB both ways into a file; the capture is over before anything is timed."""
         assert self.options.capture is not None
         engine.capture_start(16 << 20)
-        connection = engine.connect((self._pair.b.ip, _ACTIVE), timeout=10)
+        connection = engine.connect((self._addresses()[1], _ACTIVE), timeout=10)
         server.do("accept", port=_ACTIVE, name="captured")
         self._one(connection, server, "captured", 1 << 20, seed=5)
         data, packets, dropped = engine.capture_stop()
@@ -291,12 +305,11 @@ class XdpJob(EchoJob):
         report.captured = packets
 
     def _round_trips(self, engine: Engine, server: PeerProcess, client: PeerProcess, report: Report) -> None:
-        theirs = self._pair.b.ip
-        server.do("listen", ip=theirs, port=_RTT)
-        connection = engine.connect((theirs, _RTT), timeout=10)
+        server.do("listen", ip="0.0.0.0", port=_RTT)
+        connection = engine.connect((self._addresses()[1], _RTT), timeout=10)
         server.do("accept", port=_RTT, name="pybypass")
         for name in KERNEL_MODES:
-            client.do("connect", ip=theirs, port=_RTT, name=name)
+            client.do("connect", ip=self._kernel_address(), port=_RTT, name=name)
             server.do("accept", port=_RTT, name=name)
 
         @contextlib.contextmanager
@@ -420,6 +433,16 @@ def _check_writable(path: str) -> None:
         raise PybypassError.make("PB061", e.errno or errno.EIO, f"{path}: {e.strerror}") from None
 
 
+def _job(device: str, options: JobOptions, why: str) -> EchoJob:
+    if device == "mem":
+        return MemJob(options, why)
+    if device == "xdp":
+        return XdpJob(options)
+    from .labdpdk import dpdk_job  # it knows this module
+
+    return dpdk_job(device, options)
+
+
 def run_lab_echo(args: argparse.Namespace) -> int:
     options = JobOptions(
         size=args.bytes, rounds=args.rounds, capture=None if args.no_capture else args.capture, quiet=args.json
@@ -433,8 +456,7 @@ def run_lab_echo(args: argparse.Namespace) -> int:
         reason = _why_not_xdp()
         device = "mem" if reason else "xdp"
         why = f"running over mem, because: {reason}" if reason else ""
-    job: EchoJob = XdpJob(options) if device == "xdp" else MemJob(options, why)
-    report = job.run()
+    report = _job(device, options, why).run()
     if args.json:
         if why:
             print(why, file=sys.stderr)
@@ -451,7 +473,9 @@ def add_parser(subparsers: Any) -> None:
     lab = subparsers.add_parser("lab", help="a laboratory on this machine")
     kinds = lab.add_subparsers(dest="lab_command", required=True)
     job = kinds.add_parser("echo", help="TCP between this engine and the kernel: data both ways, round trips")
-    job.add_argument("--dev", choices=("xdp", "mem"), help="default: xdp, and mem where that is not possible")
+    job.add_argument(
+        "--dev", choices=DEVICES, help="default: xdp, and mem where that is not possible; dpdk is dpdk:net_af_xdp"
+    )
     job.add_argument("--json", action="store_true", help="one line of JSON")
     job.add_argument("--bytes", type=int, default=64 << 20, metavar="N", help="each way (default: 64 MiB)")
     job.add_argument("--rounds", type=int, default=20000, metavar="N", help="round trips per row (default: 20000)")

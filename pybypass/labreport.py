@@ -76,12 +76,12 @@ class Report:
             yield f"{name:8} {part['bytes_each_way']} bytes each way, {verdict}, {closed}"
         yield ""
         yield f"round trips of {MESSAGE_BYTES} bytes, us, interleaved in one run:"
-        yield f"{'':16}{'p50':>9}{'p90':>9}{'p99':>9}{'p99.9':>9}{'max':>10}{'n':>8}{'drops':>7}  pinned  {'mode':13}clock"
+        yield f"{'':16}{'p50':>9}{'p90':>9}{'p99':>9}{'p99.9':>9}{'max':>10}{'n':>8}{'drops':>7}  pinned  {'mode':17}clock"
         for name, s in self.samples.items():
             v = np.percentile(s / 1000, (50, 90, 99, 99.9, 100))
             numbers = "".join(f" {x:8.2f}" for x in v[:4]) + f" {v[4]:9.2f} {len(s):7d}{self.row_drops[name]:7d}"
             mode = self.mode if name == "pybypass" else "kernel"
-            yield f"{name:16}{numbers}  {'yes' if self.pinned[name] else 'no':6}  {mode:13}CLOCK_MONOTONIC (user)"
+            yield f"{name:16}{numbers}  {'yes' if self.pinned[name] else 'no':6}  {mode:17}CLOCK_MONOTONIC (user)"
         isolated = sorted(isolated_cpus()) or "none"
         yield f"isolated cores: {isolated}; drops of the whole job: {self.drops} {self.drop_reasons or ''}"
         best = self.best

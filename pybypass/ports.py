@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+import threading
 import weakref
 from dataclasses import dataclass, fields
 from typing import Any
@@ -24,6 +25,8 @@ __all__ = ["Burst", "Impairment", "IpAddress", "Port", "Queue", "open"]
 _IMPAIRMENT_MAX = {
     "bps": 10**15, "ns": 10**15, "bytes": 1 << 30, "ppm": 10**6, "capacity": 1 << 20, "seed": (1 << 64) - 1,
 }  # fmt: skip
+# Held while AF_XDP sockets are opened: DPDK's driver for them is told from others by what is new then (csrc/dev/dpdk_socks.c).
+XDP_OPENING = threading.Lock()
 # Of Queue.stats(): what adds up over queues.
 SUMMED = ("rx_pkts", "rx_bytes", "tx_pkts", "tx_bytes", "rx_wakeups", "tx_wakeups")
 
@@ -328,10 +331,10 @@ def open(
     option is the driver's own (iface=, start_queue=, role=, rx_pcap=, ...). See pybypass.dpdk. `Port.report` says
     what was granted.
 
-    All: frames=8192 (xdp, dpdk: 4096 more for each further Queue on the same memory), frame=2048|4096 (unaligned=1: any multiple
-    of 64 between), pages=best|hugetlb|thp|4k, unless `umem` is given (ports that share one may forward bursts without a copy;
-    the memory is registered with the kernel once). `netns`: a pybypass.netns.NetNs in which to find the interface. `impair_rx`,
-    `impair_tx`: links in front of the device.
+    All: frames=8192 (xdp, dpdk: 4096 more for each further Queue on the same memory), frame=2048|4096 (4096 for DPDK's drivers
+    of kernel interfaces; unaligned=1: any multiple of 64 between), pages=best|hugetlb|thp|4k, unless `umem` is given (ports
+    that share one may forward bursts without a copy; the memory is registered with the kernel once). `netns`: a
+    pybypass.netns.NetNs in which to find the interface. `impair_rx`, `impair_tx`: links in front of the device.
 
     Raises PybypassError: PB010 (URI), PB011 (back end not built), PB020-PB031 (the interface; each says what to do), PB062
     (another RSS key on the interface), PB090-PB094 (DPDK).
@@ -342,9 +345,11 @@ def open(
     if parsed.scheme == "xdp":
         from .xdpport import open_xdp  # it knows this module
 
-        return open_xdp(uri, parsed, umem, netns, impair_rx, impair_tx)
+        with XDP_OPENING:
+            return open_xdp(uri, parsed, umem, netns, impair_rx, impair_tx)
     if parsed.scheme == "dpdk":
         from .dpdkport import open_dpdk
 
-        return open_dpdk(uri, parsed, umem, netns, impair_rx, impair_tx)
+        with XDP_OPENING:
+            return open_dpdk(uri, parsed, umem, netns, impair_rx, impair_tx)
     raise PybypassError.make("PB010", errno.EINVAL, f"unknown scheme {parsed.scheme!r}")

@@ -10,6 +10,7 @@
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
 #include <rte_mbuf_dyn.h>
+#include <sys/types.h>
 
 /* DPDK's headers give RTE_PKTMBUF_HEADROOM (128) to each received packet. */
 _Static_assert(sizeof(struct rte_mbuf) == 128, "PB_DPDK_LEAD");
@@ -50,6 +51,20 @@ static inline uint32_t pb_dpdk_cache_most(const struct pb_pool *p)
 	return pb_dpdk_cache_size(p) * 3 / 2;
 }
 
+/* Sockets of net_af_xdp, by descriptor and inode: dpdk_socks.c. */
+#define PB_DPDK_SOCKS 256
+struct pb_dpdk_socks {
+	struct {
+		int fd;
+		ino_t ino;
+	} sock[PB_DPDK_SOCKS];
+	uint32_t n;
+};
+void pb_dpdk_socks_look(struct pb_dpdk_socks *s);
+/* Those that there are now and not in `before`. */
+void pb_dpdk_socks_keep_new(struct pb_dpdk_socks *s, const struct pb_dpdk_socks *before);
+void pb_dpdk_socks_close(struct pb_dpdk_socks *s);
+
 struct pb_dpdk_port {
 	uint16_t id;
 	_Atomic int refs;
@@ -69,6 +84,7 @@ struct pb_dpdk_port {
 	uint64_t launch_flag;
 	struct pb_dpdk_queue *queues[PB_DPDK_QUEUES];
 	struct rte_device *device;
+	struct pb_dpdk_socks socks;
 };
 
 struct pb_dpdk_queue {

@@ -65,6 +65,14 @@ static int check_mtu(struct pb_dpdk_port *p, const struct pb_pool *pool, struct 
 					low, high);
 	p->cfg.mtu = (uint16_t)mtu;
 	p->frame_room = pool->frame_bytes - RTE_PKTMBUF_HEADROOM;
+	/* The kernel keeps its own headroom (XDP_PACKET_HEADROOM), and this driver has no packets of several frames. */
+	if (p->info.driver_name && !strcmp(p->info.driver_name, "net_af_xdp")) {
+		p->frame_room -= 256;
+		if (mtu + PB_DPDK_L2 > p->frame_room)
+			return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_MTU, -EMSGSIZE,
+						"MTU %u: frames of %u bytes hold one of %u with net_af_xdp", mtu,
+						pool->stride, p->frame_room - PB_DPDK_L2);
+	}
 	p->chain_max = (mtu + PB_DPDK_L2 + p->frame_room - 1) / p->frame_room;
 	bool scatter = p->info.rx_offload_capa & RTE_ETH_RX_OFFLOAD_SCATTER;
 	/* Software drivers chain without being asked to. */

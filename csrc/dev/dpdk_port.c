@@ -80,6 +80,7 @@ static void unprobe(struct pb_dpdk_port *p)
 		return;
 	if (!atomic_load(&p->gone))
 		(void)rte_eth_dev_close(p->id);
+	pb_dpdk_socks_close(&p->socks);
 	if (p->probed && p->device && !atomic_load(&p->gone))
 		(void)rte_dev_remove(p->device);
 }
@@ -212,8 +213,12 @@ struct pb_dpdk_port *pb_dpdk_port_open(const struct pb_dpdk_config *cfg, struct 
 	if (*err)
 		goto fail;
 	*err = pb_dpdk_limits(p, pool, &conf, rep);
+	struct pb_dpdk_socks before;
+	pb_dpdk_socks_look(&before);
 	if (!*err)
 		*err = configure(p, &conf, rep);
+	if (!strcmp(p->info.driver_name, "net_af_xdp"))
+		pb_dpdk_socks_keep_new(&p->socks, &before);
 	if (!*err)
 		*err = rte_eth_dev_callback_register(p->id, RTE_ETH_EVENT_INTR_RMV, on_event, p);
 	if (!*err)
