@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import socket
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ from ._netlink import DUMP, Generic, Message, Netlink, attribute, attributes, nu
 from .errors import PybypassError
 
 __all__ = [
-    "Interface", "Irq", "Queue", "Xdp", "XskSocket", "interface", "interfaces", "irq_of", "irqs", "numa_node", "queues",
-    "xdp", "xsk_sockets",
+    "Interface", "Irq", "Queue", "Xdp", "XskSocket", "default_routes", "interface", "interfaces", "irq_of", "irqs",
+    "numa_node", "queues", "xdp", "xsk_sockets",
 ]  # fmt: skip
 
 _RTM_GETLINK = 18
 _LINK = struct.Struct("=BxHiII")  # ifinfomsg: family, type, index, flags, change
+_RTM_GETROUTE, _RTN_UNICAST, _RTA_OIF, _RTA_MULTIPATH = 26, 1, 4, 9
+_ROUTE = struct.Struct("=BBBBBBBBI")  # rtmsg: family, prefixes, tos, table, protocol, scope, type, flags
 _IFNAMSIZ = 16
 _IFF_UP, _IFF_LOWER_UP = 0x1, 0x10000
 _ADDRESS, _IFNAME, _MTU, _LINK_INDEX, _MASTER, _OPERSTATE, _LINKINFO, _STATS64 = 1, 3, 4, 5, 10, 16, 18, 23
@@ -184,6 +187,31 @@ def interfaces() -> list[Interface]:
     with Netlink() as route:
         found = [_interface(answer) for answer in route.request(_RTM_GETLINK, _LINK.pack(0, 0, 0, 0, 0), DUMP)]
     return sorted(found, key=lambda i: i.ifindex)
+
+
+def default_routes() -> frozenset[int]:
+    """The ifindexes that some routing table of the namespace sends to without a prefix, IPv4 and IPv6."""
+    found = set[int]()
+    with Netlink() as route:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            try:
+                answers = route.request(_RTM_GETROUTE, _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0), DUMP)
+            except PybypassError:  # a kernel without that family
+                continue
+            for answer in answers:
+                if len(answer.body) < _ROUTE.size:
+                    continue
+                _, prefix, _, _, _, _, _, kind, _ = _ROUTE.unpack_from(answer.body)
+                if prefix or kind != _RTN_UNICAST:
+                    continue
+                told = attributes(answer.body[_ROUTE.size :])
+                found.add(number(told.get(_RTA_OIF)))
+                hops = told.get(_RTA_MULTIPATH, b"")
+                while len(hops) >= 8:
+                    size, ifindex = struct.unpack_from("=HxxI", hops)
+                    found.add(ifindex)
+                    hops = hops[max((size + 3) & ~3, 8) :]
+    return frozenset(found - {0})
 
 
 def _names(value: bytes | None, names: tuple[str, ...]) -> frozenset[str]:

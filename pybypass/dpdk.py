@@ -14,9 +14,9 @@ import re
 import threading
 import weakref
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from . import hugepages
 from .errors import PybypassError
 
 __all__ = ["EalOptions", "available", "info", "set_log_level", "start"]
@@ -30,7 +30,6 @@ _PCI = re.compile(r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$")
 # Nothing is taken unless a port is opened on it: an allow list of a place where no device can be.
 _NO_DEVICE = "ffff:ff:1f.7"
 _MEMORY_MB = 64
-_HUGE = Path("/sys/kernel/mm/hugepages")
 _CONFLICTS = frozenset(("--proc-type", "--vdev", "--version", "-v", "--help", "-h", "--block", "-b"))
 
 
@@ -151,14 +150,8 @@ def drain_log(*, quiet: bool = False) -> list[str]:
 
 
 def free_huge_bytes() -> int:
-    """What is reserved and free in huge pages of all sizes."""
-    total = 0
-    for size in _HUGE.glob("hugepages-*kB"):
-        try:
-            total += int((size / "free_hugepages").read_text()) * int(size.name[10:-2]) * 1024
-        except (OSError, ValueError):
-            continue
-    return total
+    """What can be had in huge pages of all sizes (pybypass.hugepages)."""
+    return hugepages.free_bytes()
 
 
 def start(options: EalOptions | None = None) -> dict[str, Any]:

@@ -76,6 +76,9 @@ CODES: dict[str, tuple[str, str]] = {
     "PB092": ("no such DPDK device or driver", "write dpdk:net_NAME0?key=value; `pybypass devices` lists the NICs"),
     "PB093": ("memory does not suit the DPDK port", "open the port with more frames=, or Umem(dpdk=True)"),
     "PB094": ("the DPDK port cannot do that", "its limits are in the message and in Port.report"),
+    "PB096": ("the device cannot be bound so", "what is in the way is in the message; `pybypass devices` shows who has it"),
+    "PB097": ("not the huge pages that are wanted", "hugepages/setup.sh reserves some; `pybypass hugepages` shows what there is"),
+    "PB098": ("the drivers of DPDK cannot be read", "install DPDK: apt-get install libdpdk-dev"),
     "PB099": ("unexpected error", "report it, with the traceback: PYBYPASS_DEBUG=1 shows it for commands"),
 }
 

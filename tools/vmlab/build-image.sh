@@ -23,8 +23,11 @@ guest_packages=busybox-static,kmod,mount,iproute2,ethtool,procps,libxdp1,libbpf1
 guest_packages+=,python3-numpy,python3-pyelftools,python3-pyroute2,python3-pytest
 # To compile the project inside; these stay out of the image.
 guest_packages+=,gcc,libc6-dev,make,pkgconf,python3-dev,cython3,python3-setuptools,clang,libxdp-dev,libbpf-dev,libelf-dev
+# DPDK 24.11; its drivers are found through the libraries of the link, so all of them stay in.
+guest_packages+=,libdpdk-dev,pci.ids
 # Drivers; what they depend on is added from modules.dep.
 modules="virtio_blk virtio_net virtio_iommu e1000e igb vmxnet3 9p 9pnet_virtio erofs overlay veth 8021q xsk_diag"
+modules+=" vfio-pci vfio_iommu_type1 uio_pci_generic"
 # What the initramfs loads to reach the root.
 boot_modules="virtio_blk erofs overlay"
 
