@@ -53,7 +53,8 @@
 	X(LINK_QUEUE, "link_queue", "queue of the impaired link full")                                                 \
 	X(L2_VLAN, "l2_vlan", "VLAN other than the engine's")                                                          \
 	X(TCP_REFUSED, "tcp_refused", "refused by the accept policy; answered with RST")                               \
-	X(LINK_DOWN, "link_down", "sent while the interface was set down")
+	X(LINK_DOWN, "link_down", "sent while the interface was set down")                                             \
+	X(STRAY, "stray", "the ring to the engine that owns its flow was full, its pool empty, or it closed just now")
 
 enum pb_drop {
 #define X(id, name, why) PB_DROP_##id,

@@ -9,7 +9,7 @@ enum pb_desc_flag {
 	PB_DESC_CSUM_PARTIAL = 1u << 1, /* the transport checksum holds only the pseudo header */
 	PB_DESC_VLAN = 1u << 2,         /* vlan holds a tag that was stripped */
 	PB_DESC_MORE = 1u << 3,         /* the packet goes on in the next descriptor */
-	PB_DESC_MARK = 1u << 4,         /* marked by a steering rule */
+	PB_DESC_MARK = 1u << 4,         /* marked by a rule; `hash` is the mark, hash_type NONE */
 	/* Asked of a device that says so in pb_dev.tx_flags, by the first descriptor of a packet to be sent. With
 	 * CSUM_PARTIAL `hash` says where: the low half is where summing starts, the high half where in that the sum
 	 * goes, bytes (pb_desc_csum()). */
@@ -18,6 +18,7 @@ enum pb_desc_flag {
 	/* A SYN that the accept policy has judged, on its way back to the engine. */
 	PB_DESC_ADMITTED = 1u << 7,
 	PB_DESC_REFUSED = 1u << 8,
+	PB_DESC_STRAY = 1u << 9, /* from the engine that got it to the one that owns its flow */
 };
 
 enum pb_ts_source {

@@ -1,6 +1,7 @@
 #include "path/path.h"
 
 #include "base/handles.h"
+#include "path/group.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -63,6 +64,7 @@ void pb_path_destroy(struct pb_path *p)
 {
 	if (!p)
 		return;
+	pb_group_leave(p);
 	for (uint32_t i = 0; i < p->nbacklog; i++)
 		pb_path_discard(p, &p->backlog[i]);
 	for (uint32_t i = 0; i < p->nparked; i++)
@@ -116,6 +118,8 @@ int pb_path_step(struct pb_path *p, uint64_t now_ns)
 	int work = pb_path_receive(p, now_ns);
 	if (work < 0)
 		return work;
+	if (p->group)
+		work += pb_group_receive(p, now_ns);
 	int told = p->chan ? pb_path_commands(p, now_ns) : 0;
 	if (pb_tcp_next_deadline(p->tcp) <= now_ns)
 		pb_tcp_expire(p->tcp, now_ns);
@@ -124,8 +128,11 @@ int pb_path_step(struct pb_path *p, uint64_t now_ns)
 		return sent;
 	if (p->chan)
 		told += pb_path_tell(p);
-	if (told)
+	if (told) {
 		pb_waitq_wake(&p->chan->app);
+		if (p->group)
+			pb_waitq_wake(pb_group_waitq(p->group));
+	}
 	work += sent + told;
 	p->stats.steps++;
 	p->stats.idle_steps += !work;

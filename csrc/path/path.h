@@ -16,8 +16,12 @@
 struct pb_path_stats {
 	uint64_t steps, idle_steps, rx_pkts, tx_pkts, exceptions, injected, parked;
 	uint64_t tap_dropped;
+	/* Packets of flows that another engine of the group has: handed to it; and those that came here so. */
+	uint64_t stray_out, stray_in;
 	struct pb_drops drops;
 };
+
+struct pb_group;
 
 struct pb_parked {
 	struct pb_desc d; /* an IP packet that waits for a MAC address */
@@ -29,6 +33,8 @@ struct pb_path {
 	struct pb_tcp *tcp;
 	struct pb_chan *chan;
 	struct pb_tap *tap;
+	struct pb_group *group; /* of several cores; NULL: alone */
+	uint32_t member;
 	struct pb_net net;
 	uint64_t now_ns;   /* of the last step: several threads may drive it in turn, and time must not run backwards */
 	uint32_t nbacklog; /* L2 frames that the device has not taken yet */
@@ -65,6 +71,8 @@ PB_API void pb_path_report(struct pb_path *p, struct pb_path_report *r);
 
 /* Parts of the step; private to csrc/path. */
 int pb_path_receive(struct pb_path *p, uint64_t now_ns);
+/* Classifies and processes n <= PB_BURST_MAX packets of owner RX, each from its Ethernet header on. */
+void pb_path_input(struct pb_path *p, struct pb_desc *d, int n, uint64_t now_ns);
 int pb_path_transmit(struct pb_path *p, uint64_t now_ns);
 int pb_path_flush(struct pb_path *p, uint64_t now_ns);
 int pb_path_commands(struct pb_path *p, uint64_t now_ns);

@@ -117,6 +117,7 @@ void pb_tcp_destroy(struct pb_tcp *e)
 		struct tcb *c = &e->tcbs[i];
 		if (c->state == PB_TCP_CLOSED && !c->rcvbuf)
 			continue;
+		flow_remove(e, c);
 		sq_free_all(e, c);
 		rcv_free_all(e, c);
 	}

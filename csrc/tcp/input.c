@@ -35,7 +35,7 @@ static enum pb_drop parse(const struct pb_tcp *e, const struct pb_desc *d, struc
 	p->flags = p->tcp.flags;
 	p->data_off = (uint16_t)(d->off + v.hdr_len + p->tcp.hdr_len);
 	p->data_len = (uint16_t)(tcp_len - p->tcp.hdr_len);
-	p->taken = p->reused = p->ask = false;
+	p->taken = p->reused = p->ask = p->stray = false;
 	p->hash = flow_hash(e, &v.dst, p->tcp.dport, &v.src, p->tcp.sport);
 	return PB_DROP_NONE;
 }
@@ -257,9 +257,23 @@ static bool time_wait_reuse(const struct tcb *c, const struct pkt *p)
 	return seq_lt(c->rcv_nxt, p->seq);
 }
 
+/* Of a flow that another engine has. A SYN too: an answer to it that was lost came from there. */
+static bool is_stray(const struct pb_tcp *e, struct pkt *p)
+{
+	if (p->d->flags & PB_DESC_STRAY)
+		return false;
+	struct pb_tcp_endpoint l = {p->dst, p->tcp.dport}, r = {p->src, p->tcp.sport};
+	int who = pb_tcp_owner(e, &l, &r);
+	p->stray = who >= 0;
+	p->owner = (uint8_t)who;
+	return p->stray;
+}
+
 static enum pb_drop arrives(struct pb_tcp *e, struct pkt *p, uint64_t now_ns)
 {
 	struct tcb *c = flow_find(e, p->hash, &p->dst, p->tcp.dport, &p->src, p->tcp.sport);
+	if (!c && e->owners && is_stray(e, p))
+		return PB_DROP_NONE;
 	if (c && time_wait_reuse(c, p) && listener_find(e, &p->dst, p->tcp.dport)) {
 		p->reused = true;
 		p->min_iss = c->snd_nxt + 65537;
@@ -291,6 +305,10 @@ void pb_tcp_input(struct pb_tcp *e, const struct pb_desc *d, int n, uint64_t now
 		enum pb_verdict what = PB_VERDICT_DONE;
 		if (!why) {
 			why = arrives(e, &pkts[i], now_ns);
+			if (pkts[i].stray) {
+				v[i] = (struct pb_tcp_verdict){PB_VERDICT_STRAY, pkts[i].owner};
+				continue;
+			}
 			what = pkts[i].taken ? PB_VERDICT_TAKEN : pkts[i].ask ? PB_VERDICT_EXC : PB_VERDICT_DONE;
 		}
 		if (why)

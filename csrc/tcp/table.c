@@ -1,6 +1,35 @@
 /* The flow table: open addressing with linear probing, at most half full; deletion shifts back, so there are no
  * tombstones. A slot holds the index of a connection plus one; the full hash is in the connection. */
+#include "tcp/owners.h"
 #include "tcp/tcb.h"
+
+#include <errno.h>
+
+int pb_tcp_share(struct pb_tcp *e, struct pb_tcp_owners *owners, uint32_t who)
+{
+	if (who >= PB_TCP_OWNERS_MAX)
+		return -EINVAL;
+	if (pb_tcp_get_stats(e)->conns)
+		return -EBUSY;
+	e->owners = owners;
+	e->who = who;
+	return 0;
+}
+
+int pb_tcp_owner(const struct pb_tcp *e, const struct pb_tcp_endpoint *local, const struct pb_tcp_endpoint *remote)
+{
+	return e->owners ? pb_tcp_owners_find(e->owners, local, remote, e->who) : -1;
+}
+
+/* What the other engines should know: opened, or over. */
+static void announce(struct pb_tcp *e, const struct tcb *c, bool opened)
+{
+	struct pb_tcp_endpoint l = {c->laddr, c->lport}, r = {c->raddr, c->rport};
+	if (opened)
+		pb_tcp_owners_add(e->owners, &l, &r, e->who);
+	else
+		pb_tcp_owners_del(e->owners, &l, &r, e->who);
+}
 
 void flow_insert(struct pb_tcp *e, struct tcb *c)
 {
@@ -9,6 +38,8 @@ void flow_insert(struct pb_tcp *e, struct tcb *c)
 		i = (i + 1) & e->table_mask;
 	e->table[i] = c->idx + 1;
 	c->flags |= TCB_HASHED;
+	if (e->owners)
+		announce(e, c, true);
 }
 
 void flow_remove(struct pb_tcp *e, struct tcb *c)
@@ -16,6 +47,8 @@ void flow_remove(struct pb_tcp *e, struct tcb *c)
 	if (!(c->flags & TCB_HASHED))
 		return;
 	c->flags &= ~(uint32_t)TCB_HASHED;
+	if (e->owners)
+		announce(e, c, false);
 	uint32_t i = c->hash & e->table_mask;
 	while (e->table[i] != c->idx + 1)
 		i = (i + 1) & e->table_mask;

@@ -206,6 +206,8 @@ struct pb_tcp {
 	uint32_t reply_n;
 	struct pb_tcp_config cfg;
 	struct pb_pmtu pmtu;
+	struct pb_tcp_owners *owners; /* shared with other engines; NULL: alone */
+	uint32_t who;
 	uint32_t sweep_at, sweep_left; /* slots that are still to be looked at: a path's MTU became smaller */
 	struct pb_tcp_stats stats;
 };
@@ -225,6 +227,8 @@ struct pkt {
 	uint8_t reason; /* enum pb_drop of parsing */
 	bool taken, reused;
 	bool ask; /* the accept policy decides */
+	bool stray;
+	uint8_t owner; /* stray: the engine that has the flow */
 };
 
 static inline pb_tcp_handle tcb_handle(const struct tcb *c)

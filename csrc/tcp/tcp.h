@@ -6,7 +6,7 @@
  *   pb_tcp_tx_done  frames that the device gave back   pb_tcp_events         what the application should know
  *
  * Frames: input takes a descriptor whose frame has owner RX. Verdict TAKEN: the engine has it (owner ENGINE). DONE and
- * EXC: it is still the caller's. output hands out frames with owner ENGINE; the caller moves them to the device (TX)
+ * EXC: it is still the caller's. STRAY likewise: its flow is another engine's (pb_tcp_share()), which should get it. output hands out frames with owner ENGINE; the caller moves them to the device (TX)
  * and gives every one of them back by tx_done when the device is done with it.
  *
  * Errors are -errno: -EBADF stale handle, -ENOTCONN, -EPIPE sending side closed, -EAGAIN no room or no data now,
@@ -67,11 +67,11 @@ struct pb_tcp_config {
 	const struct pb_cc_ops *cc;
 };
 
-enum pb_verdict { PB_VERDICT_DONE = 0, PB_VERDICT_TAKEN = 1, PB_VERDICT_EXC = 2 };
+enum pb_verdict { PB_VERDICT_DONE = 0, PB_VERDICT_TAKEN = 1, PB_VERDICT_EXC = 2, PB_VERDICT_STRAY = 3 };
 
 struct pb_tcp_verdict {
 	uint8_t what;   /* enum pb_verdict */
-	uint8_t reason; /* enum pb_drop; NONE when the packet did what it was sent for */
+	uint8_t reason; /* enum pb_drop; NONE when the packet did what it was sent for; STRAY: the engine's number */
 };
 
 enum pb_tcp_event_bit {
@@ -131,6 +131,15 @@ PB_API void pb_tcp_config_default(struct pb_tcp_config *cfg);
 PB_API struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cache *cache, int *err);
 /* Frees every frame that the engine owns. Frames still with the device must have come back by tx_done before. */
 PB_API void pb_tcp_destroy(struct pb_tcp *e);
+
+struct pb_tcp_owners;
+/* Engine `who` of those that share the table, which outlives it; before it has a flow. From then on a segment that
+ * belongs to no flow here, but to one of another engine, is given back with PB_VERDICT_STRAY; with PB_DESC_STRAY it has
+ * been handed on already and is treated as it would be without the table. 0, -EINVAL, -EBUSY: it has flows. */
+PB_API int pb_tcp_share(struct pb_tcp *e, struct pb_tcp_owners *owners, uint32_t who);
+/* The engine that a flow belongs to, -1: to none, or to this one. */
+PB_API int pb_tcp_owner(const struct pb_tcp *e, const struct pb_tcp_endpoint *local,
+			const struct pb_tcp_endpoint *remote);
 
 /* Packets start at the IP header (addr + off). n <= PB_BURST_MAX. */
 PB_API void pb_tcp_input(struct pb_tcp *e, const struct pb_desc *d, int n, uint64_t now_ns, struct pb_tcp_verdict *v);
