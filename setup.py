@@ -34,7 +34,9 @@ if "-O" not in os.environ.get("CFLAGS", ""):
     CFLAGS.append("-O3")
 if os.environ.get("PB_DEBUG") == "1":
     CFLAGS.append("-DPB_DEBUG")
-PLAIN = ("_mem", "_burst", "_port", "_convert", "_core", "_control", "_engine", "_wire", "_sys", "_measure", "_bench")
+PLAIN = (
+    "_mem", "_burst", "_port", "_convert", "_group", "_core", "_control", "_engine", "_wire", "_sys", "_measure", "_bench",
+)  # fmt: skip
 
 
 def core_sources() -> list[str]:

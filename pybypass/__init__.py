@@ -20,6 +20,7 @@ from .errors import (
     PybypassError,
     TimedOut,
 )
+from .group import EngineGroup, GroupListener
 from .ports import Impairment, Port, open
 from .tcp import Connection, Engine, EngineConfig, Listener
 from .worker import Worker
@@ -44,6 +45,8 @@ __all__ = [
     "ConnectionReset",
     "Engine",
     "EngineConfig",
+    "EngineGroup",
+    "GroupListener",
     "Impairment",
     "Listener",
     "NotNow",

@@ -54,6 +54,7 @@ cdef dict report_dict(const pb_path_report *r):
     return {
         "rx_pkts": r.path.rx_pkts, "tx_pkts": r.path.tx_pkts, "steps": r.path.steps, "idle_steps": r.path.idle_steps,
         "exceptions": r.path.exceptions, "injected": r.path.injected, "parked": r.path.parked,
+        "stray_out": r.path.stray_out, "stray_in": r.path.stray_in,
         "rx_bytes": r.dev.rx_bytes, "tx_bytes": r.dev.tx_bytes, "rx_wakeups": r.dev.rx_wakeups,
         "tx_wakeups": r.dev.tx_wakeups, "rx_fill_empty": r.dev.rx_fill_empty,
         "segs_in": r.tcp.segs_in, "segs_out": r.tcp.segs_out, "retransmits": r.tcp.retransmits,

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any, Self
 
+from pybypass._group import Group
 from pybypass._mem import Umem
 from pybypass._port import Queue
 
@@ -22,6 +23,8 @@ class Core:
         vlan: int = 0,
         max_socks: int = 1024,
         slowpath: Callable[[], None] | None = None,
+        group: Group | None = None,
+        member: int = 0,
     ) -> Self: ...
     @property
     def closed(self) -> bool: ...

@@ -9,6 +9,7 @@ from cpython.exc cimport PyErr_CheckSignals
 from libc.stdlib cimport free
 
 from pybypass._convert cimport fill_config, ip_in, until_of
+from pybypass._group cimport Group
 from pybypass._port cimport Queue
 from pybypass.c.dev cimport pb_dev
 from pybypass.c.flag cimport pb_call_depth
@@ -25,7 +26,7 @@ cdef uint64_t SLICE_NS = 50000000   # signals are looked at this often
 
 cdef class Core:
     def __cinit__(self, Queue queue not None, list locals_, dict config, *, gw4=None, gw6=None, int vlan=0,
-                  int max_socks=1024, slowpath=None):
+                  int max_socks=1024, slowpath=None, Group group=None, int member=0):
         cdef pb_tcp_config cfg
         cdef pb_app_config acfg
         cdef int err = 0, rc
@@ -57,6 +58,8 @@ cdef class Core:
             raise PybypassError.make("PB040", -err, "the engine's limits", hint="see EngineConfig for the ranges")
         try:
             self.furnish(locals_, gw4, gw6, vlan, &acfg)
+            if group is not None:
+                group.join(self.path, member)
         except BaseException:
             self.destroy()
             queue.abandon()

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from . import _port, dpdk
+from . import _port, dpdk, owned_ports
 from ._mem import Umem
 from ._port import Queue
 from ._wire import toeplitz
@@ -226,6 +226,16 @@ class DpdkPort(Port):
             return self.handle.rss_get()[0], self.handle.reta_get()
         except OSError:
             return None
+
+    @property
+    def picks_ports(self) -> bool:
+        return len(self.queues) > 1
+
+    def hold(self, ip: IpAddress, port: int) -> tuple[int, Any]:
+        """Engines on other queues of this port may listen at the same one, and choose others to open connections from."""
+        if not self.picks_ports:
+            return port, None
+        return owned_ports.take((-1 - self.report["port_id"], ip), port, shared=True)
 
     def reaches(self, queue: Queue, remote: tuple[IpAddress, int], local: tuple[IpAddress, int]) -> bool:
         """By the port's key and table, where it shows them."""

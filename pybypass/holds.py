@@ -54,8 +54,8 @@ class Holds:
             return ip, number
 
     def _pick(self, ip: IpAddress) -> int:
-        if self._port.local_networks() is not None:
-            return 0  # the kernel knows which are free
+        if self._port.picks_ports:
+            return 0
         low, high = EPHEMERAL
         start = random.randrange(low, high + 1)
         for i in range(high - low + 1):

@@ -15,7 +15,7 @@ EPHEMERAL = (32768, 60999)
 """net.ipv4.ip_local_port_range of Linux."""
 
 Place = tuple[int, IpAddress]
-"""The XDP program, which is one per interface and process, and the address."""
+"""The XDP program, which is one per interface and process (a DPDK port: -1 less its number), and the address."""
 
 _lock = threading.Lock()
 _taken: dict[tuple[Place, int], list[bool]] = {}

@@ -228,6 +228,11 @@ class Port(Closing):
     def unsteer(self, proto: int, ip: IpAddress | None, port: int) -> None:
         """Takes back one steer()."""
 
+    @property
+    def picks_ports(self) -> bool:
+        """Whether hold() finds a free port by itself: the kernel knows them, or several engines of this process do."""
+        return self.local_networks() is not None
+
     def hold(self, ip: IpAddress, port: int) -> tuple[int, Any]:
         """Holds a local TCP port against the kernel (0: any free one): the port, and what to close to let go."""
         return port, None

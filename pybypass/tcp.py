@@ -87,6 +87,7 @@ class Engine(Closing):
         spin_us: float = 50.0,
         vlan: int = 0,
         config: EngineConfig | None = None,
+        _member: tuple[Any, int] | None = None,
     ) -> None:
         port, taken = _queue_of(port, queue)
         self.config = (config if config is not None else EngineConfig()).resolved(port)
@@ -115,6 +116,8 @@ class Engine(Closing):
             vlan=vlan,
             max_socks=self.config.max_connections + self.config.max_listeners + 64,
             slowpath=self._slow,
+            group=_member[0] if _member is not None else None,
+            member=_member[1] if _member is not None else 0,
         )
         self._core.spin_ns = round(spin_us * 1000)
         side = port.side(vlan) if port.kind == "xdp" else port
@@ -136,7 +139,7 @@ class Engine(Closing):
             self._take_addresses()
             if self._worker is not None:
                 self._worker._adopt(self)
-                self._start(self._worker)
+                self._start(self._worker, alone=_member is None)
             if self._watcher is not None:
                 port.follow(self._watcher)
             if self.owned:
@@ -145,9 +148,11 @@ class Engine(Closing):
             self.close()
             raise
 
-    def _start(self, worker: Worker) -> None:
+    def _start(self, worker: Worker, alone: bool) -> None:
         spin = -1 if worker.spin_us is None else round(worker.spin_us * 1000)
         self._core.start_loop(-1 if worker.cpu is None else worker.cpu, spin)
+        if not alone:  # the group has one thread for all
+            return
         self._thread = threading.Thread(target=self._serve_slow_path, name="pybypass-slowpath", daemon=True)
         self._thread.start()
 
@@ -157,7 +162,8 @@ class Engine(Closing):
             self._ours.append(interface.ip)
 
     def _siblings(self) -> list[SlowPath]:
-        return [e.slowpath for e in list(self.port._children) if e is not self and not e.closed]
+        others = [e for e in list(self.port._children) if isinstance(e, Engine) and e is not self]
+        return [e.slowpath for e in others if not e.closed]
 
     def _slow(self) -> None:
         self.slowpath.run()
@@ -167,12 +173,17 @@ class Engine(Closing):
         pause: float | None = None
         while not self._closing:
             try:
-                if self._core.wait(_engine.WAIT_SLOWPATH, 0, 0.2 if pause is None else min(pause, 0.2)):
-                    self.slowpath.run()
-                pause = self.slowpath.tick()
-                self._let_go()
+                pause = self._serve_once(0.2 if pause is None else min(pause, 0.2))
             except PybypassError:
                 return
+
+    def _serve_once(self, timeout: float) -> float | None:
+        """Serves exceptions that come within `timeout` seconds; how long until something is due, None: for ever."""
+        if self._core.wait(_engine.WAIT_SLOWPATH, 0, timeout):
+            self.slowpath.run()
+        pause = self.slowpath.tick()
+        self._let_go()
+        return pause
 
     # ---- what is known of it ----
 
@@ -342,8 +353,7 @@ class Engine(Closing):
         if self._watcher is not None:
             self.port.unfollow(self._watcher)
         try:
-            for s in list(self._sockets):
-                s.close()
+            self._say_goodbye()
             self._drain(time.monotonic() + linger)
         except PybypassError:
             pass  # the device is gone, or this is a forked child: there is nobody to say goodbye to
@@ -361,6 +371,10 @@ class Engine(Closing):
         if self in self.port._children:
             self.port._children.remove(self)
         self._queue.close(force)
+
+    def _say_goodbye(self) -> None:
+        for s in list(self._sockets):
+            s.close()
 
     def _drain(self, until: float) -> None:
         while time.monotonic() < until:

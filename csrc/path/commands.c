@@ -180,6 +180,6 @@ int pb_path_tell(struct pb_path *p)
 		n++;
 	}
 	if (gone) /* the slow path lets go of ports */
-		pb_waitq_wake(&p->chan->slow);
+		pb_path_wake_slow(p);
 	return n;
 }

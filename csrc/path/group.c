@@ -25,7 +25,7 @@ struct pb_group {
 	struct member *members;
 	struct pb_ring *rings;        /* [from * n + to], of struct pb_desc */
 	struct pb_pool_cache **caches; /* [from * n + to]: of the other's pool, for from's thread; NULL: it is the same pool */
-	struct pb_waitq any;
+	struct pb_waitq any, slow;
 	pthread_mutex_t lock; /* joining and leaving */
 	_Atomic int refs;
 };
@@ -88,9 +88,9 @@ void pb_group_unref(struct pb_group *g)
 		group_free(g);
 }
 
-struct pb_waitq *pb_group_waitq(struct pb_group *g)
+struct pb_waitq *pb_group_waitq(struct pb_group *g, bool slow)
 {
-	return &g->any;
+	return slow ? &g->slow : &g->any;
 }
 
 uint32_t pb_group_flows(const struct pb_group *g)

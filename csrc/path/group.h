@@ -18,8 +18,8 @@ PB_API void pb_group_unref(struct pb_group *g);
 /* Makes p member `who`, until pb_path_destroy(); it holds a reference. p has a channel, no flow yet, and no thread. Others
  * may run. 0, -EINVAL, -EBUSY (there is one, or it has flows), -ENOMEM, -ENOSPC (caches of a pool). */
 PB_API int pb_group_join(struct pb_group *g, struct pb_path *p, uint32_t who);
-/* Woken when any member has told its application something. */
-PB_API struct pb_waitq *pb_group_waitq(struct pb_group *g);
+/* Woken when any member has told its application something; slow: when one has exceptions. */
+PB_API struct pb_waitq *pb_group_waitq(struct pb_group *g, bool slow);
 /* Flows that members have; exact when they are quiet. */
 PB_API uint32_t pb_group_flows(const struct pb_group *g);
 

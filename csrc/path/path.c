@@ -32,6 +32,13 @@ struct pb_path *pb_path_create(struct pb_dev *dev, const struct pb_tcp_config *t
 	return p;
 }
 
+void pb_path_wake_slow(struct pb_path *p)
+{
+	pb_waitq_wake(&p->chan->slow);
+	if (p->group)
+		pb_waitq_wake(pb_group_waitq(p->group, true));
+}
+
 /* A frame of owner ENGINE that will not be sent. */
 void pb_path_discard(struct pb_path *p, const struct pb_desc *d)
 {
@@ -131,7 +138,7 @@ int pb_path_step(struct pb_path *p, uint64_t now_ns)
 	if (told) {
 		pb_waitq_wake(&p->chan->app);
 		if (p->group)
-			pb_waitq_wake(pb_group_waitq(p->group));
+			pb_waitq_wake(pb_group_waitq(p->group, false));
 	}
 	work += sent + told;
 	p->stats.steps++;

@@ -77,6 +77,7 @@ int pb_path_transmit(struct pb_path *p, uint64_t now_ns);
 int pb_path_flush(struct pb_path *p, uint64_t now_ns);
 int pb_path_commands(struct pb_path *p, uint64_t now_ns);
 int pb_path_tell(struct pb_path *p);
+void pb_path_wake_slow(struct pb_path *p);
 void pb_path_except(struct pb_path *p, const struct pb_desc *d, enum pb_exc_reason reason);
 /* A SYN that the accept policy has judged; d is owned by APP and given back. */
 void pb_path_judged(struct pb_path *p, struct pb_desc *d, uint64_t now_ns);

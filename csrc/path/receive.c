@@ -25,7 +25,7 @@ void pb_path_except(struct pb_path *p, const struct pb_desc *d, enum pb_exc_reas
 	*(struct pb_exc *)pb_ring_prod_slot(&p->chan->exc, 0) = (struct pb_exc){.d = *d, .reason = reason};
 	pb_ring_submit(&p->chan->exc, 1);
 	p->stats.exceptions++;
-	pb_waitq_wake(&p->chan->slow);
+	pb_path_wake_slow(p);
 }
 
 /* What an ICMP error means to a connection being opened, as errno. */

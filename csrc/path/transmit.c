@@ -53,7 +53,7 @@ void pb_path_want_neigh(struct pb_path *p, const struct pb_ip *addr)
 		return;
 	struct pb_exc x = {.reason = PB_EXC_NEIGH, .addr = *addr};
 	pb_ring_put(&p->chan->exc, &x, 1);
-	pb_waitq_wake(&p->chan->slow);
+	pb_path_wake_slow(p);
 }
 
 static void drop_oldest_parked(struct pb_path *p)

@@ -39,12 +39,18 @@ cdef extern from "path/chan.h" nogil:
         pb_ip addr
     cdef struct pb_chan:
         pass
+    cdef struct pb_waitq:
+        pass
+    uint32_t pb_waitq_enter(pb_waitq *q)
+    void pb_waitq_wait(pb_waitq *q, uint32_t seq, uint64_t max_ns)
+    void pb_waitq_leave(pb_waitq *q)
+    void pb_waitq_wake_always(pb_waitq *q)
     int pb_chan_init(pb_chan *ch, uint32_t slots)
     void pb_chan_fini(pb_chan *ch)
 
 cdef extern from "path/path.h" nogil:
     cdef struct pb_path_stats:
-        uint64_t steps, idle_steps, rx_pkts, tx_pkts, exceptions, injected, parked
+        uint64_t steps, idle_steps, rx_pkts, tx_pkts, exceptions, injected, parked, stray_out, stray_in
         pb_drops drops
     cdef struct pb_path:
         pb_dev *dev
@@ -56,6 +62,15 @@ cdef extern from "path/path.h" nogil:
     pb_path *pb_path_create(pb_dev *dev, const pb_tcp_config *tcp, pb_chan *chan, int *err)
     void pb_path_destroy(pb_path *p)
     int pb_path_step(pb_path *p, uint64_t now_ns)
+
+cdef extern from "path/group.h" nogil:
+    enum: PB_GROUP_MAX
+    cdef struct pb_group
+    pb_group *pb_group_create(uint32_t members, uint32_t flows, const uint8_t *secret, int *err)
+    void pb_group_unref(pb_group *g)
+    int pb_group_join(pb_group *g, pb_path *p, uint32_t who)
+    pb_waitq *pb_group_waitq(pb_group *g, bint slow)
+    uint32_t pb_group_flows(const pb_group *g)
 
 cdef extern from "path/loop.h" nogil:
     cdef struct pb_loop

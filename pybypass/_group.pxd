@@ -1,0 +1,5 @@
+from pybypass.c.path cimport pb_group, pb_path
+
+cdef class Group:
+    cdef pb_group *g
+    cdef int join(self, pb_path *path, int member) except -1
