@@ -136,7 +136,8 @@ class EngineGroup(Closing):
         n = len(port.queues)
         if cpus is not None and workers is not None:
             raise PybypassError.make("PB040", errno.EINVAL, "cpus and workers: one of them")
-        threads = list(workers) if workers is not None else [Worker(cpu=c) for c in cpus or [None] * n]
+        where: Sequence[int | None] = cpus if cpus is not None else [None] * n
+        threads = list(workers) if workers is not None else [Worker(cpu=c) for c in where]
         if len(threads) != n or n > MEMBERS_MAX:
             raise PybypassError.make(
                 "PB040", errno.EINVAL, f"{len(threads)} threads for {n} queues", hint=f"one for each, at most {MEMBERS_MAX}"

@@ -13,7 +13,8 @@ struct member {
 	/* Set by join before `alive`, and read by others only while they are inside and see it alive. */
 	struct pb_path *path;
 	_Atomic uint32_t alive;
-	/* The member's thread is in pb_group_send(). Leaving waits for that: then nobody touches who leaves any more. */
+	/* The member's thread is in pb_group_send(). Leaving waits for that: then nobody touches who leaves any more.
+	 */
 	_Atomic uint32_t inside PB_ALIGNED(PB_CACHE_LINE);
 	/* Something may lie in a ring for it. */
 	_Atomic uint32_t bell PB_ALIGNED(PB_CACHE_LINE);
@@ -23,8 +24,9 @@ struct pb_group {
 	uint32_t n;
 	struct pb_tcp_owners *owners;
 	struct member *members;
-	struct pb_ring *rings;        /* [from * n + to], of struct pb_desc */
-	struct pb_pool_cache **caches; /* [from * n + to]: of the other's pool, for from's thread; NULL: it is the same pool */
+	struct pb_ring *rings; /* [from * n + to], of struct pb_desc */
+	struct pb_pool_cache *
+		*caches; /* [from * n + to]: of the other's pool, for from's thread; NULL: it is the same pool */
 	struct pb_waitq any, slow;
 	pthread_mutex_t lock; /* joining and leaving */
 	_Atomic int refs;
@@ -189,8 +191,7 @@ static bool copy_to(struct pb_path *p, struct pb_pool_cache *cache, struct pb_de
 	struct pb_desc copy = *d;
 	if ((uint32_t)d->off + d->len > pool->frame_bytes)
 		copy.off = 0;
-	if ((uint32_t)copy.off + d->len > pool->frame_bytes ||
-	    !pb_pool_get(cache, &copy.addr, 1, RESERVE, PB_OWN_RX))
+	if ((uint32_t)copy.off + d->len > pool->frame_bytes || !pb_pool_get(cache, &copy.addr, 1, RESERVE, PB_OWN_RX))
 		return false;
 	memcpy(pb_pool_data(pool, &copy), pb_pool_data(p->dev->pool, d), d->len);
 	pb_pool_put(p->dev->cache, d->addr, PB_OWN_RX);

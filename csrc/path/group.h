@@ -12,11 +12,12 @@
 #define PB_GROUP_MAX PB_TCP_OWNERS_MAX
 #define PB_GROUP_RING 256 /* packets from one member to another */
 
-/* For so many members and flows of all together. One reference, the caller's. NULL and -errno in *err: -EINVAL, -ENOMEM. */
+/* For so many members and flows of all together. One reference, the caller's. NULL and -errno in *err: -EINVAL,
+ * -ENOMEM. */
 PB_API struct pb_group *pb_group_create(uint32_t members, uint32_t flows, const uint8_t secret[16], int *err);
 PB_API void pb_group_unref(struct pb_group *g);
-/* Makes p member `who`, until pb_path_destroy(); it holds a reference. p has a channel, no flow yet, and no thread. Others
- * may run. 0, -EINVAL, -EBUSY (there is one, or it has flows), -ENOMEM, -ENOSPC (caches of a pool). */
+/* Makes p member `who`, until pb_path_destroy(); it holds a reference. p has a channel, no flow yet, and no thread.
+ * Others may run. 0, -EINVAL, -EBUSY (there is one, or it has flows), -ENOMEM, -ENOSPC (caches of a pool). */
 PB_API int pb_group_join(struct pb_group *g, struct pb_path *p, uint32_t who);
 /* Woken when any member has told its application something; slow: when one has exceptions. */
 PB_API struct pb_waitq *pb_group_waitq(struct pb_group *g, bool slow);

@@ -41,8 +41,8 @@ void pb_path_sleep(struct pb_path *p, uint64_t now_ns, uint64_t max_ns, const _A
 	int fd = p->dev->ops->fd ? p->dev->ops->fd(p->dev) : -1;
 	if (fd < 0 && wait > 50000)
 		wait = 50000; /* a device without a descriptor: look again soon */
-	bool called = (urgent && atomic_load_explicit(urgent, memory_order_relaxed)) ||
-		      (p->group && pb_group_waiting(p));
+	bool called =
+		(urgent && atomic_load_explicit(urgent, memory_order_relaxed)) || (p->group && pb_group_waiting(p));
 	if (wait && !called && !pb_ring_count(&ch->cmd) && !pb_ring_count(&ch->inj)) {
 		struct pollfd f[2] = {{.fd = ch->loop_fd, .events = POLLIN}, {.fd = fd, .events = POLLIN}};
 		struct timespec t = {(time_t)(wait / 1000000000u), (long)(wait % 1000000000u)};

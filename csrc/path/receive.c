@@ -54,8 +54,8 @@ static struct fate exception(enum pb_exc_reason why)
 	return (struct fate){FATE_EXCEPTION, why};
 }
 
-/* An error about a segment of ours is dealt with, or refused (RFC 5927): dropped either way. NICs spread ICMP by addresses
- * alone, so it may be about a flow of another engine's. */
+/* An error about a segment of ours is dealt with, or refused (RFC 5927): dropped either way. NICs spread ICMP by
+ * addresses alone, so it may be about a flow of another engine's. */
 static struct fate fate_of_icmp(struct pb_path *p, const uint8_t *ip, uint32_t len, bool stray, uint64_t now_ns)
 {
 	struct pb_ip_view v;

@@ -1,9 +1,9 @@
-/* Which of several engines has a flow: a table that all of them share. Each enters what it opens and takes it out at the
- * end; it is looked into only for a segment that belongs to no flow of the engine that got it.
+/* Which of several engines has a flow: a table that all of them share. Each enters what it opens and takes it out at
+ * the end; it is looked into only for a segment that belongs to no flow of the engine that got it.
  *
  * Any thread, no lock, nobody waits: an entry is one word of a keyed hash and a number, entered and taken out by a
- * compare-and-swap, always in the same few lines of cache. Two flows of one hash (one in 2^56) are taken for each other,
- * which costs no more than a segment that is handed on in vain. */
+ * compare-and-swap, always in the same few lines of cache. Two flows of one hash (one in 2^56) are taken for each
+ * other, which costs no more than a segment that is handed on in vain. */
 #ifndef PB_TCP_OWNERS_H
 #define PB_TCP_OWNERS_H
 #include "tcp/tcp.h"

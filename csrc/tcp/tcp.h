@@ -6,8 +6,9 @@
  *   pb_tcp_tx_done  frames that the device gave back   pb_tcp_events         what the application should know
  *
  * Frames: input takes a descriptor whose frame has owner RX. Verdict TAKEN: the engine has it (owner ENGINE). DONE and
- * EXC: it is still the caller's. STRAY likewise: its flow is another engine's (pb_tcp_share()), which should get it. output hands out frames with owner ENGINE; the caller moves them to the device (TX)
- * and gives every one of them back by tx_done when the device is done with it.
+ * EXC: it is still the caller's. STRAY likewise: its flow is another engine's (pb_tcp_share()), which should get it.
+ * output hands out frames with owner ENGINE; the caller moves them to the device (TX) and gives every one of them back
+ * by tx_done when the device is done with it.
  *
  * Errors are -errno: -EBADF stale handle, -ENOTCONN, -EPIPE sending side closed, -EAGAIN no room or no data now,
  * -ENOBUFS table or pool full, -EADDRINUSE, -EINVAL. RFC 9293 unless another is named. */

@@ -95,10 +95,10 @@ def check_nothing_reset(group):
     return stats
 
 
-@pytest.mark.parametrize("uri, queues", PORTS.values(), ids=PORTS)
+@pytest.mark.parametrize(("uri", "queues"), PORTS.values(), ids=PORTS)
 def test_flows_on_every_engine(uri, queues):
     """The kernel's clients are served by whichever engine they come to; what is counted together is the sum of each."""
-    with grouped(uri, queues) as (v, port, group):
+    with grouped(uri, queues) as (v, _port, group):
         engines = exchange_with(v, group, 7000, 12)
         assert set(engines) == set(group.engines), "the hash of the source port spreads them"
         stats = check_nothing_reset(group)
@@ -113,10 +113,10 @@ def test_flows_on_every_engine(uri, queues):
         assert group.flows == 0
 
 
-@pytest.mark.parametrize("uri, queues", PORTS.values(), ids=PORTS)
+@pytest.mark.parametrize(("uri", "queues"), PORTS.values(), ids=PORTS)
 def test_answers_that_come_to_the_wrong_queue(uri, queues):
     """veth does not say how it spreads what the kernel sends: half of the answers come to the other engine."""
-    with grouped(uri, queues) as (v, port, group):
+    with grouped(uri, queues) as (v, _port, group):
         with v.a.netns:
             server = socket.create_server((v.a.ip, 8888), backlog=64)
         with server, ThreadPoolExecutor(4) as pool:
@@ -175,7 +175,7 @@ def test_closing_one_of_them():
 
 
 def test_listeners_share_a_port_or_none_has_it():
-    with grouped("xdp:{}?sockets=2", 1) as (v, port, group):
+    with grouped("xdp:{}?sockets=2", 1) as (v, _port, group):
         with v.b.netns:
             taken = socket.create_server((v.b.ip, 7300))
         with taken, pytest.raises(pb.PybypassError) as caught:
