@@ -3,6 +3,7 @@
 
 import os
 
+cimport cython
 from cpython.exc cimport PyErr_CheckSignals
 
 from pybypass._convert cimport until_of
@@ -15,6 +16,7 @@ MEMBERS_MAX = PB_GROUP_MAX
 cdef uint64_t SLICE_NS = 50000000   # signals are looked at this often
 
 
+@cython.final
 cdef class Group:
     def __cinit__(self, int members, long long flows):
         cdef int err = 0
