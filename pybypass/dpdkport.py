@@ -39,6 +39,7 @@ _TX = {"csum": ("ipv4_cksum", "udp_cksum", "tcp_cksum"), "launch": ("send_on_tim
 _PATIENCE_S = 2.0
 # What the kernel keeps free in a frame, or its ring's frame size, makes 2048 too small for an MTU of 1500.
 _LARGE = ("net_af_xdp", "net_af_packet")
+_KERNEL = (*_LARGE, "net_tap")
 _MEANS = {
     ("rx_csum", True): "checksums of received packets are the NIC's: CSUM_GOOD is set and nobody sums again",
     ("rx_csum", False): "checksums of received packets are verified in software",
@@ -351,6 +352,8 @@ def _error(e: OSError, words: list[str], devargs: str) -> PybypassError:
     if stage == "probe" and number == errno.EPERM and not refused:
         number = errno.EINVAL
         text = text.replace(os.strerror(errno.EPERM), "the driver refuses its arguments")
+    if stage == "probe" and os.geteuid() != 0 and device.startswith(_KERNEL):
+        number = errno.EPERM
     if number in (errno.EPERM, errno.EACCES):
         code, hint = "PB025", "run as root; a driver of a kernel interface needs CAP_NET_ADMIN, and vfio-pci its group"
     elif stage == "probe" and number == errno.EBUSY:

@@ -10,7 +10,6 @@
 #include <rte_ethdev.h>
 #include <rte_mbuf.h>
 #include <rte_mbuf_dyn.h>
-#include <sys/types.h>
 
 /* DPDK's headers give RTE_PKTMBUF_HEADROOM (128) to each received packet. */
 _Static_assert(sizeof(struct rte_mbuf) == 128, "PB_DPDK_LEAD");
@@ -51,13 +50,10 @@ static inline uint32_t pb_dpdk_cache_most(const struct pb_pool *p)
 	return pb_dpdk_cache_size(p) * 3 / 2;
 }
 
-/* Sockets of net_af_xdp, by descriptor and inode: dpdk_socks.c. */
+/* Descriptors of net_af_xdp, by what they stand for: dpdk_socks.c. */
 #define PB_DPDK_SOCKS 256
 struct pb_dpdk_socks {
-	struct {
-		int fd;
-		ino_t ino;
-	} sock[PB_DPDK_SOCKS];
+	uint64_t id[PB_DPDK_SOCKS];
 	uint32_t n;
 };
 void pb_dpdk_socks_look(struct pb_dpdk_socks *s);

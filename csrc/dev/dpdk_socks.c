@@ -1,49 +1,96 @@
 #include "dev/dpdk_impl.h"
 
 #include <dirent.h>
+#include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
-/* net_af_xdp of DPDK 22.11 deletes the socket of a queue and not its UMEM, which is the same descriptor: it stays open,
- * and the queue stays busy for as long as the process lives. So the sockets that a port has opened are remembered, and
- * those that are still there when it was closed are closed too. Nobody else may open AF_XDP sockets meanwhile. */
+/* net_af_xdp of DPDK 22.11 deletes the socket of a queue and not its UMEM, which is the same descriptor: it stays open
+ * with the program's and its map's, and the queue stays busy for as long as the process lives. So what a port has
+ * opened is remembered, and what is still there when it was closed is closed too. Nobody else may open AF_XDP sockets
+ * meanwhile. */
 
 #ifndef AF_XDP
 #define AF_XDP 44
 #endif
 
-static bool is_xdp(int fd, ino_t *ino)
+static bool is_xdp_socket(int fd, uint64_t *id)
 {
 	struct stat st;
 	int domain = 0;
 	socklen_t len = sizeof(domain);
 	if (fstat(fd, &st) || !S_ISSOCK(st.st_mode) || getsockopt(fd, SOL_SOCKET, SO_DOMAIN, &domain, &len))
 		return false;
-	*ino = st.st_ino;
+	*id = (uint64_t)st.st_ino;
 	return domain == AF_XDP;
 }
 
-void pb_dpdk_socks_look(struct pb_dpdk_socks *s)
+/* A BPF program's or map's, by the number that the kernel shows (proc_pid_fdinfo(5)). */
+static bool is_bpf(int fd, uint64_t *id)
+{
+	char name[64], target[64] = {0}, text[1024] = {0};
+	snprintf(name, sizeof(name), "/proc/self/fd/%d", fd);
+	if (readlink(name, target, sizeof(target) - 1) < 0 || strncmp(target, "anon_inode:bpf-", 15) != 0)
+		return false;
+	snprintf(name, sizeof(name), "/proc/self/fdinfo/%d", fd);
+	int info = open(name, O_RDONLY | O_CLOEXEC);
+	ssize_t n = info >= 0 ? read(info, text, sizeof(text) - 1) : -1;
+	if (info >= 0)
+		close(info);
+	const char *prog = strstr(text, "prog_id:"), *map = strstr(text, "map_id:");
+	if (n <= 0 || (!prog && !map))
+		return false;
+	*id = prog ? UINT64_C(1) << 62 | strtoul(prog + 8, NULL, 10) : UINT64_C(1) << 63 | strtoul(map + 7, NULL, 10);
+	return true;
+}
+
+static bool known(int fd, uint64_t *id)
+{
+	return is_xdp_socket(fd, id) || is_bpf(fd, id);
+}
+
+/* Calls f for each descriptor that this file knows. */
+static void for_each(void (*f)(struct pb_dpdk_socks *s, int fd, uint64_t id), struct pb_dpdk_socks *s)
 {
 	DIR *dir = opendir("/proc/self/fd");
-	s->n = 0;
-	for (struct dirent *e; dir && (e = readdir(dir)) && s->n < PB_DPDK_SOCKS;) {
+	uint64_t id;
+	for (struct dirent *e; dir && (e = readdir(dir));) {
 		int fd = atoi(e->d_name);
-		if (e->d_name[0] != '.' && is_xdp(fd, &s->sock[s->n].ino))
-			s->sock[s->n++].fd = fd;
+		if (e->d_name[0] != '.' && known(fd, &id))
+			f(s, fd, id);
 	}
 	if (dir)
 		closedir(dir);
 }
 
-static bool among(const struct pb_dpdk_socks *s, ino_t ino)
+static bool among(const struct pb_dpdk_socks *s, uint64_t id)
 {
 	for (uint32_t i = 0; i < s->n; i++)
-		if (s->sock[i].ino == ino)
+		if (s->id[i] == id)
 			return true;
 	return false;
+}
+
+static void add(struct pb_dpdk_socks *s, int fd, uint64_t id)
+{
+	(void)fd;
+	if (s->n < PB_DPDK_SOCKS && !among(s, id))
+		s->id[s->n++] = id;
+}
+
+static void end(struct pb_dpdk_socks *s, int fd, uint64_t id)
+{
+	if (among(s, id))
+		close(fd);
+}
+
+void pb_dpdk_socks_look(struct pb_dpdk_socks *s)
+{
+	s->n = 0;
+	for_each(add, s);
 }
 
 void pb_dpdk_socks_keep_new(struct pb_dpdk_socks *s, const struct pb_dpdk_socks *before)
@@ -51,16 +98,14 @@ void pb_dpdk_socks_keep_new(struct pb_dpdk_socks *s, const struct pb_dpdk_socks 
 	uint32_t keep = 0;
 	pb_dpdk_socks_look(s);
 	for (uint32_t i = 0; i < s->n; i++)
-		if (!among(before, s->sock[i].ino))
-			s->sock[keep++] = s->sock[i];
+		if (!among(before, s->id[i]))
+			s->id[keep++] = s->id[i];
 	s->n = keep;
 }
 
 void pb_dpdk_socks_close(struct pb_dpdk_socks *s)
 {
-	ino_t ino;
-	for (uint32_t i = 0; i < s->n; i++)
-		if (is_xdp(s->sock[i].fd, &ino) && ino == s->sock[i].ino)
-			close(s->sock[i].fd);
+	if (s->n)
+		for_each(end, s);
 	s->n = 0;
 }
