@@ -12,6 +12,9 @@ class Control(Core):
         """[(reason, frame or None, next hop or None)]; frames are copied."""
 
     def judged(self, frame: bytes, admitted: bool) -> None: ...
+    def hand_over(self, on: bool) -> None:
+        """Whether IP packets for other addresses are exceptions ("not_ours") or dropped."""
+
     def inject(self, frame: bytes) -> None: ...
     def set_neighbour(self, addr: bytes, mac: bytes | None) -> None: ...
     def set_routes(self, routes: Iterable[tuple[bytes, int, bytes | None]]) -> None:

@@ -16,7 +16,7 @@ from pybypass.c.types cimport pb_ip, uint8_t, uint32_t
 from pybypass.errors import PybypassError, connection_error
 
 EXC_REASONS = {PB_EXC_ARP: "arp", PB_EXC_ICMP: "icmp", PB_EXC_UDP: "udp", PB_EXC_IP_OTHER: "ip", PB_EXC_L2_OTHER: "l2",
-               PB_EXC_NEIGH: "neigh", PB_EXC_ACCEPT: "accept"}
+               PB_EXC_NEIGH: "neigh", PB_EXC_ACCEPT: "accept", PB_EXC_NOT_OURS: "not_ours"}
 
 
 cdef class Control(Core):
@@ -46,6 +46,13 @@ cdef class Control(Core):
             if rc:
                 raise PybypassError.make("PB003" if rc == -_errno.ENOBUFS else "PB027", -rc, "judged")
             self.kick()
+        finally:
+            self.leave()
+
+    def hand_over(self, bint on):
+        self.enter()
+        try:
+            pb_app_hand_over(self.app, on)
         finally:
             self.leave()
 

@@ -35,6 +35,7 @@ from ._frames import (
 )
 from ._wire import internet_checksum
 from .accept import AcceptPolicies
+from .kerneltap import KernelTap
 from .neighbours import IpAddress
 from .onwire import OnWire
 
@@ -102,6 +103,7 @@ class SlowPath:
         self._lock = threading.RLock()
         self.counters: Counter[str] = Counter()
         self.policies = AcceptPolicies()
+        self.kernel: KernelTap | None = None
 
     def run(self) -> None:
         """Handles everything that waits. A packet that makes trouble is counted and logged, never raised. SYNs come last,
@@ -114,6 +116,8 @@ class SlowPath:
                 try:
                     if frame is not None and frame[12:14] == _VLAN_BYTES:
                         frame = frame[:12] + frame[16:]  # the loop has checked that it is ours
+                    if self.kernel is not None and frame is not None and self._hand_over(reason, frame):
+                        continue
                     if reason == "neigh":
                         wanted.append(hop)
                     elif reason == "arp":
@@ -143,6 +147,22 @@ class SlowPath:
             except OSError as e:  # closed meanwhile, or no frame: the SYN comes again
                 self.counters["errors"] += 1
                 log.debug("slow path: accept: %s", e)
+
+    def _hand_over(self, reason: str, frame: bytes) -> bool:
+        """Gives the kernel what it may want; whether that was all there is to do with the frame."""
+        assert self.kernel is not None
+        if reason in ("not_ours", "l2", "udp", "ip"):
+            self.kernel.give(frame)
+            return True
+        if reason == "arp" and len(frame) >= 42:
+            # Answers may be for both; questions for our addresses are ours alone.
+            if frame[20:22] == b"\0\2" or frame[38:42] not in self._addresses:
+                self.kernel.give(frame)
+        elif reason == "icmp" and frame[0] & 1:
+            ours = len(frame) >= 78 and frame[54] == SOLICIT and frame[62:78] in self._addresses
+            if not ours:
+                self.kernel.give(frame)
+        return False
 
     def tick(self) -> float | None:
         """Looks for the neighbours that are pending when it is time to, and does what else is due. Returns the seconds until

@@ -22,6 +22,7 @@ from .errors import PybypassError
 from .follow import Watcher
 from .holds import Holds
 from .kernelside import KernelSide
+from .kerneltap import KernelTap
 from .ports import IpAddress, Port
 from .slowpath import SlowPath
 from .sockets import Connection, Listener, Socket
@@ -70,6 +71,10 @@ class Engine(Closing):
     comes here, and the engine announces it, answers ARP, neighbour discovery and echo for it, refuses what nobody handles,
     and finds neighbours by itself; after close() nobody answers for it any more. Inline that happens while calls are made.
 
+    `kernel_tap`: on a port without a kernel behind it (dpdk, mem), the name of a tap interface to make: packets for other
+    addresses than the engine's, and those to its own that no TCP is, go to the kernel there, and what the kernel sends there
+    goes out of the port, untouched. Give the interface its addresses with `ip addr add`. It goes with the engine.
+
     Raises PybypassError: PB013 (port has an engine), PB040 (configuration), PB041 (address not on the interface),
     PB083 and PB084 (the card and its VLANs).
     """
@@ -87,6 +92,7 @@ class Engine(Closing):
         spin_us: float = 50.0,
         vlan: int = 0,
         config: EngineConfig | None = None,
+        kernel_tap: str | None = None,
         _member: tuple[Any, int] | None = None,
     ) -> None:
         port, taken = _queue_of(port, queue)
@@ -124,6 +130,7 @@ class Engine(Closing):
         self.slowpath = SlowPath(
             self._core, side, taken.mac, [i.ip for i in self.interfaces], vlan, owned=self.owned, siblings=self._siblings
         )
+        self._kernel_tap: KernelTap | None = None
         self._sockets: weakref.WeakSet[Socket] = weakref.WeakSet()
         self._holds = Holds(port)
         self._lock = threading.Lock()
@@ -144,9 +151,21 @@ class Engine(Closing):
                 port.follow(self._watcher)
             if self.owned:
                 self.slowpath.announce()
+            if kernel_tap is not None:
+                self._open_tap(kernel_tap)
         except PybypassError:
             self.close()
             raise
+
+    def _open_tap(self, name: str) -> None:
+        if self.port.local_networks() is not None:
+            raise PybypassError.make(
+                "PB040", errno.EINVAL, f"kernel_tap={name!r} on {self.port.uri}",
+                hint="the kernel has that interface itself, and all that no engine asks for",
+            )  # fmt: skip
+        tap = KernelTap(name, self._queue.mac, self.port.mtu, self.slowpath._send, self.port.netns)
+        self._kernel_tap = self.slowpath.kernel = tap
+        self._core.hand_over(True)
 
     def _start(self, worker: Worker, alone: bool) -> None:
         spin = -1 if worker.spin_us is None else round(worker.spin_us * 1000)
@@ -211,6 +230,8 @@ class Engine(Closing):
         """Counters of the loop, the engine and the device; `drops` by reason (pybypass.drop_reasons() explains them)."""
         found: dict[str, Any] = self._core.stats()
         found["slowpath"] = dict(self.slowpath.counters)
+        if self._kernel_tap is not None:
+            found["kernel_tap"] = dict(self._kernel_tap.counters)
         return found
 
     def _let_go(self) -> None:
@@ -352,6 +373,9 @@ class Engine(Closing):
             self._closing = True
         if self._watcher is not None:
             self.port.unfollow(self._watcher)
+        if self._kernel_tap is not None:
+            self._kernel_tap.close()
+            self.slowpath.kernel = None
         try:
             self._say_goodbye()
             self._drain(time.monotonic() + linger)

@@ -69,6 +69,21 @@ def test_json_is_one_line_of_the_schema(tmp_path, device):
     check_capture(tmp_path / "lab.pcapng")
 
 
+@root
+@pytest.mark.parametrize(
+    ("device", "mode"), [("dpdk", "dpdk net_af_xdp"), ("dpdk:net_tap", "dpdk net_tap"), ("dpdk:net_af_xdp", "dpdk net_af_xdp")]
+)
+def test_the_same_job_over_dpdk(tmp_path, device, mode):
+    pytest.importorskip("pybypass._dpdk", reason="pybypass._dpdk is not built (libdpdk-dev)")
+    done = job("--dev", device, "--json", *SMALL, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    check_schema(report, "dpdk")
+    assert report["mode"] == mode
+    assert "Traceback" not in done.stderr
+    check_capture(tmp_path / "lab.pcapng")
+
+
 def check_capture(path):
     """1 MiB each way, both directions in the file."""
     if not shutil.which("tshark"):

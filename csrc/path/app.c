@@ -387,6 +387,11 @@ int pb_app_judged(struct pb_app *a, const void *frame, uint32_t len, bool admitt
 	return put_frame(a, frame, len, admitted ? PB_DESC_ADMITTED : PB_DESC_REFUSED);
 }
 
+void pb_app_hand_over(struct pb_app *a, bool on)
+{
+	atomic_store_explicit(&a->path->hand_over, on, memory_order_relaxed);
+}
+
 static int locked_cmd(struct pb_app *a, const struct pb_cmd *c)
 {
 	app_lock(a);

@@ -108,8 +108,9 @@ enum pb_exc_reason {
 	PB_EXC_UDP,
 	PB_EXC_IP_OTHER,
 	PB_EXC_L2_OTHER,
-	PB_EXC_NEIGH,  /* no packet: a next hop's MAC address is wanted */
-	PB_EXC_ACCEPT, /* a SYN for the accept policy: pb_app_judged() */
+	PB_EXC_NEIGH,    /* no packet: a next hop's MAC address is wanted */
+	PB_EXC_ACCEPT,   /* a SYN for the accept policy: pb_app_judged() */
+	PB_EXC_NOT_OURS, /* IP for another address, where somebody else wants it: pb_app_hand_over() */
 };
 
 /* Where threads of the application sleep: a futex that costs the loop nothing while nobody does. */

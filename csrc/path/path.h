@@ -32,6 +32,7 @@ struct pb_path {
 	struct pb_dev *dev;
 	struct pb_tcp *tcp;
 	struct pb_chan *chan;
+	_Atomic bool hand_over; /* what is for other addresses goes up instead of being dropped */
 	struct pb_tap *tap;
 	struct pb_group *group; /* of several cores; NULL: alone */
 	uint32_t member;

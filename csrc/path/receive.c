@@ -97,7 +97,8 @@ static struct fate fate_of_ip(struct pb_path *p, const struct pb_eth_view *eth, 
 			      : pb_ip_from6(ip + offsetof(struct pb_ip6_hdr, dst));
 	bool local = pb_net_is_local(&p->net, &dst), group = pb_ip_is_multicast(&dst);
 	if (!local && (!group || proto == PB_IPPROTO_TCP))
-		return dropped(PB_DROP_IP_DST);
+		return atomic_load_explicit(&p->hand_over, memory_order_relaxed) ? exception(PB_EXC_NOT_OURS)
+										 : dropped(PB_DROP_IP_DST);
 	if (proto == PB_IPPROTO_ICMP || proto == PB_IPPROTO_ICMP6)
 		return fate_of_icmp(p, ip, len, stray, now_ns);
 	/* Of what the engine does not parse; a fragment of ICMP is counted above. */

@@ -89,6 +89,8 @@ PB_API int pb_app_exceptions(struct pb_app *a, struct pb_exc *x, int n);
 PB_API void pb_app_free(struct pb_app *a, uint64_t addr);
 /* Copies a whole L2 frame out. 0, -EMSGSIZE, -ENOBUFS. */
 PB_API int pb_app_inject(struct pb_app *a, const void *frame, uint32_t len);
+/* From now on IP packets for other addresses are exceptions (PB_EXC_NOT_OURS), or again dropped. */
+PB_API void pb_app_hand_over(struct pb_app *a, bool on);
 /* The verdict on the SYN of a PB_EXC_ACCEPT exception, with the frame as it came. As pb_app_inject(). */
 PB_API int pb_app_judged(struct pb_app *a, const void *frame, uint32_t len, bool admitted);
 PB_API int pb_app_neigh(struct pb_app *a, const struct pb_ip *addr, const uint8_t *mac);

@@ -33,6 +33,7 @@ cdef extern from "path/chan.h" nogil:
         PB_EXC_L2_OTHER
         PB_EXC_NEIGH
         PB_EXC_ACCEPT
+        PB_EXC_NOT_OURS
     cdef struct pb_exc:
         pb_desc d
         uint32_t reason
@@ -134,6 +135,7 @@ cdef extern from "path/sock.h" nogil:
     int pb_app_wait(pb_app *a, int s, unsigned mask, uint64_t until_ns, uint64_t spin_ns)
     int pb_app_exceptions(pb_app *a, pb_exc *x, int n)
     void pb_app_free(pb_app *a, uint64_t addr)
+    void pb_app_hand_over(pb_app *a, bint on)
     int pb_app_inject(pb_app *a, const void *frame, uint32_t n)
     int pb_app_judged(pb_app *a, const void *frame, uint32_t n, bint admitted)
     int pb_app_neigh(pb_app *a, const pb_ip *addr, const uint8_t *mac)

@@ -7,7 +7,6 @@ import subprocess
 
 import numpy as np
 import pytest
-
 from support import eventually
 
 import pybypass as pb
