@@ -96,7 +96,8 @@ class Device:
         burst: int = 64,
         stop: Stop | None = None,
     ) -> dict[str, Any]:
-        """testpmd's loops, in C, for duration_s seconds or until stop: "io" (from here to `out`, or back), "macswap" (with the
+        """testpmd's loops, in C, for duration_s seconds or until stop: "io" (from here to `out`, or back; without descriptors
+        where the devices can), "desc" (the same by descriptors), "macswap" (with the
         MAC addresses changed places), "rx" (received and dropped), "tx" (`frame` sent again and again). Both ends on one Umem.
         received, sent, dropped, rx_calls, rx_empty, tx_full, no_frame, seconds, busy_cycles. PB040, PB033."""
 

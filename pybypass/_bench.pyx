@@ -24,7 +24,7 @@ from pybypass.errors import PybypassError, connection_error
 
 SLICES_MAX = PB_BENCH_SLICES
 FIELDS_MAX = PB_TEMPLATE_FIELDS
-FORWARDS = {"io": PB_FORWARD_IO, "macswap": PB_FORWARD_MACSWAP, "rx": PB_FORWARD_RX, "tx": PB_FORWARD_TX}
+FORWARDS = {"io": PB_FORWARD_IO, "macswap": PB_FORWARD_MACSWAP, "rx": PB_FORWARD_RX, "desc": PB_FORWARD_DESC, "tx": PB_FORWARD_TX}
 SPIN = {"block": PB_SPIN_NOT, "spin": PB_SPIN_HARD, "yield": PB_SPIN_YIELD}
 
 

@@ -7,9 +7,10 @@
 #include <stdatomic.h>
 
 enum pb_forward_how {
-	PB_FORWARD_IO = 0,  /* frames from `in` to `out` as they are */
+	PB_FORWARD_IO = 0,  /* frames from `in` to `out` as they are, without descriptors where the devices can */
 	PB_FORWARD_MACSWAP, /* with source and destination MAC address changed places */
 	PB_FORWARD_RX,      /* received and dropped; `out` may be NULL */
+	PB_FORWARD_DESC,    /* as IO, always by descriptors, as an application that looks at them has it */
 	PB_FORWARD_TX,      /* `frame` sent again and again, written anew each time; `in` may be NULL */
 };
 

@@ -117,6 +117,7 @@ cdef extern from "app/forward.h" nogil:
         PB_FORWARD_IO
         PB_FORWARD_MACSWAP
         PB_FORWARD_RX
+        PB_FORWARD_DESC
         PB_FORWARD_TX
     struct pb_forward:
         pb_dev *in_ "in"

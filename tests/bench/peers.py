@@ -21,22 +21,22 @@ def machine_note():
 
 
 class Testpmd:
-    """dpdk-testpmd on an interface of a namespace, one forwarding core, driven by its prompt."""
+    """dpdk-testpmd on one virtual device, one forwarding core, driven by its prompt. `popen`: subprocess.Popen, or a
+    namespace's."""
 
     __test__ = False
 
-    def __init__(self, netns, ifname, mode, cpu, main_cpu, options=()):
+    def __init__(self, popen, vdev, mode, cpu, main_cpu, options=()):
         if shutil.which("dpdk-testpmd") is None:
             raise RuntimeError("dpdk-testpmd is not installed: apt-get install dpdk-dev")
         argv = [
             "stdbuf", "-oL",  # its statistics go through stdio, its prompt does not
             "dpdk-testpmd", "-l", f"{main_cpu},{cpu}" if main_cpu != cpu else f"{cpu}", "--main-lcore", str(main_cpu),
             "--no-huge", "--no-pci", "--no-shconf", "--no-telemetry", "-m", "512",
-            "--vdev", f"net_af_xdp0,iface={ifname},start_queue=0,queue_count=1", "--", "-i", "--total-num-mbufs=16384",
-            "--nb-cores=1", "--burst=64", "--rxd=2048", "--txd=2048", "--record-core-cycles", f"--forward-mode={mode}",
-            *options,
+            "--vdev", vdev, "--", "-i", "--total-num-mbufs=16384", "--nb-cores=1", "--burst=64", "--record-core-cycles",
+            f"--forward-mode={mode}", *options,
         ]  # fmt: skip
-        self._process = netns.popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        self._process = popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
         self._text = ""
         self._read("testpmd> ")
 
@@ -85,6 +85,27 @@ class Testpmd:
                 fields = f.read().rpartition(")")[2].split()
             return int(fields[11]) / os.sysconf("SC_CLK_TCK"), int(fields[12]) / os.sysconf("SC_CLK_TCK")
         raise RuntimeError("testpmd has no worker thread")
+
+    @classmethod
+    def on_interface(cls, side, mode, cpu, main_cpu, options=()):
+        """On AF_XDP, at the end of a veth pair."""
+        vdev = f"net_af_xdp0,iface={side.ifname},start_queue=0,queue_count=1"
+        return cls(side.netns.popen, vdev, mode, cpu, main_cpu, ["--rxd=2048", "--txd=2048", *options])
+
+    def set_burst(self, packets):
+        """Between a stop and a start."""
+        self._process.stdin.write(f"set burst {packets}\n".encode())
+        self._process.stdin.flush()
+        self._read("testpmd> ")
+
+    def rate(self, seconds, received):
+        """Packets per second that it receives (or sends) from a start to a stop."""
+        self.start()
+        before, started = self.counters()[not received], time.monotonic()
+        time.sleep(seconds)
+        found, took = self.counters()[not received] - before, time.monotonic() - started
+        self.stop()
+        return found / took
 
     def close(self):
         if self._process.poll() is None:

@@ -175,7 +175,7 @@ def test_receiving(rounds):
     with two_links() as (stack, first, second):
         ours = stack.enter_context(device_on(first.a))
         generators = [generator(stack, pair) for pair in (first, second)]
-        testpmd = stack.enter_context(Testpmd(second.a.netns, second.a.ifname, "rxonly", near, far))
+        testpmd = stack.enter_context(Testpmd.on_interface(second.a, "rxonly", near, far))
 
         def we_receive():
             received, seconds, result = c_loop(ours, first, generators[0], near, far)
@@ -215,8 +215,8 @@ def test_sending(rounds):
         ours = stack.enter_context(device_on(first.a))
         template = Template(packet(first.a, first.b).frame(), [], 0, 1, 1)  # without a stamp, as testpmd's
         testpmd = stack.enter_context(
-            Testpmd(
-                second.a.netns, second.a.ifname, "txonly", near, far, ["--txpkts=60", f"--eth-peer=0,{second.b.mac}"]
+            Testpmd.on_interface(
+                second.a, "txonly", near, far, ["--txpkts=60", f"--eth-peer=0,{second.b.mac}"]
             )
         )
 
