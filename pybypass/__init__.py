@@ -28,7 +28,7 @@ from .worker import Worker
 if TYPE_CHECKING:
     from types import ModuleType
 
-    from . import nic, rss
+    from . import flow, nic, rss
 
 __version__ = "0.1.0"
 
@@ -59,6 +59,7 @@ __all__ = [
     "Umem",
     "Worker",
     "drop_reasons",
+    "flow",
     "live_handles",
     "nic",
     "open",
@@ -68,7 +69,7 @@ __all__ = [
 
 def __getattr__(name: str) -> "ModuleType":
     # Imported when they are first used: most who open ports do not need them.
-    if name in ("nic", "rss"):
+    if name in ("flow", "nic", "rss"):
         from importlib import import_module
 
         return import_module(f".{name}", __name__)

@@ -268,11 +268,108 @@ cdef class PortHandle:
         check(c.pb_dpdk_timesync_rx(self.handle(), &ns))
         return ns
 
+    def flow_validate(self, dict rule):
+        cdef c.pb_flow_rule r
+        cdef c.pb_dpdk_flow_fail f
+        rule_in(rule, &r)
+        if c.pb_dpdk_flow_validate(self.handle(), &r, &f):
+            raise flow_error(&f)
+
+    def flow_create(self, dict rule):
+        cdef c.pb_flow_rule r
+        cdef c.pb_dpdk_flow_fail f
+        cdef int id
+        rule_in(rule, &r)
+        id = c.pb_dpdk_flow_create(self.handle(), &r, &f)
+        if id < 0:
+            raise flow_error(&f)
+        return id
+
+    def flow_destroy(self, int id):
+        cdef c.pb_dpdk_flow_fail f
+        if c.pb_dpdk_flow_destroy(self.handle(), id, &f):
+            raise flow_error(&f)
+
+    def flow_flush(self):
+        cdef c.pb_dpdk_flow_fail f
+        if c.pb_dpdk_flow_flush(self.handle(), &f):
+            raise flow_error(&f)
+
+    def flow_query(self, int id):
+        cdef c.pb_dpdk_flow_fail f
+        cdef uint64_t hits = 0, nbytes = 0, unknown = 0xffffffffffffffff
+        if c.pb_dpdk_flow_query(self.handle(), id, &hits, &nbytes, &f):
+            raise flow_error(&f)
+        return hits if hits != unknown else None, nbytes if nbytes != unknown else None
+
+    def flow_state(self, int id):
+        cdef c.pb_dpdk_flow_fail f
+        cdef int rc = c.pb_dpdk_flow_state(self.handle(), id, &f)
+        if rc == -2:
+            raise flow_error(&f)
+        return rc == 1, flow_error(&f) if rc < 0 else None
+
     def pool(self):
         cdef c.pb_dpdk_pool_info i
         c.pb_dpdk_port_pool(self.handle(), &i)
         return {"frames": i.frames, "in_use": i.in_use, "recovered": i.recovered,
                 "numa_node": i.socket if i.socket >= 0 else None, "iova": "va" if i.iova_va else "pa"}
+
+
+# ---- flow rules ----
+
+cdef object flow_error(const c.pb_dpdk_flow_fail *f):
+    e = OSError(-f.err, os.strerror(-f.err))
+    e.item, e.words = text_of(f.item), text_of(f.text)
+    return e
+
+
+cdef int bytes_in(uint8_t *out, bytes raw, size_t room) except -1:
+    if <size_t>len(raw) > room:
+        raise ValueError(f"{len(raw)} bytes for {room}")
+    memcpy(out, <const char *>raw, len(raw))
+    return 0
+
+
+cdef int rule_in(dict d, c.pb_flow_rule *r) except -1:
+    """Of what pybypass.flow.Rule.for_core() gives."""
+    memset(r, 0, sizeof(c.pb_flow_rule))
+    bytes_in(r.src_mac, d["src_mac"][0], 6)
+    bytes_in(r.src_mac_mask, d["src_mac"][1], 6)
+    bytes_in(r.dst_mac, d["dst_mac"][0], 6)
+    bytes_in(r.dst_mac_mask, d["dst_mac"][1], 6)
+    r.eth_type, r.eth_type_mask = d["eth_type"]
+    r.vlan_tci, r.vlan_mask = d["vlan"]
+    r.version = d["version"]
+    r.proto, r.proto_mask = d["proto"]
+    r.tcp_flags, r.tcp_flags_mask = d["tcp_flags"]
+    bytes_in(r.src_ip, d["src_ip"][0], 16)
+    bytes_in(r.src_ip_mask, d["src_ip"][1], 16)
+    bytes_in(r.dst_ip, d["dst_ip"][0], 16)
+    bytes_in(r.dst_ip_mask, d["dst_ip"][1], 16)
+    r.src_port.value, r.src_port.mask, r.src_port.last = d["src_port"]
+    r.dst_port.value, r.dst_port.mask, r.dst_port.last = d["dst_port"]
+    r.fate = c.PB_FLOW_DROP if d["fate"] == "drop" else c.PB_FLOW_RSS if d["fate"] == "rss" else c.PB_FLOW_QUEUE
+    queues = d["queues"]
+    if len(queues) > c.PB_FLOW_QUEUES:
+        raise ValueError(f"{len(queues)} queues: at most {c.PB_FLOW_QUEUES}")
+    r.nqueues = <uint32_t>len(queues)
+    for i, q in enumerate(queues):
+        r.queues[i] = q
+    r.rss_types = rss_bits(d["rss_types"])
+    r.priority, r.count = d["priority"], d["count"]
+    r.has_mark = d["mark"] is not None
+    r.mark = d["mark"] or 0
+    return 0
+
+
+def flow_text(dict rule, bint conv=False):
+    cdef c.pb_flow_rule r
+    cdef char room[4096]
+    cdef int n
+    rule_in(rule, &r)
+    n = check(c.pb_dpdk_flow_text(&r, conv, room, sizeof(room)))
+    return room[:n].decode()
 
 
 def rss_bits(types):

@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _port, dpdk, owned_ports
 from ._mem import Umem
@@ -17,6 +17,9 @@ from ._wire import toeplitz
 from .errors import PybypassError
 from .neighbours import IpAddress
 from .ports import Impairment, Port, Uri, umem_for
+
+if TYPE_CHECKING:
+    from .flowtable import DpdkFlows
 
 __all__ = ["RSS_GROUPS", "DpdkPort", "open_dpdk"]
 
@@ -78,6 +81,7 @@ class DpdkPort(Port):
         self.netns = netns
         self._pid = os.getpid()
         self._ended = False
+        self._flows: DpdkFlows | None = None
         self._spread: tuple[bytes, list[int]] | None = self._read_spread()
         dpdk.register(self)
 
@@ -247,6 +251,13 @@ class DpdkPort(Port):
         if f"ipv{remote[0].version}-tcp" in self.report["rss"]:
             words += remote[1].to_bytes(2, "big") + local[1].to_bytes(2, "big")
         return table[toeplitz(key, words) % len(table)] == queue.index
+
+    def _flow_table(self) -> DpdkFlows:
+        from .flowtable import DpdkFlows  # it knows what a port is
+
+        if self._flows is None:
+            self._flows = DpdkFlows(self, self.handle)
+        return self._flows
 
     # ---- the end ----
 

@@ -79,6 +79,7 @@ CODES: dict[str, tuple[str, str]] = {
     "PB096": ("the device cannot be bound so", "what is in the way is in the message; `pybypass devices` shows who has it"),
     "PB097": ("not the huge pages that are wanted", "hugepages/setup.sh reserves some; `pybypass hugepages` shows what there is"),
     "PB098": ("the drivers of DPDK cannot be read", "install DPDK: apt-get install libdpdk-dev"),
+    "PB095": ("flow rule refused", "the item and the driver's words are in the message; see help(pybypass.flow.Rule)"),
     "PB099": ("unexpected error", "report it, with the traceback: PYBYPASS_DEBUG=1 shows it for commands"),
 }
 

@@ -6,8 +6,9 @@ import errno
 import ipaddress
 import threading
 import weakref
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
 from . import _port
@@ -18,6 +19,10 @@ from .closing import Closing
 from .errors import PybypassError
 from .kernelside import KernelSide
 from .neighbours import IpAddress
+
+if TYPE_CHECKING:
+    from .flow import Flow, FlowCheck, Rule
+    from .flowtable import FlowTable
 
 __all__ = ["Burst", "Impairment", "IpAddress", "Port", "Queue", "open"]
 
@@ -248,6 +253,48 @@ class Port(Closing):
     def neighbour_ask(self, ip: IpAddress) -> bool:
         """Has the kernel find a neighbour out, without waiting for it; False: no kernel behind the port, ask on the wire."""
         return False
+
+    # ---- flow rules: pybypass.flow ----
+
+    def _flow_table(self) -> FlowTable:
+        raise PybypassError.make(
+            "PB095", errno.EOPNOTSUPP, f"{self.kind}: ports have no flow rules", hint="xdp: and dpdk: have"
+        )
+
+    def flow_validate(self, rule: Rule) -> None:
+        """Asks the driver (`dpdk:`) or the compiler of the maps (`xdp:`) whether it would take a rule now. PB095."""
+        self._flow_table().validate(rule)
+
+    def flow_add(self, rule: Rule) -> Flow:
+        """Puts a rule in. It is there until it is deleted or the port is closed; where a stopped port loses its rules, the next
+        start puts them in again (Flow.active). PB095 names the item that was refused, with the driver's words."""
+        return self._flow_table().add(rule)
+
+    def flow_list(self) -> list[Flow]:
+        """The rules in the order in which they came."""
+        return self._flow_table().flows()
+
+    def flow_query(self, flow: Flow) -> dict[str, int | None]:
+        """hits (packets) and bytes of a rule with count=True; None: the driver does not count those. PB095."""
+        return self._flow_table().query(flow)
+
+    def flow_delete(self, flow: Flow) -> None:
+        """Takes one rule out. PB095: it is not there, or the driver refuses."""
+        self._flow_table().delete(flow)
+
+    def flow_flush(self) -> None:
+        """Takes all rules out; again does nothing."""
+        self._flow_table().flush()
+
+    def flow_check(
+        self, rule: Rule, send: Callable[[bytes], object], *, packets: int = 8, timeout: float = 2.0
+    ) -> FlowCheck:
+        """Whether a rule that is accepted also steers: sends packets that match and packets that do not, each once without
+        the rule and once with it, and looks where they come in. `send` sends a whole Ethernet frame to this port from
+        outside (another port's, a packet socket's); `packets` of each kind, `timeout` seconds for each round. What comes in
+        meanwhile and is not one of them is lost, so no engine may have a queue (PB013). A rule that is in the port is taken
+        out for the first half."""
+        return self._flow_table().check(rule, send, packets, timeout)
 
     def close(self) -> None:
         """Closes the engine, then the device. BufferError while views of frames are alive. Again does nothing."""

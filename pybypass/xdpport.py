@@ -9,9 +9,9 @@ import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from . import _burst, _netdev, _port, neighbours, owned_ports
 from ._mem import Umem
@@ -23,6 +23,9 @@ from .kernelside import KernelSide
 from .neighbours import IpAddress
 from .ports import Impairment, Port, Uri, umem_for
 from .rss import is_symmetric, symmetric_key
+
+if TYPE_CHECKING:
+    from .flowtable import XdpFlows
 
 __all__ = ["XdpPort", "open_xdp"]
 
@@ -43,6 +46,7 @@ class XdpPort(Port):
         self.ifname = ifname
         self._rss: _Rss | None = None
         self._no_meta = False
+        self._flows: XdpFlows | None = None
         self._card: Any = None
         self._card_at = -1e9
         self._pid = os.getpid()
@@ -208,7 +212,17 @@ class XdpPort(Port):
             neighbours.ask(self.report["ifindex"], ip)
         return True
 
+    def _flow_table(self) -> XdpFlows:
+        from .flowtable import XdpFlows  # it knows what a port is
+
+        if self._flows is None:
+            self._flows = XdpFlows(self, self.program)
+        return self._flows
+
     def _close(self, force: bool) -> None:
+        if self._flows is not None and not self.closed and os.getpid() == self._pid:
+            with suppress(PybypassError):  # the interface may be gone, and the program with it
+                self._flows.flush()
         super()._close(force)
         if os.getpid() == self._pid:  # a forked child must not take the program from its parent
             self.program.close()

@@ -23,6 +23,7 @@ _Static_assert(PB_DPDK_LEAD == PB_DPDK_OBJ + 128, "an object header and an mbuf"
 enum pb_dpdk_lent { PB_DPDK_NO = 0, PB_DPDK_FILL, PB_DPDK_TX };
 
 struct pb_dpdk_queue;
+struct pb_dpdk_flow;
 
 /* A pool's mempool: its objects are the frames, its "get" and "put" move them in and out of the pool. */
 struct pb_dpdk_pool {
@@ -80,6 +81,8 @@ struct pb_dpdk_port {
 	uint64_t launch_flag;
 	struct pb_dpdk_queue *queues[PB_DPDK_QUEUES];
 	struct rte_device *device;
+	struct pb_dpdk_flow *flows; /* dpdk_flow.c */
+	int last_flow;
 	struct pb_dpdk_socks socks;
 };
 
@@ -175,6 +178,11 @@ void pb_dpdk_pool_flush(struct pb_dpdk_pool *dp);
 int pb_dpdk_limits(struct pb_dpdk_port *p, const struct pb_pool *pool, struct rte_eth_conf *conf,
 		   struct pb_dpdk_report *rep);
 void pb_dpdk_report_fill(struct pb_dpdk_port *p, struct pb_dpdk_report *rep);
+
+/* dpdk_flow.c. Before a stop, after a start, and when the device went away with its rules. */
+void pb_dpdk_flows_stop(struct pb_dpdk_port *p);
+void pb_dpdk_flows_start(struct pb_dpdk_port *p);
+void pb_dpdk_flows_lost(struct pb_dpdk_port *p);
 
 int pb_dpdk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns);
 int pb_dpdk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner from, uint64_t now_ns);

@@ -1,3 +1,4 @@
+#include "dev/dpdk_flow.h"
 #include "dev/dpdk_impl.h"
 
 #include <errno.h>
@@ -236,6 +237,8 @@ fail:
 
 static void port_free(struct pb_dpdk_port *p)
 {
+	struct pb_dpdk_flow_fail fail;
+	(void)pb_dpdk_flow_flush(p, &fail);
 	if (p->id < RTE_MAX_ETHPORTS && !atomic_load(&p->gone)) {
 		(void)rte_eth_dev_callback_unregister(p->id, RTE_ETH_EVENT_INTR_RMV, on_event, p);
 		if (p->started_once)
@@ -272,9 +275,12 @@ int pb_dpdk_port_stop(struct pb_dpdk_port *p)
 	if (!atomic_load(&p->running))
 		return 0;
 	pause_queues(p);
+	pb_dpdk_flows_stop(p);
 	int rc = rte_eth_dev_stop(p->id);
-	if (rc)
+	if (rc) {
+		pb_dpdk_flows_start(p);
 		atomic_store(&p->running, true);
+	}
 	return rc;
 }
 
@@ -283,7 +289,12 @@ int pb_dpdk_port_start(struct pb_dpdk_port *p)
 	struct pb_dpdk_report rep = {0};
 	if (atomic_load(&p->gone))
 		return -ENODEV;
-	return atomic_load(&p->running) ? 0 : start(p, &rep);
+	if (atomic_load(&p->running))
+		return 0;
+	int rc = start(p, &rep);
+	if (!rc)
+		pb_dpdk_flows_start(p);
+	return rc;
 }
 
 int pb_dpdk_port_remove(struct pb_dpdk_port *p)
@@ -292,6 +303,7 @@ int pb_dpdk_port_remove(struct pb_dpdk_port *p)
 		return -ENODEV;
 	pause_queues(p);
 	(void)rte_eth_dev_callback_unregister(p->id, RTE_ETH_EVENT_INTR_RMV, on_event, p);
+	pb_dpdk_flows_lost(p);
 	(void)rte_eth_dev_stop(p->id);
 	int rc = rte_eth_dev_close(p->id);
 	if (p->device)

@@ -118,6 +118,46 @@ cdef extern from "dev/dpdk.h" nogil:
     int pb_dpdk_ext_tx(pb_dev *dev, pb_dpdk_ext *ext, const pb_desc *head, const uint64_t *offsets, const uint32_t *lens, int n)
 
 
+cdef extern from "dev/dpdk_flow.h" nogil:
+    enum: PB_FLOW_QUEUES
+    struct pb_flow_port:
+        uint16_t value, mask, last
+    enum pb_flow_fate:
+        PB_FLOW_QUEUE
+        PB_FLOW_RSS
+        PB_FLOW_DROP
+    struct pb_flow_rule:
+        uint32_t priority
+        uint8_t src_mac[6]
+        uint8_t src_mac_mask[6]
+        uint8_t dst_mac[6]
+        uint8_t dst_mac_mask[6]
+        uint16_t eth_type, eth_type_mask, vlan_tci, vlan_mask
+        uint8_t version, proto, proto_mask, tcp_flags, tcp_flags_mask
+        uint8_t src_ip[16]
+        uint8_t src_ip_mask[16]
+        uint8_t dst_ip[16]
+        uint8_t dst_ip_mask[16]
+        pb_flow_port src_port, dst_port
+        pb_flow_fate fate
+        uint32_t nqueues
+        uint16_t queues[64]
+        uint64_t rss_types
+        bint has_mark, count
+        uint32_t mark
+    struct pb_dpdk_flow_fail:
+        int err
+        char item[48]
+        char text[200]
+    int pb_dpdk_flow_validate(pb_dpdk_port *port, const pb_flow_rule *rule, pb_dpdk_flow_fail *fail)
+    int pb_dpdk_flow_create(pb_dpdk_port *port, const pb_flow_rule *rule, pb_dpdk_flow_fail *fail)
+    int pb_dpdk_flow_destroy(pb_dpdk_port *port, int id, pb_dpdk_flow_fail *fail)
+    int pb_dpdk_flow_flush(pb_dpdk_port *port, pb_dpdk_flow_fail *fail)
+    int pb_dpdk_flow_query(pb_dpdk_port *port, int id, uint64_t *hits, uint64_t *bytes, pb_dpdk_flow_fail *fail)
+    int pb_dpdk_flow_state(pb_dpdk_port *port, int id, pb_dpdk_flow_fail *fail)
+    int pb_dpdk_flow_text(const pb_flow_rule *rule, bint conv, char *buf, size_t room)
+
+
 cdef extern from "rte_ethdev.h" nogil:
     enum:
         RTE_ETH_RSS_IPV4
