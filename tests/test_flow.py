@@ -5,6 +5,7 @@ import ipaddress
 import pytest
 
 import pybypass as pb
+from pybypass import dpdk
 from pybypass.flow import Rss, Rule
 from pybypass.flowprobe import fields_of, frame_of, others_of
 
@@ -128,6 +129,7 @@ def test_bytes_of_rte_flow(rule, expected, conv):
 
 @pytest.fixture(scope="module")
 def null():
+    dpdk.start(dpdk.EalOptions(huge="no"))  # as all tests of DPDK do: it starts once in a process
     with pb.open("dpdk:net_null0?queues=2") as port:
         yield port
 
@@ -169,6 +171,7 @@ def test_ports_without_rules():
         assert "mem: ports" in str(caught.value)
 
 
+@pytest.mark.usefixtures("null")
 def test_a_closed_port():
     with pb.open("dpdk:net_null1") as port:
         port.flow_flush()

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 import pybypass as pb
+from pybypass import dpdk
 from pybypass import lab as laboratory
 from pybypass.group import merged
 from pybypass.labpeer import Transfer
@@ -30,6 +31,8 @@ PORTS = {
 @contextlib.contextmanager
 def grouped(uri, queues, **options):
     """A laboratory of as many queues and a group on its side b; at the end every frame is free."""
+    if uri.startswith("dpdk:"):
+        dpdk.start(dpdk.EalOptions(huge="no"))  # as all tests of DPDK do: it starts once in a process
     with laboratory.veth(queues=queues) as v:
         with pb.open(uri.format(v.b.ifname), netns=v.b.netns) as port:
             # With no kernel behind the port an address of its own, or the kernel would answer too.
