@@ -1,8 +1,8 @@
 """`pybypass doctor`: what is available here, what is not, why, and the command that would fix it.
 
 Looks and changes nothing. Verdicts: `ok`; `info`, which does not matter to the main job; `warn`, with which it works
-less well or only over `mem`; `fail`, something is broken. The checks are in doctorsystem.py (the machine) and
-doctornet.py (its interfaces).
+less well or only over `mem`; `fail`, something is broken. The checks are in doctorsystem.py (the machine), doctordpdk.py
+(what dpdk: ports need) and doctornet.py (its interfaces).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from . import doctornet, doctorsystem, nic
+from . import doctordpdk, doctornet, doctorsystem, nic
 from .doctorcheck import Check
 from .errors import PybypassError
 
@@ -48,7 +48,7 @@ def diagnose(dev: str | None = None) -> list[Check]:
     if dev is not None:
         found = nic.look(_ifname(dev))
         return [doctornet.check_interface(found), *doctornet.check_all([found])]
-    checks = [check() for check in doctorsystem.CHECKS]
+    checks = [check() for check in (*doctorsystem.CHECKS, *doctordpdk.CHECKS)]
     checks += doctornet.check_all(doctornet.seen())
     return [*checks, main_job(checks)]
 

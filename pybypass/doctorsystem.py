@@ -9,9 +9,7 @@ import os
 import platform
 import re
 import resource
-import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -338,29 +336,6 @@ def check_kernel_cc() -> Check:
     return Check(id="kernel_cc", verdict="info", value=value, why=why, fix=f"{fix} (as root)")
 
 
-def check_vfio() -> Check:
-    if os.path.exists("/dev/vfio/vfio"):
-        return Check(id="vfio", verdict="ok", value="/dev/vfio/vfio")
-    why = "user-space drivers of PCI cards need it; xdp: and mem: ports do not"
-    return Check(
-        id="vfio", verdict="info", value="none", why=why, fix="modprobe vfio-pci (as root; a kernel with VFIO)"
-    )
-
-
-def check_dpdk() -> Check:
-    value = "no pkg-config"
-    if shutil.which("pkg-config"):
-        try:
-            result = subprocess.run(
-                ["pkg-config", "--modversion", "libdpdk"],
-                stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=0.5, check=False,
-            )  # fmt: skip
-            value = result.stdout.strip() if result.returncode == 0 else "not installed"
-        except (OSError, subprocess.TimeoutExpired):
-            value = "unknown"
-    return Check(id="dpdk", verdict="info", value=value, why="dpdk: ports are not built into this version")
-
-
 def check_rich() -> Check:
     if importlib.util.find_spec("rich") is not None:
         return Check(id="rich", verdict="ok", value=importlib.metadata.version("rich"))
@@ -372,5 +347,5 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_core, check_xsk, check_programs, check_kernel, check_multi_buffer, check_tx_metadata, check_btf, check_af_xdp,
     check_caps_xdp, check_caps_lab, check_memlock, check_netns, check_sysfs, check_huge_2m, check_huge_1g,
     check_huge_nodes, check_thp, check_cpus, check_isolated, check_smt, check_governor, check_clock, check_kernel_cc,
-    check_vfio, check_dpdk, check_rich,
+    check_rich,
 )  # fmt: skip

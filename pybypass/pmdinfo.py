@@ -15,7 +15,7 @@ from pathlib import Path
 
 from .errors import PybypassError
 
-__all__ = ["ANY", "Pmd", "directory", "drivers", "read"]
+__all__ = ["ANY", "Pmd", "abi", "directory", "drivers", "read"]
 
 ANY = 0xFFFF
 """Of a device or subsystem id: whichever (RTE_PCI_ANY_ID)."""
@@ -99,7 +99,7 @@ def read(path: Path) -> list[Pmd]:
 # ---- where they are ----
 
 
-def _abi() -> str | None:
+def abi() -> str | None:
     """The version of librte_eal that this package's extension was linked to ("23" for DPDK 22.11); None: it was not built."""
     for extension in sorted(Path(__file__).parent.glob("_dpdk*.so")):
         try:
@@ -121,8 +121,8 @@ def directory(root: Path = Path("/")) -> Path:
     found = sorted({place.resolve() for pattern in _PLACES for place in root.glob(pattern) if place.is_dir()}, key=_version)
     if not found:
         raise _unreadable("no directory dpdk/pmds-* of a DPDK with shared libraries")
-    abi = _abi()
-    return next((place for place in reversed(found) if abi and place.name.startswith(f"pmds-{abi}.")), found[-1])
+    version = abi()
+    return next((place for place in reversed(found) if version and place.name.startswith(f"pmds-{version}.")), found[-1])
 
 
 def _libraries(place: Path) -> Iterator[Path]:

@@ -252,7 +252,7 @@ def test_where_they_are(tmp_path, monkeypatch):
     for version in ("pmds-9.1", "pmds-23.0", "pmds-25.0"):
         (tmp_path / "usr/lib/x86_64-linux-gnu/dpdk" / version).mkdir(parents=True)
     for abi, name in (("23", "pmds-23.0"), ("24", "pmds-25.0"), (None, "pmds-25.0")):
-        monkeypatch.setattr(pmdinfo, "_abi", lambda abi=abi: abi)
+        monkeypatch.setattr(pmdinfo, "abi", lambda abi=abi: abi)
         assert pmdinfo.directory(tmp_path).name == name
 
 

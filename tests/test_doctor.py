@@ -17,7 +17,8 @@ from pybypass.errors import PybypassError
 ALL = {
     "core", "libxdp", "xdp_programs", "kernel", "multi_buffer", "tx_metadata", "btf", "af_xdp", "caps_xdp", "caps_lab",
     "memlock", "netns", "sysfs_netns", "hugepages_2m", "hugepages_1g", "hugepages_nodes", "thp", "cpus", "isolated_cpus",
-    "smt", "governor", "clocksource", "kernel_cc", "vfio", "dpdk", "rich", "main_job",
+    "smt", "governor", "clocksource", "kernel_cc", "vfio", "dpdk", "dpdk_drivers", "dpdk_hugepages", "iommu", "dpdk_cards",
+    "rich", "main_job",
 }  # fmt: skip
 NET = {
     "veth_offload", "peer_offload", "txrehash", "xdp_attached", "zero_copy", "zero_copy_frames", "lro", "mtu", "rx_clock",

@@ -35,7 +35,8 @@ struct pb_dpdk_pool {
 	struct pb_pool_cache *cache;
 	uint32_t refs;
 	uint64_t recovered;
-	bool mapped; /* by rte_extmem_register() */
+	bool mapped;        /* by rte_extmem_register() */
+	uint32_t dma_ports; /* on vfio-pci, for which it is mapped (dpdk_dma.c) */
 	bool ending;
 	struct pb_dpdk_pool *next;
 };
@@ -62,12 +63,15 @@ void pb_dpdk_socks_look(struct pb_dpdk_socks *s);
 void pb_dpdk_socks_keep_new(struct pb_dpdk_socks *s, const struct pb_dpdk_socks *before);
 void pb_dpdk_socks_close(struct pb_dpdk_socks *s);
 
+enum pb_dpdk_dma { PB_DPDK_DMA_NONE = 0, PB_DPDK_DMA_CONTAINER, PB_DPDK_DMA_DEVICE };
+
 struct pb_dpdk_port {
 	uint16_t id;
 	_Atomic int refs;
 	_Atomic bool running;
-	_Atomic bool gone;
-	bool started_once, probed;
+	_Atomic bool gone;    /* the device is away, or on its way: nobody uses it any more */
+	_Atomic bool removed; /* and DPDK has let go of it */
+	bool started_once, probed, watched;
 	struct pb_dpdk_config cfg;
 	struct pb_dpdk_pool *dp;
 	struct rte_eth_dev_info info;
@@ -83,6 +87,7 @@ struct pb_dpdk_port {
 	struct rte_device *device;
 	struct pb_dpdk_flow *flows; /* dpdk_flow.c */
 	int last_flow;
+	enum pb_dpdk_dma dma; /* how the pool is mapped for the device */
 	struct pb_dpdk_socks socks;
 };
 
@@ -167,6 +172,10 @@ int pb_dpdk_fail_set(struct pb_dpdk_fail *f, enum pb_dpdk_stage stage, int err, 
 
 /* dpdk_pool.c. The mempool of this pool, made at the first call; -EINVAL: the pool has not PB_DPDK_LEAD. */
 struct pb_dpdk_pool *pb_dpdk_pool_get(struct pb_pool *pool, int *err);
+/* The port's device may read and write the pool's memory: after it is probed, before a queue is set up. 0 or -errno. */
+int pb_dpdk_dma_map(struct pb_dpdk_port *p);
+/* When the port is closed and its device is still there. */
+void pb_dpdk_dma_unmap(struct pb_dpdk_port *p);
 void pb_dpdk_pool_ref(struct pb_dpdk_pool *dp);
 /* At the last one what DPDK still has of the frames is free again. */
 void pb_dpdk_pool_put(struct pb_dpdk_pool *dp);

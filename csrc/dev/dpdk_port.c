@@ -67,6 +67,10 @@ static int probe(struct pb_dpdk_port *p, struct pb_dpdk_report *rep)
 	if (rc)
 		return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_PROBE, rc, "%s does not describe itself", name);
 	p->device = p->info.device;
+	rc = pb_dpdk_dma_map(p);
+	if (rc)
+		return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_MEMORY, rc, "%s may not reach the frames (DMA)",
+					name);
 	return 0;
 }
 
@@ -79,10 +83,14 @@ static void unprobe(struct pb_dpdk_port *p)
 	pthread_mutex_unlock(&ports_lock);
 	if (!mine)
 		return;
-	if (!atomic_load(&p->gone))
+	bool removed = atomic_load(&p->removed);
+	if (!removed) {
 		(void)rte_eth_dev_close(p->id);
+		pb_dpdk_dma_unmap(p);
+	}
 	pb_dpdk_socks_close(&p->socks);
-	if (p->probed && p->device && !atomic_load(&p->gone))
+	/* One that was pulled away goes in any case: the kernel waits until its files are closed. */
+	if (p->device && !removed && (p->probed || atomic_load(&p->gone)))
 		(void)rte_dev_remove(p->device);
 }
 
@@ -99,6 +107,35 @@ static int on_event(uint16_t id, enum rte_eth_event_type type, void *arg, void *
 		atomic_store(&p->running, false);
 	}
 	return 0;
+}
+
+/* The kernel asks for the device back: it is being unplugged, or unbound. From DPDK's interrupt thread, where it cannot
+ * be closed: its queues answer -ENODEV from now on, and closing the port lets it go. VFIO only (PCI bus,
+ * hot_unplug_handler). */
+static void on_pulled(const char *name, enum rte_dev_event_type type, void *arg)
+{
+	(void)name;
+	if (type == RTE_DEV_EVENT_REMOVE)
+		on_event(0, RTE_ETH_EVENT_INTR_RMV, arg, NULL);
+}
+
+static int watch(struct pb_dpdk_port *p, struct pb_dpdk_report *rep)
+{
+	int rc = rte_eth_dev_callback_register(p->id, RTE_ETH_EVENT_INTR_RMV, on_event, p);
+	if (!rc)
+		rc = rte_dev_event_callback_register(rte_dev_name(p->device), on_pulled, p);
+	p->watched = true;
+	return rc ? pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_START, rc, "%s: events", rep->device) : 0;
+}
+
+static void unwatch(struct pb_dpdk_port *p)
+{
+	if (!p->watched)
+		return;
+	p->watched = false;
+	(void)rte_eth_dev_callback_unregister(p->id, RTE_ETH_EVENT_INTR_RMV, on_event, p);
+	while (rte_dev_event_callback_unregister(rte_dev_name(p->device), on_pulled, p) == -EAGAIN)
+		sched_yield(); /* it is running */
 }
 
 static void find_fields(struct pb_dpdk_port *p)
@@ -221,7 +258,7 @@ struct pb_dpdk_port *pb_dpdk_port_open(const struct pb_dpdk_config *cfg, struct 
 	if (!strcmp(p->info.driver_name, "net_af_xdp"))
 		pb_dpdk_socks_keep_new(&p->socks, &before);
 	if (!*err)
-		*err = rte_eth_dev_callback_register(p->id, RTE_ETH_EVENT_INTR_RMV, on_event, p);
+		*err = watch(p, rep);
 	if (!*err)
 		*err = start(p, rep);
 	if (*err)
@@ -239,8 +276,8 @@ static void port_free(struct pb_dpdk_port *p)
 {
 	struct pb_dpdk_flow_fail fail;
 	(void)pb_dpdk_flow_flush(p, &fail);
-	if (p->id < RTE_MAX_ETHPORTS && !atomic_load(&p->gone)) {
-		(void)rte_eth_dev_callback_unregister(p->id, RTE_ETH_EVENT_INTR_RMV, on_event, p);
+	if (p->id < RTE_MAX_ETHPORTS && !atomic_load(&p->removed)) {
+		unwatch(p);
 		if (p->started_once)
 			(void)rte_eth_dev_stop(p->id);
 	}
@@ -302,12 +339,14 @@ int pb_dpdk_port_remove(struct pb_dpdk_port *p)
 	if (atomic_load(&p->gone))
 		return -ENODEV;
 	pause_queues(p);
-	(void)rte_eth_dev_callback_unregister(p->id, RTE_ETH_EVENT_INTR_RMV, on_event, p);
+	unwatch(p);
 	pb_dpdk_flows_lost(p);
 	(void)rte_eth_dev_stop(p->id);
 	int rc = rte_eth_dev_close(p->id);
+	pb_dpdk_dma_unmap(p);
 	if (p->device)
 		rc = rte_dev_remove(p->device);
+	atomic_store(&p->removed, true);
 	atomic_store(&p->gone, true);
 	return rc;
 }
