@@ -19,6 +19,7 @@ cdef class Burst:
     cdef object array
     cdef bint released
     cdef int alive(self) except -1
+    cdef int sent_first(self, int n) except -1
 
 
 cdef Burst new_burst(Lender lender, int cap)

@@ -5,7 +5,7 @@ import numpy as np
 
 from cpython.buffer cimport PyBuffer_FillInfo
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
+from libc.string cimport memcpy, memmove
 
 from pybypass.c.pool cimport (
     PB_BURST_MAX,
@@ -75,6 +75,16 @@ cdef class Burst:
     cdef int alive(self) except -1:
         if self.released:
             raise ValueError("the burst was released")
+        return 0
+
+    cdef int sent_first(self, int n) except -1:
+        """The first n frames are somebody else's now."""
+        self.queue.held -= n
+        self.n -= n
+        if self.n:
+            memmove(self.d, self.d + n, self.n * sizeof(pb_desc))
+            memmove(self.frames, self.frames + n, self.n * sizeof(uint64_t))
+        self.array = None
         return 0
 
     def __len__(self):

@@ -1,6 +1,7 @@
 # cython: language_level=3
 """DPDK: the EAL, ports and their settings. The data path stays in C, behind the device's ops."""
 
+import errno as _errno
 import os
 
 cimport cython
@@ -9,7 +10,14 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
+from pybypass._burst cimport Burst
+from pybypass._port cimport Queue
 from pybypass.c cimport dpdk as c
+from pybypass.c.dev cimport pb_dev
+from pybypass.c.flag cimport pb_flag_drop, pb_flag_take, pb_flag_try
+from pybypass.c.pool cimport pb_desc
+
+from pybypass.errors import PybypassError
 
 # Capsules keep the pointer to their name, not a copy.
 cdef const char *POOL_CAPSULE = b"pybypass.pb_pool.v1"
@@ -429,3 +437,57 @@ def close_device(dev_capsule):
     PyCapsule_SetName(dev_capsule, DEV_CLOSED)
     with nogil:
         dev.ops.close(dev)
+
+
+@cython.final
+cdef class External:
+    """Memory of the application that a port sends from. It holds the port, and the buffer."""
+    cdef c.pb_dpdk_ext *x
+    cdef const unsigned char[::1] data
+
+    def __init__(self, PortHandle port not None, buffer not None):
+        cdef int err = 0
+        cdef c.pb_dpdk_port *p = port.handle()
+        if self.x != NULL:
+            raise ValueError("already registered")
+        self.data = buffer
+        if not self.data.shape[0]:
+            raise error_of(-_errno.EINVAL)
+        with nogil:
+            self.x = c.pb_dpdk_ext_register(p, <void *>&self.data[0], self.data.shape[0], &err)
+        if self.x == NULL:
+            raise error_of(err)
+
+    @property
+    def in_flight(self):
+        return c.pb_dpdk_ext_in_flight(self.x) if self.x != NULL else 0
+
+    def close(self):
+        if self.x != NULL:
+            check(c.pb_dpdk_ext_unregister(self.x))
+            self.x = NULL
+
+    def send(self, Queue queue not None, const uint64_t[::1] offsets, const uint32_t[::1] lengths, Burst heads=None):
+        cdef c.pb_dev *dev = <c.pb_dev *>queue.device()
+        cdef int n = <int>offsets.shape[0], sent
+        cdef const pb_desc *first = NULL
+        if self.x == NULL:
+            raise ValueError("the memory was closed")
+        if not 1 <= n <= 64 or lengths.shape[0] != n:
+            raise ValueError(f"{n} offsets and {lengths.shape[0]} lengths: 1 to 64 of each")
+        if heads is not None:
+            heads.alive()
+            if heads.holds or heads.queue is not queue or heads.n != n:
+                raise ValueError("heads: a burst of this queue, without views, with a frame for each piece")
+            first = heads.d
+        if not pb_flag_try(&queue.busy):
+            raise PybypassError.make("PB014", _errno.EBUSY)
+        with nogil:
+            pb_flag_take(&queue.lock)
+            sent = c.pb_dpdk_ext_tx(dev, self.x, <const c.pb_desc *>first, &offsets[0], &lengths[0], n)
+            pb_flag_drop(&queue.lock)
+        pb_flag_drop(&queue.busy)
+        check(sent)
+        if heads is not None:
+            heads.sent_first(sent)
+        return sent

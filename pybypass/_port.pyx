@@ -245,12 +245,7 @@ cdef class Queue(Lender):
         pb_flag_drop(&self.busy)
         if sent < 0:
             raise PybypassError.make("PB033", -sent)
-        burst.queue.held -= sent
-        burst.n -= sent
-        if burst.n:
-            memmove(burst.d, burst.d + sent, burst.n * sizeof(pb_desc))
-            memmove(burst.frames, burst.frames + sent, burst.n * sizeof(uint64_t))
-        burst.array = None
+        burst.sent_first(sent)
         return sent
 
     def not_granted(self, int flags):

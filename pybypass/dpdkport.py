@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import re
@@ -10,7 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from . import _port, dpdk, owned_ports
+from ._burst import Burst
 from ._mem import Umem
 from ._port import Queue
 from ._wire import toeplitz
@@ -21,7 +25,7 @@ from .ports import Impairment, Port, Uri, umem_for
 if TYPE_CHECKING:
     from .flowtable import DpdkFlows
 
-__all__ = ["RSS_GROUPS", "DpdkPort", "open_dpdk"]
+__all__ = ["RSS_GROUPS", "DpdkPort", "ExternalMemory", "open_dpdk"]
 
 _OURS = (
     "frames", "frame", "pages", "queues", "rx_desc", "tx_desc", "mtu", "promisc", "allmulti", "csum", "vlan_strip", "stamp",
@@ -69,6 +73,60 @@ _MEANS = {
 def rss_types() -> list[str]:
     """The names of the hash types that rss= takes."""
     return list(dpdk.module().RSS_TYPES)
+
+
+# Memory that a driver may still read from, for as long as the process lives.
+_NOT_GIVEN_BACK: list[ExternalMemory] = []
+
+
+class ExternalMemory:
+    """Memory of the application, known to DPDK and to the port's device (DPDK Programmer's Guide, external buffers)."""
+
+    def __init__(self, port: DpdkPort, native: Any) -> None:
+        self._port, self._native = port, native
+        port._children.append(self)
+
+    @property
+    def in_flight(self) -> int:
+        """Packets from it that the device has not sent yet: what they hold must not change until then."""
+        return int(self._native.in_flight)
+
+    def send(self, queue: Queue, offsets: Sequence[int], lengths: Sequence[int], heads: Burst | None = None) -> int:
+        """Sends up to 64 packets, piece i being `lengths[i]` bytes at `offsets[i]`. `heads`: a burst with a frame for each, which
+        goes in front of it (a port opened with segs=1); it keeps those that were not taken. Each packet uses a frame of the
+        port as its handle until it was sent. Returns how many the device took.
+
+        PB094: a piece leaves the memory or is too long for the MTU, or chains are not granted; PB003: no frame is free; PB033.
+        """
+        try:
+            return int(
+                self._native.send(queue, np.asarray(offsets, dtype=np.uint64), np.asarray(lengths, dtype=np.uint32), heads)
+            )
+        except PybypassError:
+            raise
+        except OSError as e:
+            code = {errno.ENOBUFS: "PB003", errno.ENODEV: "PB033"}.get(e.errno or 0, "PB094")
+            text = {errno.ERANGE: "a piece leaves the memory, or its packet the MTU", errno.ENOTSUP: "heads need segs=1"}
+            raise PybypassError.make(code, e.errno or 0, text.get(e.errno or 0, e.strerror or "")) from None
+
+    def close(self) -> None:
+        """Lets go of the memory; again does nothing. BufferError while packets are in flight."""
+        try:
+            self._native.close()
+        except OSError:
+            raise BufferError(f"{self.in_flight} packets are in flight") from None
+        if self in self._port._children:
+            self._port._children.remove(self)
+
+    def _close(self, linger: float, force: bool) -> None:
+        with contextlib.suppress(BufferError):
+            self.close()
+
+    def __enter__(self) -> ExternalMemory:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
 
 
 class DpdkPort(Port):
@@ -191,6 +249,12 @@ class DpdkPort(Port):
             value, unit = handle.clock()
             return value, unit
 
+    def register(self, buffer: Any) -> ExternalMemory:
+        """Memory of yours that packets are then sent from without a copy: a C-contiguous buffer of bytes, its address and size
+        multiples of 4096 (mmap.mmap(-1, n) is such). PB094: not so, or net_af_xdp, which cannot."""
+        with self._call("external memory") as handle:
+            return ExternalMemory(self, dpdk.module().External(handle, buffer))
+
     # ---- RSS ----
 
     def rss(self) -> tuple[bytes, list[str]]:
@@ -266,8 +330,17 @@ class DpdkPort(Port):
             return
         ours = os.getpid() == self._pid
         with self.netns if self.netns is not None and ours else nullcontext():
+            lent = [child for child in self._children if isinstance(child, ExternalMemory)]
             super()._close(force)
             self._ended = True
+            if ours and any(memory.in_flight for memory in lent):
+                with contextlib.suppress(OSError):
+                    self.handle.stop()  # what the driver has not sent it gives back now
+            for memory in lent:
+                memory._close(0.0, force)
+                if ours and memory.in_flight:
+                    _NOT_GIVEN_BACK.append(memory)
+                    dpdk.log.warning("%s: %d packets from external memory were never given back", self.uri, memory.in_flight)
             if ours:
                 self.handle.close()
                 dpdk.drain_log()

@@ -17,7 +17,8 @@ static uint16_t choose(struct pb_dpdk_queue *out, struct rte_mbuf **m, uint16_t 
 			rte_pktmbuf_free(m[i]);
 			continue;
 		}
-		m[i]->ol_flags = 0; /* what was found out on the way in asks for nothing on the way out */
+		/* What was found out on the way in asks for nothing on the way out. */
+		m[i]->ol_flags &= RTE_MBUF_F_EXTERNAL | RTE_MBUF_F_INDIRECT;
 		m[keep++] = m[i];
 		sum += len;
 	}

@@ -111,6 +111,18 @@ static int take(struct pb_dpdk_queue *x, struct rte_mbuf *m, struct pb_desc *d)
 	return n;
 }
 
+/* Whether all of a packet lies in frames of ours, and nobody else refers to them: net_ring brings round what engines
+ * wait for, and memory of the application. */
+static bool is_ours(const struct pb_dpdk_queue *x, const struct rte_mbuf *m)
+{
+	if (m->pool != x->dp->mp || m->nb_segs > x->chain || !RTE_MBUF_DIRECT(m) || rte_mbuf_refcnt_read(m) != 1)
+		return false;
+	for (const struct rte_mbuf *s = m->nb_segs > 1 ? m->next : NULL; s; s = s->next)
+		if (s->pool != x->dp->mp || !RTE_MBUF_DIRECT(s) || rte_mbuf_refcnt_read(s) != 1)
+			return false;
+	return true;
+}
+
 static void checked(struct pb_dpdk_queue *x, const struct pb_desc *d, int n)
 {
 #ifdef PB_DEBUG
@@ -137,8 +149,7 @@ int pb_dpdk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns)
 	for (int i = 0; i < got; i++) {
 		int first = out;
 		uint32_t len = m[i]->pkt_len;
-		/* Two references: an engine's, which net_ring has brought round. */
-		if (m[i]->pool == x->dp->mp && m[i]->nb_segs <= x->chain && rte_mbuf_refcnt_read(m[i]) == 1) {
+		if (is_ours(x, m[i])) {
 			out += take(x, m[i], &d[out]);
 			frames += out - first;
 			checked(x, &d[first], out - first);
