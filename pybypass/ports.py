@@ -379,7 +379,7 @@ def open(
     `dpdk:DEVICE`: a device of DPDK by its PCI address or as a virtual one (net_ring0, net_af_xdp0, net_tap0, net_null0, ...).
     Options: queues=1, rx_desc and tx_desc (0: what the driver prefers), mtu, promisc=0|1, allmulti=0|1, csum=1|0 (checksum
     offloads), vlan_strip=0|1, stamp=0|1 (times of the NIC), launch=0|1 (send at a time), segs=0|1 (send packets of several
-    frames), rss=ip, l4, none or names joined by "+" (pybypass.dpdkport.RSS_GROUPS), rss_key=hexadecimal digits; every other
+    frames), rss=ip, l4, none or names joined by "+" (pybypass.dpdkrss.RSS_GROUPS), rss_key=hexadecimal digits; every other
     option is the driver's own (iface=, start_queue=, role=, rx_pcap=, ...). See pybypass.dpdk. `Port.report` says
     what was granted.
 
@@ -400,7 +400,7 @@ def open(
         with XDP_OPENING:
             return open_xdp(uri, parsed, umem, netns, impair_rx, impair_tx)
     if parsed.scheme == "dpdk":
-        from .dpdkport import open_dpdk
+        from .dpdkopen import open_dpdk
 
         with XDP_OPENING:
             return open_dpdk(uri, parsed, umem, netns, impair_rx, impair_tx)

@@ -1,0 +1,76 @@
+"""Memory of the application in packets that a DPDK port sends, without a copy."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ._burst import Burst
+from ._port import Queue
+from .errors import PybypassError
+
+if TYPE_CHECKING:
+    from .dpdkport import DpdkPort
+
+__all__ = ["ExternalMemory"]
+
+# Memory that a driver may still read from, for as long as the process lives.
+_NOT_GIVEN_BACK: list[ExternalMemory] = []
+
+
+class ExternalMemory:
+    """Memory of the application, known to DPDK and to the port's device (DPDK Programmer's Guide, external buffers)."""
+
+    def __init__(self, port: DpdkPort, native: Any) -> None:
+        self._port, self._native = port, native
+        port._children.append(self)
+
+    @property
+    def in_flight(self) -> int:
+        """Packets from it that the device has not sent yet: what they hold must not change until then."""
+        return int(self._native.in_flight)
+
+    def send(self, queue: Queue, offsets: Sequence[int], lengths: Sequence[int], heads: Burst | None = None) -> int:
+        """Sends up to 64 packets, piece i being `lengths[i]` bytes at `offsets[i]`. `heads`: a burst with a frame for each, which
+        goes in front of it (a port opened with segs=1); it keeps those that were not taken. Each packet uses a frame of the
+        port as its handle until it was sent. Returns how many the device took.
+
+        PB094: a piece leaves the memory or is too long for the MTU, or chains are not granted; PB003: no frame is free; PB033.
+        """
+        try:
+            return int(
+                self._native.send(queue, np.asarray(offsets, dtype=np.uint64), np.asarray(lengths, dtype=np.uint32), heads)
+            )
+        except PybypassError:
+            raise
+        except OSError as e:
+            code = {errno.ENOBUFS: "PB003", errno.ENODEV: "PB033"}.get(e.errno or 0, "PB094")
+            text = {errno.ERANGE: "a piece leaves the memory, or its packet the MTU", errno.ENOTSUP: "heads need segs=1"}
+            raise PybypassError.make(code, e.errno or 0, text.get(e.errno or 0, e.strerror or "")) from None
+
+    def close(self) -> None:
+        """Lets go of the memory; again does nothing. BufferError while packets are in flight."""
+        try:
+            self._native.close()
+        except OSError:
+            raise BufferError(f"{self.in_flight} packets are in flight") from None
+        if self in self._port._children:
+            self._port._children.remove(self)
+
+    def _close(self, linger: float, force: bool) -> None:
+        with contextlib.suppress(BufferError):
+            self.close()
+
+    def keep(self) -> None:
+        """The port is closed, and its driver has not given everything back."""
+        _NOT_GIVEN_BACK.append(self)
+
+    def __enter__(self) -> ExternalMemory:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
