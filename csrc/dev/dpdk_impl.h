@@ -174,7 +174,7 @@ int pb_dpdk_fail_set(struct pb_dpdk_fail *f, enum pb_dpdk_stage stage, int err, 
 struct pb_dpdk_pool *pb_dpdk_pool_get(struct pb_pool *pool, int *err);
 /* The port's device may read and write the pool's memory: after it is probed, before a queue is set up. 0 or -errno. */
 int pb_dpdk_dma_map(struct pb_dpdk_port *p);
-/* When the port is closed and its device is still there. */
+/* When the port is stopped, and before it is closed: virtio's driver lets the device go there. */
 void pb_dpdk_dma_unmap(struct pb_dpdk_port *p);
 void pb_dpdk_pool_ref(struct pb_dpdk_pool *dp);
 /* At the last one what DPDK still has of the frames is free again. */

