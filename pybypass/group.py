@@ -88,14 +88,20 @@ class GroupListener(Closing):
 
     def _look(self) -> Connection | None:
         n = len(self.listeners)
+        if self.closed:
+            raise connection_error(errno.EBADF, "closed")
         for k in range(n):
             one = self.listeners[(self._next + k) % n]
-            if not one._core.poll(one._number()) & (_engine.ACCEPT | _engine.CLOSED):
-                continue
             try:
+                if one.closed or not one._core.poll(one._number()) & _engine.ACCEPT:
+                    continue
                 found = one.accept(0.0)
             except BlockingIOError:
                 continue  # somebody else was faster
+            except PybypassError:
+                if one.closed or one.engine.closed:
+                    continue  # just now; the others go on
+                raise
             self._next = (self._next + k + 1) % n
             return found
         return None
