@@ -1,0 +1,126 @@
+"""Flow rules in drivers of cards: what they take, what they refuse and in which words, and which of what is taken steers.
+
+The emulated igb keeps the rules that its driver writes and obeys few of them, which is what Port.flow_check() is for.
+"""
+
+import socket
+
+import pytest
+from dpdk_support import give_back, opened, take
+
+import pybypass as pb
+from pybypass.flow import Rss, Rule
+
+DRIVERS = ("igb", "e1000e", "vmxnet3", "virtio_net")
+
+
+@pytest.fixture(scope="module")
+def cards(pairs):
+    """card(driver): its pair, the second end with vfio-pci until the end of this module."""
+    found = {}
+
+    def card(driver):
+        assert driver in pairs, f"this guest has {sorted(pairs)}"
+        if driver not in found:
+            found[driver] = take(driver, pairs[driver])
+        return found[driver]
+
+    yield card
+    for one in found.values():
+        give_back(one)
+
+
+@pytest.fixture
+def igb(cards):
+    with opened(cards("igb"), "queues=2&rss=none&promisc=1") as port:
+        wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+        with wire:
+            wire.bind((cards("igb").kernel, 0))
+            yield port, wire
+
+
+TAKEN = {
+    "EtherType": Rule(eth_type=0x88B5, queue=1),
+    "UDP, 5-tuple": Rule(src_ip="192.0.2.1", dst_ip="192.0.2.2", proto="udp", src_port=4001, dst_port=4002, queue=1),
+}
+
+
+@pytest.mark.driver("igb")
+@pytest.mark.parametrize("rule", TAKEN.values(), ids=TAKEN)
+def test_rules_that_are_taken_and_do_not_steer(igb, rule):
+    port, wire = igb
+    port.flow_validate(rule)
+    check = port.flow_check(rule, wire.send, packets=4)
+    assert check.steers is False, check
+    assert check.matching == check.matching_without == {0: 4}
+    assert "queue 0 (4)" in check.words
+    assert port.flow_list() == []
+
+
+@pytest.mark.driver("igb")
+def test_rules_over_stop_and_start(igb):
+    """The driver forgets them with the stop; the start puts them in again."""
+    port, _ = igb
+    flows = [port.flow_add(rule) for rule in TAKEN.values()]
+    assert port.flow_list() == flows
+    port.stop()
+    assert [f.active for f in port.flow_list()] == [False, False]
+    port.start()
+    assert [(f.active, f.error) for f in port.flow_list()] == [(True, None), (True, None)]
+    port.flow_delete(flows[0])
+    assert port.flow_list() == flows[1:]
+    port.flow_flush()
+    assert port.flow_list() == []
+    again = port.flow_add(flows[0].rule)
+    port.flow_delete(again)
+
+
+@pytest.mark.driver("igb")
+def test_a_rule_twice(igb):
+    port, _ = igb
+    port.flow_add(TAKEN["EtherType"])
+    with pytest.raises(pb.PybypassError) as caught:
+        port.flow_add(TAKEN["EtherType"])
+    assert caught.value.code == "PB095"
+    assert len(port.flow_list()) == 1
+
+
+@pytest.mark.driver("igb")
+def test_rss_by_a_rule(igb):
+    port, _ = igb
+    flow = port.flow_add(Rule(rss=Rss(queues=(0, 1), types=("ipv4", "ipv4-udp"))))
+    assert port.flow_list() == [flow]
+    assert set(port.rss_table()) == {0, 1}
+    port.flow_delete(flow)
+
+
+# The driver tries one kind of filter after the other, and says what the last of them minds.
+REFUSED = {
+    "drop": (Rule(dst_ip="192.0.2.2", proto="udp", dst_port=80, drop=True), "action"),
+    "mark": (Rule(eth_type=0x88B5, queue=1, mark=1), "action"),
+    "count": (Rule(eth_type=0x88B5, queue=1, count=True), "action"),
+    "VLAN": (Rule(vlan=5, queue=1), "action QUEUE"),
+    "a prefix, which it validates": (Rule(dst_ip="192.0.2.0/24", proto="udp", dst_port=80, queue=1), "rule"),
+}
+
+
+@pytest.mark.driver("igb")
+@pytest.mark.parametrize(("rule", "what"), REFUSED.values(), ids=REFUSED)
+def test_rules_that_are_refused_in_words(igb, rule, what):
+    """Nothing of them stays, and the item is named as the driver names it."""
+    port, _ = igb
+    with pytest.raises(pb.PybypassError) as caught:
+        port.flow_add(rule)
+    assert caught.value.code == "PB095"
+    assert caught.value.detail["item"].startswith(what), caught.value
+    assert caught.value.detail["words"]
+    assert port.flow_list() == []
+
+
+@pytest.mark.parametrize("driver", [d for d in DRIVERS if d != "igb"])
+def test_drivers_without_rules(cards, driver):
+    with opened(cards(driver), wait=False) as port:
+        with pytest.raises(pb.PybypassError) as caught:
+            port.flow_add(Rule(dst_ip="10.0.0.1", proto="udp", dst_port=5000, queue=0))
+        assert (caught.value.code, caught.value.detail["item"]) == ("PB095", "rte_flow")
+        assert port.flow_list() == []
