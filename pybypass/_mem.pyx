@@ -20,6 +20,8 @@ from pybypass.c.pool cimport (
     pb_pool_unref,
 )
 
+from pybypass.c.numa cimport pb_numa_node_of, pb_numa_policy, pb_numa_prefer, pb_numa_restore
+
 from pybypass.errors import PybypassError
 
 cdef const char *POOL_CAPSULE = b"pybypass.pb_pool.v1"
@@ -29,7 +31,8 @@ PAGE_KINDS = ("4k", "thp", "hugetlb")
 
 
 cdef class Umem:
-    def __cinit__(self, *, frames=8192, frame_bytes=2048, str pages="best", bint unaligned=False, bint dpdk=False):
+    def __cinit__(self, *, frames=8192, frame_bytes=2048, str pages="best", bint unaligned=False, bint dpdk=False,
+                  node=None):
         cdef int err = 0
         if pages not in PAGES:
             raise ValueError(f"pages must be one of {', '.join(PAGES)}, not {pages!r}")
@@ -44,8 +47,17 @@ cdef class Umem:
         cdef int n = frames, size = frame_bytes
         cdef int lead = DPDK_LEAD if dpdk else 0
         cdef pb_page_want want = <pb_page_want><int>PAGES[pages]
+        cdef pb_numa_policy before
+        cdef int where = -1
+        if node is not None:
+            where = node
+            err = pb_numa_prefer(where, &before)
+            if err:
+                raise ValueError(f"node {node}: {os.strerror(-err)}")
         with nogil:
             self.pool = pb_pool_create_lead(n, size, lead, want, &err)
+        if node is not None:
+            pb_numa_restore(&before)
         if self.pool == NULL:
             raise PybypassError.make("PB002" if pages == "hugetlb" else "PB001", -err, f"{frames} frames of {frame_bytes} bytes")
 
@@ -57,6 +69,10 @@ cdef class Umem:
             raise ValueError("the Umem was not made")
         return self.pool
 
+    cdef object node(self):
+        cdef int found = pb_numa_node_of(self.handle().base)
+        return found if found >= 0 else None
+
     def info(self):
         cdef pb_pool_info i
         pb_pool_get_info(self.handle(), &i)
@@ -64,6 +80,7 @@ cdef class Umem:
             "frames": i.frames,
             "frame_bytes": i.frame_bytes,
             "lead": i.lead,
+            "node": self.node(),
             "region_bytes": i.region_bytes,
             "pages": PAGE_KINDS[i.pages],
             "unaligned": bool(self.unaligned),

@@ -7,6 +7,7 @@ import os
 import re
 import time
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 from . import _port, dpdk
@@ -125,7 +126,7 @@ def _error(e: OSError, words: list[str], devargs: str) -> PybypassError:
     code = _STAGE_CODES.get(stage, "PB099")
     text, hint = e.strerror or "", ""
     device = devargs.partition(",")[0]
-    if words:
+    if words and stage in ("eal", "probe", "configure", "setup", "start"):
         text += f" ({words[0]})"
     report = getattr(e, "report", {})
     # Most virtual drivers answer -1, which reads as EPERM, to whatever they do not like.
@@ -145,6 +146,8 @@ def _error(e: OSError, words: list[str], devargs: str) -> PybypassError:
         hint = f"no driver of that name is installed: apt-get install {_package_of(device)}"
     elif stage == "memory" and report.get("frames_needed"):
         hint = f"open the port with frames={1 << (report['frames_needed'] - 1).bit_length()}, or fewer descriptors"
+    elif stage == "mtu":
+        hint = f"at most mtu={report.get('max_mtu', 1500)}, or frame=4096"
     elif stage == "setup" and any("will not fit in mbuf" in w for w in words):
         hint = "open the port with frame=4096"
     return PybypassError.make(code, number, text, hint=hint, detail={"report": report, "log": words})
@@ -179,6 +182,19 @@ def _open_patiently(native: Any, devargs: str, memory: Umem, options: dict[str, 
             raise _error(e, dpdk.drain_log(), devargs) from None
 
 
+def _node_of(device: str) -> int | None:
+    """The NUMA node of a PCI device, where the machine has several; its packets lie there."""
+    address = device.partition(",")[0]
+    if not _PCI.match(address) or not Path("/sys/devices/system/node/node1").exists():
+        return None
+    full = address if address.count(":") == 2 else f"0000:{address}"
+    try:
+        node = int(Path(f"/sys/bus/pci/devices/{full}/numa_node").read_text())
+    except (OSError, ValueError):
+        return None
+    return node if node >= 0 else None
+
+
 def open_dpdk(
     text: str, uri: Uri, umem: Umem | None, netns: Any, rx: Impairment | None, tx: Impairment | None
 ) -> DpdkPort:
@@ -187,7 +203,7 @@ def open_dpdk(
     queues = options["queues"]
     if uri.name.startswith(_LARGE):
         uri.options.setdefault("frame", "4096")
-    memory = umem_for(uri, umem, 4096 + 4096 * queues, dpdk=True)
+    memory = umem_for(uri, umem, 4096 + 4096 * queues, dpdk=True, node=_node_of(uri.name))
     if not memory.dpdk:
         raise PybypassError.make("PB093", errno.EINVAL, "the Umem has no room for mbufs", hint="make it with Umem(dpdk=True)")
     dpdk.start()

@@ -313,7 +313,9 @@ class Port(Closing):
         return f"<Port {self.uri} {'closed' if self.closed else self.mode}>"
 
 
-def umem_for(uri: Uri, umem: Umem | None, frames: int = 8192, *, dpdk: bool = False) -> Umem:
+def umem_for(
+    uri: Uri, umem: Umem | None, frames: int = 8192, *, dpdk: bool = False, node: int | None = None
+) -> Umem:
     """The given Umem, or one as the URI says; `frames` is the default."""
     if umem is not None:
         return umem
@@ -327,7 +329,7 @@ def umem_for(uri: Uri, umem: Umem | None, frames: int = 8192, *, dpdk: bool = Fa
         return Umem(
             frames=uri.integer("frames", frames, 64, 1 << 22), frame_bytes=size,
             pages=uri.choice("pages", "best", "best", "hugetlb", "thp", "4k"), unaligned=unaligned,
-            dpdk=dpdk,
+            dpdk=dpdk, node=node,
         )  # fmt: skip
     except ValueError as e:
         raise PybypassError.make("PB010", errno.EINVAL, str(e)) from None

@@ -59,3 +59,13 @@ def test_drop_reasons_are_explained():
     assert reasons["tcp_csum"] == "TCP checksum wrong"
     assert all(reasons.values())
     assert len(reasons) > 30
+
+
+def test_memory_of_a_numa_node():
+    umem = pb.Umem(frames=64, node=0)
+    assert umem.info()["node"] in (0, None)  # None: a kernel without NUMA
+    for wrong in (-1, 1023, 5000):
+        with pytest.raises(ValueError):
+            pb.Umem(frames=64, node=wrong)
+    assert pb.Umem(frames=64).info()["lead"] == 0
+    assert pb.Umem(frames=64, dpdk=True).info()["lead"] == 192

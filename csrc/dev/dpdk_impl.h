@@ -78,9 +78,9 @@ struct pb_dpdk_port {
 	uint32_t rx_desc, tx_desc, chain_max, frame_room;
 	uint64_t rx_offloads, tx_offloads, rss_types;
 	bool timesync;
-	bool sends_chains; /* without being asked to, as vdevs that walk any chain do */
-	int ts_field;      /* dynamic field of receive times; -1: none */
-	uint64_t ts_flag;
+	bool sends_chains;          /* without being asked to, as vdevs that walk any chain do */
+	int ts_field;               /* dynamic field of receive times; -1: none */
+	uint64_t ts_flag, ts_scale; /* ns in a unit of them */
 	int launch_field;
 	uint64_t launch_flag;
 	struct pb_dpdk_queue *queues[PB_DPDK_QUEUES];

@@ -58,6 +58,13 @@ static int check_mtu(struct pb_dpdk_port *p, const struct pb_pool *pool, struct 
 	(void)rte_eth_dev_get_mtu(p->id, &now);
 	uint32_t mtu = p->cfg.mtu ? p->cfg.mtu : now;
 	uint32_t low = p->info.min_mtu ? p->info.min_mtu : 68, high = p->info.max_mtu ? p->info.max_mtu : UINT16_MAX;
+	/* What rte_eth_dev_configure() looks at: the frame, by the driver's own measure of what is around a packet. */
+	uint32_t around = p->info.max_mtu != UINT16_MAX && p->info.max_rx_pktlen > p->info.max_mtu
+				  ? p->info.max_rx_pktlen - p->info.max_mtu
+				  : PB_DPDK_L2;
+	if (p->info.max_rx_pktlen && p->info.max_rx_pktlen - around < high)
+		high = p->info.max_rx_pktlen - around;
+	high = high < UINT16_MAX ? high : UINT16_MAX;
 	rep->min_mtu = low;
 	rep->max_mtu = high;
 	if (mtu < low || mtu > high)

@@ -1,4 +1,5 @@
 #include "dev/dpdk_impl.h"
+#include "mem/numa.h"
 
 #include <errno.h>
 #include <rte_eal.h>
@@ -132,6 +133,16 @@ static int make_known(struct pb_dpdk_pool *dp)
 	return rc;
 }
 
+/* The node of the frames, where DPDK has memory there too. */
+static int node_of(const struct pb_pool *pool)
+{
+	int node = pb_numa_node_of(pool->base);
+	for (unsigned i = 0; i < rte_socket_count(); i++)
+		if (rte_socket_id_by_idx(i) == node)
+			return node;
+	return SOCKET_ID_ANY;
+}
+
 static int make_mempool(struct pb_dpdk_pool *dp)
 {
 	static bool registered;
@@ -142,7 +153,7 @@ static int make_mempool(struct pb_dpdk_pool *dp)
 	snprintf(name, sizeof(name), "pb_frames_%u", pools_made++);
 	dp->mp = rte_mempool_create_empty(name, dp->pool->nframes, dp->pool->stride - PB_DPDK_OBJ,
 					  pb_dpdk_cache_size(dp->pool), sizeof(struct rte_pktmbuf_pool_private),
-					  SOCKET_ID_ANY, RTE_MEMPOOL_F_NO_SPREAD);
+					  node_of(dp->pool), RTE_MEMPOOL_F_NO_SPREAD);
 	if (!dp->mp)
 		return -rte_errno;
 	if (dp->mp->header_size != PB_DPDK_OBJ)

@@ -142,6 +142,8 @@ static void find_fields(struct pb_dpdk_port *p)
 {
 	p->ts_field = -1;
 	p->launch_field = -1;
+	/* Times are in the device's own unit (rte_mbuf_dyn.h); net_pcap's are microseconds. */
+	p->ts_scale = strcmp(p->info.driver_name, "net_pcap") ? 1 : 1000;
 	/* Some drivers (net_pcap) give times without being asked to. */
 	int flag = rte_mbuf_dynflag_lookup(RTE_MBUF_DYNFLAG_RX_TIMESTAMP_NAME, NULL);
 	int field = rte_mbuf_dynfield_lookup(RTE_MBUF_DYNFIELD_TIMESTAMP_NAME, NULL);

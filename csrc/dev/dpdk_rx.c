@@ -37,7 +37,7 @@ static void describe(const struct pb_dpdk_queue *x, const struct rte_mbuf *m, st
 		d->flags |= PB_DESC_MARK;
 	}
 	if (x->port->ts_flag & f) {
-		d->ts_ns = *RTE_MBUF_DYNFIELD(m, (size_t)x->port->ts_field, const uint64_t *);
+		d->ts_ns = *RTE_MBUF_DYNFIELD(m, (size_t)x->port->ts_field, const uint64_t *) * x->port->ts_scale;
 		d->ts_source = PB_TS_HW;
 	}
 }

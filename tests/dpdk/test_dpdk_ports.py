@@ -244,6 +244,20 @@ def offered(source, target):
         return send(source, packets(1, 300, seed=5)) == 1
 
 
+def test_receive_times_are_those_of_the_device(tmp_path):
+    """net_pcap gives the times in its file."""
+    path = tmp_path / "timed.pcap"
+    records = b"".join(
+        (1_700_000_000 + i).to_bytes(4, "little") + (i * 7).to_bytes(4, "little") + (60).to_bytes(4, "little") * 2 + bytes(60)
+        for i in range(10)
+    )
+    path.write_bytes(_empty_pcap(tmp_path).read_bytes() + records)
+    with pb.open(uri("pcap", rx_pcap=path, tx_pcap=tmp_path / "none.pcap")) as port, port.rx_burst(64) as burst:
+        assert len(burst) == 10
+        assert (burst.desc["ts_source"] == 1).all()
+        assert burst.desc["ts_ns"].tolist() == [(1_700_000_000 + i) * 10**9 + i * 7000 for i in range(10)]
+
+
 def _empty_pcap(directory):
     path = directory / "empty.pcap"
     path.write_bytes(bytes.fromhex("d4c3b2a1020004000000000000000000ffff000001000000"))
@@ -325,6 +339,46 @@ def test_tap_is_an_interface_of_the_kernel():
         assert e.value.code == "PB094"
 
 
+@root
+@pytest.mark.parametrize("version", [4, 6])
+def test_checksums_left_to_the_port(version):
+    """A UDP packet whose sum holds only the pseudo header: the kernel gets it whole."""
+    from pybypass._wire import internet_checksum
+
+    ours, theirs = ("10.78.0.1", "10.78.0.2") if version == 4 else ("fd78::1", "fd78::2")
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with lab.veth(ipv6=True) as pair, pb.open(uri("tap", iface="pbt0"), netns=pair.a.netns) as port:
+        for words in (
+            ["link", "set", "pbt0", "up"],
+            ["addr", "add", f"{theirs}/{24 if version == 4 else 64}", "dev", "pbt0", *(["nodad"] * (version == 6))],
+        ):
+            assert pair.a.netns.popen(["ip", *words]).wait() == 0
+        with pair.a.netns, socket.socket(family, socket.SOCK_DGRAM) as s:
+            s.bind((theirs, 7000))
+            s.settimeout(5)
+            src, dst = socket.inet_pton(family, ours), socket.inet_pton(family, theirs)
+            payload = b"sum me" * 30
+            size = 8 + len(payload)
+            udp = (5000).to_bytes(2, "big") + (7000).to_bytes(2, "big") + size.to_bytes(2, "big")
+            partial = 0xFFFF ^ internet_checksum(src + dst + size.to_bytes(4, "big") + (17).to_bytes(4, "big"))
+            if version == 4:
+                ip = bytes([0x45, 0]) + (20 + size).to_bytes(2, "big") + bytes([0, 0, 0, 0, 64, 17, 0, 0]) + src + dst
+                ip = ip[:10] + internet_checksum(ip).to_bytes(2, "big") + ip[12:]
+            else:
+                ip = bytes([0x60, 0, 0, 0]) + size.to_bytes(2, "big") + bytes([17, 64]) + src + dst
+            mac = bytes.fromhex(port.mac.replace(":", ""))
+            kind = b"\x08\x00" if version == 4 else b"\x86\xdd"
+            frame = mac + b"\2\0\0\0\0\1" + kind + ip + udp + partial.to_bytes(2, "big") + payload
+            with port.alloc_burst(1, len(frame)) as burst:
+                burst.write(0, frame)
+                burst.desc["flags"] = 2  # CSUM_PARTIAL
+                burst.desc["hash"] = (14 + len(ip)) | 6 << 16
+                assert port.tx_burst(burst) == 1
+            assert s.recv(1000) == payload
+        umem = port.umem
+    assert free(umem)
+
+
 # ---- what cannot be ----
 
 
@@ -363,6 +417,10 @@ def test_frames_too_small_for_a_drivers_headroom():
                 pb.open(uri(driver, iface=pair.a.ifname, frame=2048), netns=pair.a.netns)
             assert e.value.code == code
             assert "frame=4096" in str(e.value)
+        with pytest.raises(pb.PybypassError) as e:
+            pb.open(uri("tap", iface="pbt0", mtu=9000), netns=pair.a.netns)
+        assert e.value.code == "PB027"
+        assert "1504" in e.value.hint
         with pytest.raises(pb.PybypassError) as e:
             pb.open(uri("af_xdp", iface="nosuch0"), netns=pair.a.netns)
         assert e.value.code == "PB092"
