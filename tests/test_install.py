@@ -33,7 +33,7 @@ print(pb.__file__)
 
 def run(*argv: object, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
     """Runs a command, its output in one."""
-    cleared = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PB_DEBUG", "PB_NO_XDP", "PB_STRICT")}
+    cleared = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "PB_DEBUG", "PB_NO_XDP", "PB_NO_DPDK", "PB_STRICT")}
     return subprocess.run(
         list(map(str, argv)), cwd=cwd, env={**cleared, **environment}, stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=120, check=False,
@@ -108,13 +108,16 @@ def test_the_wheel_has_all(wheels):
     assert not [n for n in names if n.endswith((".c", ".pyx", ".cpp"))]
 
 
-def test_what_is_found_at_build_time_decides_about_xdp(wheels):
+def test_what_is_found_at_build_time_decides_about_xdp_and_dpdk(wheels):
     full, plain = contents(wheels["full"]), contents(wheels["plain"])
     xdp = {n for n in full - plain if not n.endswith(".dist-info/RECORD")}
-    assert not [n for n in plain if "/_xsk.cpython" in n or n.endswith(".bpf.o")]
+    assert not [n for n in plain if "/_xsk.cpython" in n or "/_dpdk.cpython" in n or n.endswith(".bpf.o")]
     if shutil.which("clang") and shutil.which("pkg-config"):
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
-        assert xdp == {f"pybypass/_xsk{suffix}", "pybypass/bpf/pb_xdp_generic.bpf.o", "pybypass/bpf/pb_xdp_meta.bpf.o"}
+        built = {f"pybypass/_xsk{suffix}", "pybypass/bpf/pb_xdp_generic.bpf.o", "pybypass/bpf/pb_xdp_meta.bpf.o"}
+        if not subprocess.run(["pkg-config", "--exists", "libdpdk"], check=False).returncode:
+            built.add(f"pybypass/_dpdk{suffix}")
+        assert xdp == built
     assert full >= plain
 
 

@@ -1,5 +1,6 @@
 """What the AF_XDP tests share: the compiled test program, a driver for it, and frames made by hand."""
 
+import contextlib
 import functools
 import json
 import os
@@ -131,9 +132,11 @@ class Server:
     def stop(self) -> dict:
         """Closes the device; every frame must be back and no transition forbidden."""
         # Not communicate(): it would miss lines that readline() has read ahead.
-        if self.process.poll() is None:
+        with contextlib.suppress(BrokenPipeError):  # it may end by itself meanwhile
             self.process.stdin.write("quit\n")
-        self.process.stdin.close()
+            self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):
+            self.process.stdin.close()
         out, err = self.process.stdout.read(), self.process.stderr.read()
         self.process.wait(timeout=30)
         assert not re.search("Sanitizer|runtime error", err), err
