@@ -101,6 +101,7 @@ WAYS = {
     "pybypass nic eth1": on_an_interface,
     "pybypass lab echo": plain,
     "pybypass lab echo --dev mem --bytes 1000000 --rounds 1000 --json": plain,
+    "pybypass lab echo --dev dpdk --bytes 1000000 --rounds 1000 --json": plain,
     "pybypass bench rtt --lab --dev xdp:pba --rate 10000": a_benchmark,
     "pybypass bench tcp-rr --lab --dev kernel:pba --seconds 1 --json": a_benchmark,
     "pybypass echo --dev xdp:eth1 --ip 10.0.0.2/24 --port 7777 --seconds 5": echo_server,
@@ -117,9 +118,20 @@ def test_command(command, lab, tmp_path):
     WAYS[command](command, lab, tmp_path)
 
 
+def test_example_of_dpdk(tmp_path):
+    pytest.importorskip("pybypass._dpdk", reason="pybypass._dpdk is not built (libdpdk-dev)")
+    _, source = blocks("python")
+    (tmp_path / "ring.py").write_text(source, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "ring.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("32 net_ring checksums are made in software")
+
+
 @pytest.mark.root
 def test_example(lab, tmp_path):
-    (source,) = blocks("python")
+    source, _ = blocks("python")
     assert len([line for line in source.splitlines() if line.strip()]) <= 10
     cpu = min(os.sched_getaffinity(0))
     source = source.replace("xdp:eth1", f"xdp:{lab.a.ifname}").replace("10.0.0.2/24", f"{lab.a.ip}/24")
