@@ -153,19 +153,15 @@ class Wire:
         return found
 
     def wait_passing(self, port) -> None:
-        """Until a frame gets through, first to DPDK, then from it."""
+        """Until a frame gets through each way."""
         deadline = time.monotonic() + PASSES_S
         there = back = False
         while not (there and back):
             assert time.monotonic() < deadline, f"no frame gets through: to DPDK {there}, back {back}"
-            if not there:
-                self.send(self.frame(0xFFFFFFFF, 60, to_dpdk=True))
-                until = time.monotonic() + 0.2
-                while time.monotonic() < until and not there:
-                    there = any(data[14:18] == b"\xff" * 4 for data, _ in taken(port))
-            else:
-                give(port, [self.frame(0xFFFFFFFF, 60, to_dpdk=False)])
-                back = any(data[14:18] == b"\xff" * 4 for data in self.receive(0.2))
+            self.send(self.frame(0xFFFFFFFF, 60, to_dpdk=True))
+            give(port, [self.frame(0xFFFFFFFF, 60, to_dpdk=False)])
+            back = back or any(data[14:18] == b"\xff" * 4 for data in self.receive(0.1))
+            there = there or any(data[14:18] == b"\xff" * 4 for data, _ in taken(port))
         quiet = time.monotonic() + 0.3
         while time.monotonic() < quiet:
             taken(port)
