@@ -242,3 +242,63 @@ def kernel_side(card: Card, *addresses: str):
         while not nic.interface(card.kernel).carrier:
             assert time.monotonic() < deadline
             time.sleep(0.05)
+
+
+class opened_here:
+    """opened() with the kernel's end in a namespace: its packet socket is there."""
+
+    def __init__(self, card, ns, options: str = "") -> None:
+        self.ns, self.context = ns, opened(card, options, wait=False)
+        self.card = card
+
+    def __enter__(self):
+        port = self.context.__enter__()
+        try:
+            wait_link(port)
+            with self.ns:
+                wire = Wire(self.card)
+            with wire:
+                wire.wait_passing(port)
+        except BaseException as e:
+            self.context.__exit__(type(e), e, e.__traceback__)
+            raise
+        return port
+
+    def __exit__(self, *exc):
+        return self.context.__exit__(*exc)
+
+
+# ---- TCP ----
+
+
+def echo(listener, total: int) -> None:
+    peer, _ = listener.accept()
+    with peer:
+        left = total
+        while left:
+            data = peer.recv(65536)
+            if not data:
+                return
+            peer.sendall(data)
+            left -= len(data)
+
+
+def echo_client(client, total: int) -> None:
+    left = total
+    while left:
+        data = client.recv(65536)
+        if not data:
+            return
+        client.sendall(data)
+        left -= len(data)
+
+
+def talk(connection, data: bytes) -> None:
+    received, sent = b"", 0
+    connection.settimeout(60)
+    while len(received) < len(data):
+        if sent < len(data):
+            sent += connection.send(data[sent : sent + 4096])
+        received += connection.recv(65536) if sent - len(received) > 16384 or sent == len(data) else b""
+    assert received == data
+    connection.close()
