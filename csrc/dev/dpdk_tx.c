@@ -122,6 +122,9 @@ static void drop(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t coun
 	dev->stats.drops.n[why]++;
 	for (uint32_t i = 0; i < count; i++) {
 		uint64_t frame = pb_pool_frame(dev->pool, d[i].addr);
+#ifdef PB_DEBUG
+		pb_pool_revert(dev->pool, frame, from); /* it was checked as one that goes */
+#endif
 		pb_pool_move(dev->cache, frame, from, PB_OWN_TX);
 		if (from == PB_OWN_ENGINE)
 			x->done[x->ndone++] = pb_pool_index(dev->pool, frame);
