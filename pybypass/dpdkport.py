@@ -145,6 +145,17 @@ class DpdkPort(Port):
             value, unit = handle.clock()
             return value, unit
 
+    def rx_time(self) -> int | None:
+        """When the last packet came in that the NIC stamps by itself (IEEE 1588 packets, with stamp=1), ns of its clock; None:
+        none since the last call. PB094 where the port has no timesync. DPDK Programmer's Guide, ethdev timesync."""
+        with self._call("timesync") as handle:
+            try:
+                return int(handle.timesync_rx())
+            except OSError as e:
+                if e.errno == errno.EINVAL:
+                    return None
+                raise
+
     def register(self, buffer: Any) -> ExternalMemory:
         """Memory of yours that packets are then sent from without a copy: a C-contiguous buffer of bytes, its address and size
         multiples of 4096 (mmap.mmap(-1, n) is such). PB094: not so, or net_af_xdp, which cannot."""

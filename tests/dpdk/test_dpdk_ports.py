@@ -334,9 +334,10 @@ def test_tap_is_an_interface_of_the_kernel():
         port.set_link(False)
         assert not port.link()["up"]
         port.set_link(True)
-        with pytest.raises(pb.PybypassError) as e:
-            port.clock()
-        assert e.value.code == "PB094"
+        for call in (port.clock, port.rx_time):
+            with pytest.raises(pb.PybypassError) as e:
+                call()
+            assert e.value.code == "PB094"
 
 
 @root
