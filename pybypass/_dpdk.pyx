@@ -14,6 +14,7 @@ from pybypass._burst cimport Burst
 from pybypass._port cimport Queue
 from pybypass.c cimport dpdk as c
 from pybypass.c.dev cimport pb_dev
+from pybypass.c.forks cimport pb_forks
 from pybypass.c.flag cimport pb_flag_drop, pb_flag_take, pb_flag_try
 from pybypass.c.pool cimport pb_desc
 
@@ -138,6 +139,7 @@ cdef dict report_dict(const c.pb_dpdk_report *r):
 @cython.final
 cdef class PortHandle:
     cdef c.pb_dpdk_port *p
+    cdef unsigned int forks
     cdef readonly dict report
 
     def __init__(self, *args, **kwargs):
@@ -149,13 +151,16 @@ cdef class PortHandle:
     cdef int release(self) except -1:
         cdef c.pb_dpdk_port *p = self.p
         self.p = NULL
-        with nogil:
-            c.pb_dpdk_port_unref(p)
+        if pb_forks == self.forks:
+            with nogil:
+                c.pb_dpdk_port_unref(p)
         return 0
 
     cdef c.pb_dpdk_port *handle(self) except NULL:
         if self.p == NULL:
             raise ValueError("the port was closed")
+        if pb_forks != self.forks:
+            raise PybypassError.make("PB015", _errno.EBADF)
         return self.p
 
     def close(self):
@@ -320,7 +325,7 @@ cdef class PortHandle:
     def pool(self):
         cdef c.pb_dpdk_pool_info i
         c.pb_dpdk_port_pool(self.handle(), &i)
-        return {"frames": i.frames, "in_use": i.in_use, "recovered": i.recovered,
+        return {"frames": i.frames, "in_use": i.in_use, "cached": i.cached, "recovered": i.recovered,
                 "numa_node": i.socket if i.socket >= 0 else None, "iova": "va" if i.iova_va else "pa"}
 
 
@@ -420,6 +425,7 @@ def open_port(str devargs, pool_capsule, *, int queues=1, int rx_desc=0, int tx_
         raise fail_error(&r.fail, result)
     h = PortHandle.__new__(PortHandle)
     h.p = p
+    h.forks = pb_forks
     h.report = result
     return h
 
@@ -444,6 +450,8 @@ cdef class External:
     """Memory of the application that a port sends from. It holds the port, and the buffer."""
     cdef c.pb_dpdk_ext *x
     cdef const unsigned char[::1] data
+    cdef unsigned int forks
+    cdef int lock    # guards x between send() and close()
 
     def __init__(self, PortHandle port not None, buffer not None):
         cdef int err = 0
@@ -451,6 +459,7 @@ cdef class External:
         if self.x != NULL:
             raise ValueError("already registered")
         self.data = buffer
+        self.forks = pb_forks
         if not self.data.shape[0]:
             raise error_of(-_errno.EINVAL)
         with nogil:
@@ -460,16 +469,30 @@ cdef class External:
 
     @property
     def in_flight(self):
-        return c.pb_dpdk_ext_in_flight(self.x) if self.x != NULL else 0
+        cdef uint64_t n = 0
+        with nogil:
+            pb_flag_take(&self.lock)
+            if self.x != NULL:
+                n = c.pb_dpdk_ext_in_flight(self.x)
+            pb_flag_drop(&self.lock)
+        return n
 
     def close(self):
-        if self.x != NULL:
-            check(c.pb_dpdk_ext_unregister(self.x))
-            self.x = NULL
+        cdef int rc = 0
+        if pb_forks != self.forks:
+            raise PybypassError.make("PB015", _errno.EBADF)
+        with nogil:
+            pb_flag_take(&self.lock)
+            if self.x != NULL:
+                rc = c.pb_dpdk_ext_unregister(self.x)
+                if rc == 0:
+                    self.x = NULL
+            pb_flag_drop(&self.lock)
+        check(rc)
 
     def send(self, Queue queue not None, const uint64_t[::1] offsets, const uint32_t[::1] lengths, Burst heads=None):
         cdef c.pb_dev *dev = <c.pb_dev *>queue.device()
-        cdef int n = <int>offsets.shape[0], sent
+        cdef int n = <int>offsets.shape[0], sent = -_errno.EBADF
         cdef const pb_desc *first = NULL
         if self.x == NULL:
             raise ValueError("the memory was closed")
@@ -483,9 +506,12 @@ cdef class External:
         if not pb_flag_try(&queue.busy):
             raise PybypassError.make("PB014", _errno.EBUSY)
         with nogil:
+            pb_flag_take(&self.lock)
             pb_flag_take(&queue.lock)
-            sent = c.pb_dpdk_ext_tx(dev, self.x, <const c.pb_desc *>first, &offsets[0], &lengths[0], n)
+            if self.x != NULL:
+                sent = c.pb_dpdk_ext_tx(dev, self.x, <const c.pb_desc *>first, &offsets[0], &lengths[0], n)
             pb_flag_drop(&queue.lock)
+            pb_flag_drop(&self.lock)
         pb_flag_drop(&queue.busy)
         check(sent)
         if heads is not None:

@@ -7,11 +7,13 @@ the process ends. DPDK Getting Started Guide for Linux, "EAL parameters".
 from __future__ import annotations
 
 import atexit
+import contextlib
 import errno
 import logging
 import os
 import re
 import threading
+import time
 import weakref
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +32,7 @@ _PCI = re.compile(r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$")
 # Nothing is taken unless a port is opened on it: an allow list of a place where no device can be.
 _NO_DEVICE = "ffff:ff:1f.7"
 _MEMORY_MB = 64
+_END_S = 0.5
 _CONFLICTS = frozenset(("--proc-type", "--vdev", "--version", "-v", "--help", "-h", "--block", "-b"))
 
 
@@ -79,7 +82,9 @@ class EalOptions:
         if self.allow and not self.pci:
             raise bad("allow= without pci", "leave pci=True")
         for word in self.extra:
-            if word.partition("=")[0] in _CONFLICTS:
+            # getopt_long() takes the beginning of a name for the name.
+            name = word.partition("=")[0]
+            if (len(name) > 3 and any(c.startswith(name) for c in _CONFLICTS)) or name in _CONFLICTS:
                 raise bad(
                     f"extra={word!r}",
                     "secondary processes are not supported; virtual devices are opened by pybypass.open('dpdk:...')",
@@ -221,10 +226,23 @@ def register(port: Any) -> None:
 def _end() -> None:
     if _env.pid != os.getpid():
         return
-    for port in list(_env.ports):
+    left = [port for port in list(_env.ports) if not _closed_at_last(port)]
+    drain_log()
+    # A thread of the application may still be in the data path of those: DPDK stays for them until the process is gone.
+    if not left:
+        module().eal_stop()
+
+
+def _closed_at_last(port: Any) -> bool:
+    until = time.monotonic() + _END_S
+    with contextlib.suppress(Exception):
+        port.stop()  # whoever is in its data path finds nothing to do, and gets out
+    while True:
         try:
             port._close(force=True)
-        except (OSError, BufferError) as e:
-            log.warning("closing %s: %s", port, e)
-    drain_log()
-    module().eal_stop()
+            return True
+        except Exception as e:
+            if time.monotonic() > until:
+                log.warning("closing %s: %s", port, e)
+                return False
+            time.sleep(0.001)

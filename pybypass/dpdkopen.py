@@ -143,7 +143,10 @@ def _error(e: OSError, words: list[str], devargs: str) -> PybypassError:
     elif stage == "probe" and _PCI.match(device):
         hint = f"`pybypass devices` lists the NICs; `pybypass bind {device} vfio-pci` gives one to DPDK"
     elif stage == "probe" and any("failed to parse device" in w or "no driver" in w.lower() for w in words):
-        hint = f"no driver of that name is installed: apt-get install {_package_of(device)}"
+        hint = (
+            f"no driver of that name is installed: apt-get install {_package_of(device)}" if device.startswith("net_")
+            else f"interfaces of the kernel are xdp:{device}, or dpdk:net_af_xdp0?iface={device}"
+        )  # fmt: skip
     elif stage == "memory" and report.get("frames_needed"):
         hint = f"open the port with frames={1 << (report['frames_needed'] - 1).bit_length()}, or fewer descriptors"
     elif stage == "mtu":

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import threading
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from . import dpdk, owned_ports
@@ -17,12 +19,22 @@ from .dpdkrss import RSS_GROUPS, rss_types, types_of
 from .errors import PybypassError
 from .extmem import ExternalMemory
 from .neighbours import IpAddress
-from .ports import Port
+from .ports import XDP_OPENING, Port
 
 if TYPE_CHECKING:
     from .flowtable import DpdkFlows
 
 __all__ = ["RSS_GROUPS", "DpdkPort", "rss_types"]
+
+
+_KEY_BYTES = 40  # for two IPv6 addresses and two ports
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Spread:
+    key: bytes
+    types: frozenset[str]
+    table: list[int]
 
 
 class DpdkPort(Port):
@@ -35,8 +47,9 @@ class DpdkPort(Port):
         self.netns = netns
         self._pid = os.getpid()
         self._ended = False
+        self._lock = threading.RLock()
         self._flows: DpdkFlows | None = None
-        self._spread: tuple[bytes, list[int]] | None = self._read_spread()
+        self._spread: _Spread | None = self._read_spread()
         dpdk.register(self)
 
     @contextmanager
@@ -47,7 +60,7 @@ class DpdkPort(Port):
         if self.closed:
             raise PybypassError.make("PB012", errno.EBADF)
         try:
-            with self.netns if self.netns is not None else nullcontext():
+            with self._lock, self.netns if self.netns is not None else nullcontext():
                 yield self.handle
         except OSError as e:
             words = dpdk.drain_log()
@@ -135,7 +148,8 @@ class DpdkPort(Port):
             handle.stats_reset()
 
     def pool(self) -> dict[str, Any]:
-        """frames, in_use (that DPDK has: on receive rings, and sent and not completed), recovered, numa_node, iova."""
+        """frames, in_use (that DPDK has: on receive rings, and sent and not completed), cached (free, and at hand for
+        one thread: each that has used the port keeps up to 384, or 96 of a pool below 4096 frames, until it ends), recovered, numa_node, iova."""
         with self._call("pool") as handle:
             return dict(handle.pool())
 
@@ -195,13 +209,15 @@ class DpdkPort(Port):
             handle.reta_set(table)
         self._spread = self._read_spread()
 
-    def _read_spread(self) -> tuple[bytes, list[int]] | None:
+    def _read_spread(self) -> _Spread | None:
+        """How flows are spread now; None: one queue, or the port does not say."""
         if len(self.queues) < 2 or not self.report["rss"]:
             return None
         try:
-            return self.handle.rss_get()[0], self.handle.reta_get()
+            (key, types), table = self.handle.rss_get(), self.handle.reta_get()
         except OSError:
             return None
+        return _Spread(key=key, types=frozenset(types), table=table) if len(key) >= _KEY_BYTES and table else None
 
     @property
     def picks_ports(self) -> bool:
@@ -217,11 +233,11 @@ class DpdkPort(Port):
         """By the port's key and table, where it shows them."""
         if self._spread is None:
             return True
-        key, table = self._spread
+        spread = self._spread
         words = remote[0].packed + local[0].packed
-        if f"ipv{remote[0].version}-tcp" in self.report["rss"]:
+        if f"ipv{remote[0].version}-tcp" in spread.types:
             words += remote[1].to_bytes(2, "big") + local[1].to_bytes(2, "big")
-        return table[toeplitz(key, words) % len(table)] == queue.index
+        return spread.table[toeplitz(spread.key, words) % len(spread.table)] == queue.index
 
     def _flow_table(self) -> DpdkFlows:
         from .flowtable import DpdkFlows  # it knows what a port is
@@ -232,7 +248,19 @@ class DpdkPort(Port):
 
     # ---- the end ----
 
+    def stats(self) -> dict[str, Any]:
+        """Port.stats(), with `rx_ring` among the drops and `rx_fill_empty` as the port counts them."""
+        with self._lock:
+            return super().stats()
+
     def _close(self, force: bool) -> None:
+        if os.getpid() != self._pid:  # in a forked child nobody lets go of a lock that another thread had
+            self._close_locked(force)
+            return
+        with XDP_OPENING, self._lock:
+            self._close_locked(force)
+
+    def _close_locked(self, force: bool) -> None:
         if self._ended:
             return
         ours = os.getpid() == self._pid

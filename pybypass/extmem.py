@@ -49,20 +49,25 @@ class ExternalMemory:
             raise
         except OSError as e:
             code = {errno.ENOBUFS: "PB003", errno.ENODEV: "PB033"}.get(e.errno or 0, "PB094")
-            text = {errno.ERANGE: "a piece leaves the memory, or its packet the MTU", errno.ENOTSUP: "heads need segs=1"}
+            text = {
+                errno.ERANGE: "a piece leaves the memory, or its packet the MTU", errno.ENOTSUP: "heads need segs=1",
+                errno.EINVAL: "not a queue of this port, or one behind an impairment",
+            }  # fmt: skip
             raise PybypassError.make(code, e.errno or 0, text.get(e.errno or 0, e.strerror or "")) from None
 
     def close(self) -> None:
         """Lets go of the memory; again does nothing. BufferError while packets are in flight."""
         try:
             self._native.close()
+        except PybypassError:
+            raise
         except OSError:
             raise BufferError(f"{self.in_flight} packets are in flight") from None
         if self in self._port._children:
             self._port._children.remove(self)
 
     def _close(self, linger: float, force: bool) -> None:
-        with contextlib.suppress(BufferError):
+        with contextlib.suppress(BufferError, PybypassError):
             self.close()
 
     def keep(self) -> None:

@@ -24,7 +24,7 @@ from .errors import PybypassError
 __all__ = ["KernelTap"]
 
 # <linux/if_tun.h>, <linux/sockios.h>, <linux/if_arp.h>
-_TUNSETIFF, _IFF_TAP, _IFF_NO_PI = 0x400454CA, 0x0002, 0x1000
+_TUNSETIFF, _IFF_TAP, _IFF_NO_PI, _IFF_TUN_EXCL = 0x400454CA, 0x0002, 0x1000, 0x8000
 _SIOCSIFMTU, _SIOCSIFHWADDR, _SIOCGIFFLAGS, _SIOCSIFFLAGS = 0x8922, 0x8924, 0x8913, 0x8914
 _IFF_UP, _ARPHRD_ETHER = 0x1, 1
 _FRAMES_AT_ONCE = 64
@@ -38,17 +38,18 @@ class KernelTap:
     """
 
     def __init__(self, name: str, mac: bytes, mtu: int, send: Callable[[bytes], None], netns: Any = None) -> None:
-        if not 0 < len(name.encode()) < 16 or "/" in name or name in (".", ".."):
+        if not 0 < len(name.encode()) < 16 or "/" in name or "%" in name or name in (".", "..", "lo"):
             raise PybypassError.make("PB040", errno.EINVAL, f"kernel_tap={name!r}", hint="an interface name: 1 to 15 bytes")
         self.name, self._send, self._room = name, send, mtu + 18
         self.counters: Counter[str] = Counter()
         self._netns = netns
+        self._lock = threading.Lock()
         self._fd = -1
         self._stop_r, self._stop_w = os.pipe()
         try:
             with netns if netns is not None else nullcontext():
                 self._fd = os.open("/dev/net/tun", os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
-                fcntl.ioctl(self._fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI))
+                fcntl.ioctl(self._fd, _TUNSETIFF, struct.pack("16sH22x", name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL))
                 self._set_up(mac, mtu)
         except OSError as e:
             self._shut()
@@ -68,8 +69,15 @@ class KernelTap:
 
     def give(self, frame: bytes) -> None:
         """A frame for the kernel, untagged; dropped and counted when it takes none now."""
+        with self._lock:
+            fd = self._fd
+            self._give(fd, frame)
+
+    def _give(self, fd: int, frame: bytes) -> None:
+        if fd < 0:
+            return
         try:
-            os.write(self._fd, frame)
+            os.write(fd, frame)
             self.counters["to_kernel"] += 1
         except OSError:  # EIO while the interface is down, EAGAIN, EINVAL for what is no frame
             self.counters["tap_full"] += 1
@@ -96,10 +104,11 @@ class KernelTap:
                     self.counters["refused"] += 1
 
     def _shut(self) -> None:
-        for fd in (self._fd, self._stop_r, self._stop_w):
-            if fd >= 0:
-                os.close(fd)
-        self._fd = self._stop_r = self._stop_w = -1
+        with self._lock:
+            for fd in (self._fd, self._stop_r, self._stop_w):
+                if fd >= 0:
+                    os.close(fd)
+            self._fd = self._stop_r = self._stop_w = -1
 
     def close(self) -> None:
         """Removes the interface; again does nothing."""

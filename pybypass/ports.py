@@ -31,7 +31,7 @@ _IMPAIRMENT_MAX = {
     "bps": 10**15, "ns": 10**15, "bytes": 1 << 30, "ppm": 10**6, "capacity": 1 << 20, "seed": (1 << 64) - 1,
 }  # fmt: skip
 # Held while AF_XDP sockets are opened: DPDK's driver for them is told from others by what is new then (csrc/dev/dpdk_socks.c).
-XDP_OPENING = threading.Lock()
+XDP_OPENING = threading.RLock()
 # Of Queue.stats(): what adds up over queues.
 SUMMED = ("rx_pkts", "rx_bytes", "tx_pkts", "tx_bytes", "rx_wakeups", "tx_wakeups")
 

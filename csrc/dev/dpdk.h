@@ -182,6 +182,7 @@ PB_API void pb_dpdk_queue_info(struct pb_dev *dev, struct pb_dpdk_info *info);
 struct pb_dpdk_pool_info {
 	uint32_t frames;
 	uint32_t in_use;    /* that DPDK has: on receive rings and in transmission */
+	uint32_t cached;    /* that threads have at hand, each up to one and a half times the size of its cache */
 	uint64_t recovered; /* that no driver had given back when its port was closed */
 	int socket;
 	bool iova_va;

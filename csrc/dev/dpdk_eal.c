@@ -104,10 +104,11 @@ static pthread_key_t thread_key;
 static pthread_once_t thread_once = PTHREAD_ONCE_INIT;
 static bool thread_key_made;
 
-/* What the thread leaves in caches is taken when the pool ends, or by the next thread with its number. */
+/* What the thread has in caches of mempools goes back. */
 static void thread_ends(void *arg)
 {
 	(void)arg;
+	pb_dpdk_pools_flush();
 	rte_thread_unregister();
 }
 

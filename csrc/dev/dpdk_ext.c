@@ -11,6 +11,7 @@
  * packet has a frame of ours as its mbuf, and one more reference to the region, which DPDK drops when it was sent. */
 
 #define PAGE 4096u
+#define OURS 2
 
 struct pb_dpdk_ext {
 	struct pb_dpdk_port *port;
@@ -18,6 +19,7 @@ struct pb_dpdk_ext {
 	size_t bytes;
 	bool mapped;
 	struct rte_mbuf_ext_shared_info info; /* its references: ours, and one for each packet in flight */
+	/* Ours are two: DPDK counts without an atomic operation while it sees one. */
 };
 
 /* Our reference is the last to go: then there is nothing to do. */
@@ -41,8 +43,14 @@ static int make_known(struct pb_dpdk_ext *x)
 	if (rc)
 		return rc;
 	/* Virtual devices have no IOMMU to tell. */
-	if (x->port->device && va)
-		x->mapped = !rte_dev_dma_map(x->port->device, x->base, (uintptr_t)x->base, x->bytes);
+	if (x->port->device && rte_dev_dma_map(x->port->device, x->base, (uintptr_t)x->base, x->bytes)) {
+		if (rte_errno == ENOTSUP)
+			return 0;
+		rc = rte_errno ? -rte_errno : -EIO;
+		(void)rte_extmem_unregister(x->base, x->bytes);
+		return rc;
+	}
+	x->mapped = x->port->device != NULL;
 	return 0;
 }
 
@@ -52,8 +60,9 @@ struct pb_dpdk_ext *pb_dpdk_ext_register(struct pb_dpdk_port *port, void *base, 
 	if (!bytes || bytes % PAGE || (uintptr_t)base % PAGE)
 		return NULL;
 	*err = atomic_load(&port->gone) ? -ENODEV : 0;
-	/* net_af_xdp takes each mbuf of its mempool for one whose data lies behind it. */
-	if (!*err && !strcmp(port->info.driver_name, "net_af_xdp"))
+	/* With physical addresses the pages of a piece do not follow each other. net_af_xdp takes each mbuf of its
+	 * mempool for one whose data lies behind it. */
+	if (!*err && (!strcmp(port->info.driver_name, "net_af_xdp") || rte_eal_iova_mode() != RTE_IOVA_VA))
 		*err = -EOPNOTSUPP;
 	if (*err)
 		return NULL;
@@ -65,7 +74,7 @@ struct pb_dpdk_ext *pb_dpdk_ext_register(struct pb_dpdk_port *port, void *base, 
 	x->base = base;
 	x->bytes = bytes;
 	x->info.free_cb = let_go;
-	rte_mbuf_ext_refcnt_set(&x->info, 1);
+	rte_mbuf_ext_refcnt_set(&x->info, OURS);
 	*err = make_known(x);
 	if (*err) {
 		free(x);
@@ -77,7 +86,7 @@ struct pb_dpdk_ext *pb_dpdk_ext_register(struct pb_dpdk_port *port, void *base, 
 
 uint64_t pb_dpdk_ext_in_flight(const struct pb_dpdk_ext *ext)
 {
-	return (uint64_t)rte_mbuf_ext_refcnt_read(&ext->info) - 1;
+	return (uint64_t)rte_mbuf_ext_refcnt_read(&ext->info) - OURS;
 }
 
 int pb_dpdk_ext_unregister(struct pb_dpdk_ext *x)
@@ -97,7 +106,8 @@ static bool fits(const struct pb_dpdk_queue *q, const struct pb_dpdk_ext *x, con
 {
 	const struct pb_pool *pool = q->dev.pool;
 	uint32_t before = head ? head->len : 0;
-	if (!len || off > x->bytes || len > x->bytes - off || before + len > q->tx_max_bytes || before + len < 14)
+	if (!len || len > UINT16_MAX || off > x->bytes || len > x->bytes - off || before + len > q->tx_max_bytes ||
+	    before + len < 14)
 		return false;
 	return !head || (pb_pool_has(pool, head->addr) && head->len && !(head->flags & PB_DESC_MORE) &&
 			 head->addr - pb_pool_frame(pool, head->addr) + head->off + head->len <= pool->frame_bytes);
@@ -198,7 +208,7 @@ int pb_dpdk_ext_tx(struct pb_dev *dev, struct pb_dpdk_ext *x, const struct pb_de
 		   const uint32_t *lens, int n)
 {
 	struct pb_dpdk_queue *q = pb_dpdk_of(dev);
-	if (n <= 0 || n > PB_BURST_MAX || q->port != x->port)
+	if (dev->ops->rx != pb_dpdk_rx || n <= 0 || n > PB_BURST_MAX || q->port != x->port)
 		return -EINVAL;
 	if (head && q->tx_chain < 2)
 		return -ENOTSUP;
@@ -206,7 +216,7 @@ int pb_dpdk_ext_tx(struct pb_dev *dev, struct pb_dpdk_ext *x, const struct pb_de
 		if (!fits(q, x, head ? &head[i] : NULL, offsets[i], lens[i]))
 			return -ERANGE;
 	/* 16 bits of references, of which one is ours. */
-	if (pb_dpdk_ext_in_flight(x) > UINT16_MAX - 2 * PB_BURST_MAX)
+	if (pb_dpdk_ext_in_flight(x) > UINT16_MAX - OURS - PB_DPDK_QUEUES * PB_BURST_MAX)
 		return 0;
 	if (!pb_dpdk_enter(q))
 		return atomic_load_explicit(&q->port->gone, memory_order_relaxed) ? -ENODEV : 0;

@@ -55,13 +55,17 @@ static inline uint32_t pb_dpdk_cache_most(const struct pb_pool *p)
 /* Descriptors of net_af_xdp, by what they stand for: dpdk_socks.c. */
 #define PB_DPDK_SOCKS 256
 struct pb_dpdk_socks {
-	uint64_t id[PB_DPDK_SOCKS];
+	struct {
+		int fd;
+		uint64_t id;
+	} sock[PB_DPDK_SOCKS];
 	uint32_t n;
 };
 void pb_dpdk_socks_look(struct pb_dpdk_socks *s);
 /* Those that there are now and not in `before`. */
 void pb_dpdk_socks_keep_new(struct pb_dpdk_socks *s, const struct pb_dpdk_socks *before);
-void pb_dpdk_socks_close(struct pb_dpdk_socks *s);
+/* `before`: as it was when the port's device began to be closed. */
+void pb_dpdk_socks_close(struct pb_dpdk_socks *s, const struct pb_dpdk_socks *before);
 
 enum pb_dpdk_dma { PB_DPDK_DMA_NONE = 0, PB_DPDK_DMA_CONTAINER, PB_DPDK_DMA_DEVICE };
 
@@ -113,6 +117,7 @@ struct pb_dpdk_queue {
 	struct pb_tx_stamp stamps[PB_DPDK_STAMPS];
 	uint32_t stamp_head, stamp_n;
 	bool stamp_wait;
+	uint32_t tx_built; /* packets made before this one, and not sent yet */
 	uint64_t stamp_seq, stamp_addr, tx_seq;
 };
 
@@ -179,9 +184,10 @@ void pb_dpdk_dma_unmap(struct pb_dpdk_port *p);
 void pb_dpdk_pool_ref(struct pb_dpdk_pool *dp);
 /* At the last one what DPDK still has of the frames is free again. */
 void pb_dpdk_pool_put(struct pb_dpdk_pool *dp);
-uint32_t pb_dpdk_pool_in_use(struct pb_dpdk_pool *dp);
+uint32_t pb_dpdk_pool_in_use(struct pb_dpdk_pool *dp, uint32_t *cached);
 /* What this thread's cache has of the mempool goes back to the pool. */
 void pb_dpdk_pool_flush(struct pb_dpdk_pool *dp);
+void pb_dpdk_pools_flush(void);
 
 /* dpdk_limits.c: checks a configuration against info before anything is touched. */
 int pb_dpdk_limits(struct pb_dpdk_port *p, const struct pb_pool *pool, struct rte_eth_conf *conf,

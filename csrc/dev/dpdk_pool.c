@@ -278,15 +278,22 @@ void pb_dpdk_pool_flush(struct pb_dpdk_pool *dp)
 		rte_mempool_cache_flush(c, dp->mp);
 }
 
-uint32_t pb_dpdk_pool_in_use(struct pb_dpdk_pool *dp)
+void pb_dpdk_pools_flush(void)
+{
+	pthread_mutex_lock(&pools_lock);
+	for (struct pb_dpdk_pool *dp = pools; dp; dp = dp->next)
+		pb_dpdk_pool_flush(dp);
+	pthread_mutex_unlock(&pools_lock);
+}
+
+uint32_t pb_dpdk_pool_in_use(struct pb_dpdk_pool *dp, uint32_t *cached)
 {
 	uint32_t n = 0;
+	*cached = 0;
 	for (uint32_t i = 0; i < dp->pool->nframes; i++)
 		n += dp->lent[i] != PB_DPDK_NO;
 	/* Those in caches are free; a thread may change its own meanwhile. */
-	for (unsigned i = 0; dp->mp->cache_size && i < RTE_MAX_LCORE; i++) {
-		uint32_t cached = *(volatile uint32_t *)&rte_mempool_default_cache(dp->mp, i)->len;
-		n -= cached < n ? cached : n;
-	}
-	return n;
+	for (unsigned i = 0; dp->mp->cache_size && i < RTE_MAX_LCORE; i++)
+		*cached += *(volatile uint32_t *)&rte_mempool_default_cache(dp->mp, i)->len;
+	return n - (*cached < n ? *cached : n);
 }

@@ -51,9 +51,11 @@ static int probe(struct pb_dpdk_port *p, struct pb_dpdk_report *rep)
 			return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_PROBE, rc < 0 ? rc : -ENODEV, "%s",
 						p->cfg.devargs);
 		p->probed = true;
-		if (rte_eth_dev_get_port_by_name(name, &id))
+		if (rte_eth_dev_get_port_by_name(name, &id)) {
+			(void)rte_eal_hotplug_remove("vdev", name);
 			return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_PROBE, -ENODEV, "%s is no Ethernet device",
 						name);
+		}
 	}
 	pthread_mutex_lock(&ports_lock);
 	bool busy = ports[id];
@@ -84,14 +86,33 @@ static void unprobe(struct pb_dpdk_port *p)
 	if (!mine)
 		return;
 	bool removed = atomic_load(&p->removed);
+	struct pb_dpdk_socks before = {.n = 0};
+	if (p->socks.n)
+		pb_dpdk_socks_look(&before);
 	if (!removed) {
 		pb_dpdk_dma_unmap(p);
 		(void)rte_eth_dev_close(p->id);
 	}
-	pb_dpdk_socks_close(&p->socks);
+	pb_dpdk_socks_close(&p->socks, &before);
 	/* One that was pulled away goes in any case: the kernel waits until its files are closed. */
 	if (p->device && !removed && (p->probed || atomic_load(&p->gone)))
 		(void)rte_dev_remove(p->device);
+}
+
+/* net_ring's rings outlive its device, and the next one of that name finds what lies in them: frames of a pool that may
+ * be gone by then. Nobody is in the data path. */
+static void empty_rings(struct pb_dpdk_port *p)
+{
+	struct rte_mbuf *m[PB_BURST_MAX];
+	uint16_t n;
+	if (!p->started_once || !p->info.driver_name || strcmp(p->info.driver_name, "net_ring"))
+		return;
+	if (!atomic_load(&p->running) && rte_eth_dev_start(p->id))
+		return;
+	for (uint16_t q = 0; q < p->cfg.queues; q++)
+		while ((n = rte_eth_rx_burst(p->id, q, m, PB_BURST_MAX)))
+			for (uint16_t i = 0; i < n; i++)
+				rte_pktmbuf_free(m[i]);
 }
 
 /* ---- setting up ---- */
@@ -280,6 +301,8 @@ static void port_free(struct pb_dpdk_port *p)
 	(void)pb_dpdk_flow_flush(p, &fail);
 	if (p->id < RTE_MAX_ETHPORTS && !atomic_load(&p->removed)) {
 		unwatch(p);
+		if (!atomic_load(&p->gone))
+			empty_rings(p);
 		if (p->started_once)
 			(void)rte_eth_dev_stop(p->id);
 	}
@@ -343,13 +366,14 @@ int pb_dpdk_port_remove(struct pb_dpdk_port *p)
 	pause_queues(p);
 	unwatch(p);
 	pb_dpdk_flows_lost(p);
+	atomic_store(&p->gone, true);
+	empty_rings(p);
 	(void)rte_eth_dev_stop(p->id);
 	pb_dpdk_dma_unmap(p);
 	int rc = rte_eth_dev_close(p->id);
 	if (p->device)
 		rc = rte_dev_remove(p->device);
 	atomic_store(&p->removed, true);
-	atomic_store(&p->gone, true);
 	return rc;
 }
 
@@ -362,9 +386,11 @@ void pb_dpdk_port_report(struct pb_dpdk_port *p, struct pb_dpdk_report *rep)
 
 void pb_dpdk_port_pool(struct pb_dpdk_port *p, struct pb_dpdk_pool_info *info)
 {
+	uint32_t cached, in_use = pb_dpdk_pool_in_use(p->dp, &cached);
 	*info = (struct pb_dpdk_pool_info){
 		.frames = p->dp->pool->nframes,
-		.in_use = pb_dpdk_pool_in_use(p->dp),
+		.in_use = in_use,
+		.cached = cached,
 		.recovered = p->dp->recovered,
 		.socket = p->dp->mp->socket_id,
 		.iova_va = rte_eal_iova_mode() == RTE_IOVA_VA,

@@ -115,10 +115,21 @@ static int take(struct pb_dpdk_queue *x, struct rte_mbuf *m, struct pb_desc *d)
  * wait for, and memory of the application. */
 static bool is_ours(const struct pb_dpdk_queue *x, const struct rte_mbuf *m)
 {
-	if (m->pool != x->dp->mp || m->nb_segs > x->chain || !RTE_MBUF_DIRECT(m) || rte_mbuf_refcnt_read(m) != 1)
+	const struct pb_pool *p = x->dev.pool;
+	if (m->pool != x->dp->mp || pb_dpdk_frame(p, m) >= (uint64_t)p->nframes * p->stride || m->nb_segs > x->chain ||
+	    !RTE_MBUF_DIRECT(m) || rte_mbuf_refcnt_read(m) != 1)
 		return false;
 	for (const struct rte_mbuf *s = m->nb_segs > 1 ? m->next : NULL; s; s = s->next)
 		if (s->pool != x->dp->mp || !RTE_MBUF_DIRECT(s) || rte_mbuf_refcnt_read(s) != 1)
+			return false;
+	return true;
+}
+
+/* What a driver says of lengths is inside of its buffers. */
+static bool is_sane(const struct rte_mbuf *m)
+{
+	for (const struct rte_mbuf *s = m; s; s = s->next)
+		if ((uint32_t)s->data_off + s->data_len > s->buf_len)
 			return false;
 	return true;
 }
@@ -149,6 +160,11 @@ int pb_dpdk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns)
 	for (int i = 0; i < got; i++) {
 		int first = out;
 		uint32_t len = m[i]->pkt_len;
+		if (!is_sane(m[i])) {
+			dev->stats.drops.n[PB_DROP_RX_BAD]++;
+			rte_pktmbuf_free(m[i]);
+			continue;
+		}
 		if (is_ours(x, m[i])) {
 			out += take(x, m[i], &d[out]);
 			frames += out - first;

@@ -66,25 +66,28 @@ static void for_each(void (*f)(struct pb_dpdk_socks *s, int fd, uint64_t id), st
 		closedir(dir);
 }
 
-static bool among(const struct pb_dpdk_socks *s, uint64_t id)
+static bool has_id(const struct pb_dpdk_socks *s, uint64_t id)
 {
 	for (uint32_t i = 0; i < s->n; i++)
-		if (s->id[i] == id)
+		if (s->sock[i].id == id)
+			return true;
+	return false;
+}
+
+static bool has(const struct pb_dpdk_socks *s, int fd, uint64_t id)
+{
+	for (uint32_t i = 0; i < s->n; i++)
+		if (s->sock[i].fd == fd && s->sock[i].id == id)
 			return true;
 	return false;
 }
 
 static void add(struct pb_dpdk_socks *s, int fd, uint64_t id)
 {
-	(void)fd;
-	if (s->n < PB_DPDK_SOCKS && !among(s, id))
-		s->id[s->n++] = id;
-}
-
-static void end(struct pb_dpdk_socks *s, int fd, uint64_t id)
-{
-	if (among(s, id))
-		close(fd);
+	if (s->n < PB_DPDK_SOCKS) {
+		s->sock[s->n].fd = fd;
+		s->sock[s->n++].id = id;
+	}
 }
 
 void pb_dpdk_socks_look(struct pb_dpdk_socks *s)
@@ -98,14 +101,24 @@ void pb_dpdk_socks_keep_new(struct pb_dpdk_socks *s, const struct pb_dpdk_socks 
 	uint32_t keep = 0;
 	pb_dpdk_socks_look(s);
 	for (uint32_t i = 0; i < s->n; i++)
-		if (!among(before, s->id[i]))
-			s->id[keep++] = s->id[i];
+		if (!has(before, s->sock[i].fd, s->sock[i].id))
+			s->sock[keep++] = s->sock[i];
 	s->n = keep;
 }
 
-void pb_dpdk_socks_close(struct pb_dpdk_socks *s)
+void pb_dpdk_socks_close(struct pb_dpdk_socks *s, const struct pb_dpdk_socks *before)
 {
-	if (s->n)
-		for_each(end, s);
+	struct pb_dpdk_socks now;
+	if (!s->n)
+		return;
+	pb_dpdk_socks_look(&now);
+	/* Those that the port opened, and those that closing it opened: another port's of the same interface stand for
+	 * the same program, by other descriptors. */
+	for (uint32_t i = 0; i < now.n; i++) {
+		int fd = now.sock[i].fd;
+		uint64_t id = now.sock[i].id;
+		if (has(s, fd, id) || (has_id(s, id) && !has(before, fd, id)))
+			close(fd);
+	}
 	s->n = 0;
 }

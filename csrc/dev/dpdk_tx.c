@@ -5,6 +5,7 @@
 #define PB_ETH_MIN_BYTES 14
 /* How often an idle reap asks the driver to look for completions. */
 #define REAPS_PER_CLEANUP 16
+#define STAMP_PATIENCE_PKTS 65536
 
 /* Why the device cannot send a packet of `count` descriptors, or PB_DROP_NONE. */
 static enum pb_drop refuse(const struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, uint32_t bytes)
@@ -60,10 +61,16 @@ static void ask(struct pb_dpdk_queue *x, struct rte_mbuf *m, const struct pb_des
 		m->ol_flags |= x->port->launch_flag;
 	}
 	/* The NIC holds one stamp: the next packet gets one when this was read. */
+	/* One that never came must not hold up the others for ever. */
+	if (x->stamp_wait && x->tx_seq - x->stamp_seq < UINT64_MAX / 2 &&
+	    x->tx_seq - x->stamp_seq > STAMP_PATIENCE_PKTS) {
+		x->stamp_wait = false;
+		x->stats.stamps_lost++;
+	}
 	if ((flags & PB_DESC_TX_STAMP) && !x->stamp_wait) {
 		m->ol_flags |= RTE_MBUF_F_TX_IEEE1588_TMST;
 		x->stamp_wait = true;
-		x->stamp_seq = x->tx_seq;
+		x->stamp_seq = x->tx_seq + x->tx_built;
 		x->stamp_addr = pb_pool_frame(x->dev.pool, d->addr);
 	} else if (flags & PB_DESC_TX_STAMP) {
 		x->stats.stamps_lost++;
@@ -247,6 +254,7 @@ static uint32_t send_any(struct pb_dpdk_queue *x, const struct pb_desc *d, uint3
 		if (why == PB_DROP_NONE) {
 			b.frames[b.n] = (uint16_t)count;
 			b.bytes[b.n] = bytes;
+			x->tx_built = b.n;
 			b.m[b.n++] = fill(x, s, count, bytes, from == PB_OWN_ENGINE);
 			built += count;
 			continue;
@@ -328,8 +336,11 @@ static void collect(struct pb_dpdk_queue *x)
 	const struct pb_pool *pool = x->dev.pool;
 	while (x->sent_n) {
 		uint32_t index = x->sent[x->sent_head];
-		if (rte_mbuf_refcnt_read(pb_dpdk_mbuf(pool, pb_pool_addr(pool, index))) != 1)
+		struct rte_mbuf *m = pb_dpdk_mbuf(pool, pb_pool_addr(pool, index));
+		if (rte_mbuf_refcnt_read(m) != 1)
 			return;
+		m->next = NULL; /* a driver resets them with the last reference, which is ours */
+		m->nb_segs = 1;
 		x->dp->lent[index] = PB_DPDK_NO;
 		x->done[x->ndone++] = index;
 		x->sent_head = x->sent_head + 1 < pool->nframes ? x->sent_head + 1 : 0;
@@ -367,6 +378,8 @@ void pb_dpdk_abandon(struct pb_dpdk_queue *x)
 		uint32_t index = x->sent[x->sent_head];
 		struct rte_mbuf *m = pb_dpdk_mbuf(pool, pb_pool_addr(pool, index));
 		x->sent_head = x->sent_head + 1 < pool->nframes ? x->sent_head + 1 : 0;
+		m->next = NULL;
+		m->nb_segs = 1;
 		x->dp->lent[index] = PB_DPDK_FILL;
 		pb_pool_move(x->dev.cache, pb_pool_addr(pool, index), PB_OWN_TX, PB_OWN_FREE);
 		pb_pool_move(x->dev.cache, pb_pool_addr(pool, index), PB_OWN_FREE, PB_OWN_FILL);

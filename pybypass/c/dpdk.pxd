@@ -105,7 +105,7 @@ cdef extern from "dev/dpdk.h" nogil:
         uint32_t tx_outstanding
     void pb_dpdk_queue_info(pb_dev *dev, pb_dpdk_info *info)
     struct pb_dpdk_pool_info:
-        uint32_t frames, in_use
+        uint32_t frames, in_use, cached
         uint64_t recovered
         int socket
         bint iova_va

@@ -58,7 +58,7 @@ def test_starts_once_and_says_what_it_is():
         ({"memory_mb": "64"}, "memory_mb"), ({"huge": "maybe"}, "huge"), ({"iova": "dc"}, "iova"),
         ({"log_level": "loud"}, "log_level"), ({"allow": ("eth0",)}, "allow"),
         ({"allow": ("0000:03:00.0",), "pci": False}, "allow"), ({"extra": ("--proc-type=secondary",)}, "extra"),
-        ({"extra": ("--vdev=net_null0",)}, "extra"),
+        ({"extra": ("--vdev=net_null0",)}, "extra"), ({"extra": ("--proc=secondary",)}, "extra"),
     ],
 )  # fmt: skip
 def test_options_are_checked_before_dpdk_sees_them(options, word):
