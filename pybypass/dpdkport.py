@@ -148,8 +148,9 @@ class DpdkPort(Port):
             handle.stats_reset()
 
     def pool(self) -> dict[str, Any]:
-        """frames, in_use (that DPDK has: on receive rings, and sent and not completed), cached (free, and at hand for
-        one thread: each that has used the port keeps up to 384, or 96 of a pool below 4096 frames, until it ends), recovered, numa_node, iova."""
+        """frames, in_use (that DPDK has: on receive rings, and sent and not completed), cached (free, and at hand for one
+        thread: each that has used the port keeps up to 384, or 96 of a pool below 4096 frames, until it ends), recovered (not
+        given back by a driver that was closed), numa_node, iova."""
         with self._call("pool") as handle:
             return dict(handle.pool())
 
