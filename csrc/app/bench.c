@@ -38,17 +38,6 @@ static uint32_t slice_at(const struct pb_bench *b, uint64_t now, bool *late)
 	return *late ? b->cfg.slices - 1 : (uint32_t)i;
 }
 
-static void reap(struct pb_dev *dev, uint64_t now)
-{
-	uint64_t addrs[PB_BURST_MAX];
-	int n;
-	do {
-		n = pb_dev_reap(dev, addrs, PB_BURST_MAX, now);
-		for (int i = 0; i < n; i++)
-			pb_pool_put(dev->cache, addrs[i], PB_OWN_TX);
-	} while (n == PB_BURST_MAX);
-}
-
 static uint64_t due_ns(const struct pb_bench *b, uint64_t seq)
 {
 	unsigned __int128 t = (unsigned __int128)seq * b->cfg.interval;
@@ -94,7 +83,7 @@ static void build(struct pb_bench *b, uint32_t n, uint64_t now)
 	struct pb_dev *dev = b->dev;
 	uint64_t addrs[PB_BURST_MAX];
 	if (now - b->reaped_ns > REAP_EVERY_NS || pb_pool_free_hint(dev->cache) < 2 * PB_BURST_MAX) {
-		reap(dev, now);
+		pb_dev_reap_free(dev, now);
 		b->reaped_ns = now;
 	}
 	uint32_t have = pb_pool_get(dev->cache, addrs, n * b->chain, 0, PB_OWN_APP), got = have / b->chain;
@@ -134,7 +123,7 @@ static int send_pending(struct pb_bench *b, uint64_t now)
 	b->npending -= (uint32_t)k;
 	if (b->npending) {
 		b->tx_full++;
-		reap(b->dev, now);
+		pb_dev_reap_free(b->dev, now);
 		b->unblocked_ns = pb_now_ns();
 	}
 	return 0;
@@ -257,7 +246,7 @@ static int drain(struct pb_bench *b)
 		else if (now - quiet >= b->cfg.drain_ns)
 			break;
 		if (b->cfg.tmpl)
-			reap(b->dev, now);
+			pb_dev_reap_free(b->dev, now);
 	}
 	return rc;
 }
@@ -271,7 +260,7 @@ int pb_bench_run(struct pb_bench *b)
 		pb_pool_put(b->dev->cache, b->pending[b->first_pending].addr, PB_OWN_APP);
 	if (rc >= 0)
 		rc = drain(b);
-	reap(b->dev, pb_now_ns());
+	pb_dev_reap_free(b->dev, pb_now_ns());
 	uint64_t each = b->cfg.duration_ns / b->cfg.slices, ran = b->end_ns - b->start_ns;
 	for (uint32_t i = 0; i < b->cfg.slices; i++)
 		b->slice[i].ns = ran > (i + 1) * each ? each : ran > i * each ? ran - i * each : 0;

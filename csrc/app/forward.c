@@ -8,17 +8,6 @@
 #define TURNS_PER_LOOK 64
 #define TX_OFFSET 256
 
-static void reap(struct pb_dev *dev, uint64_t now)
-{
-	uint64_t addrs[PB_BURST_MAX];
-	int n;
-	do {
-		n = pb_dev_reap(dev, addrs, PB_BURST_MAX, now);
-		for (int i = 0; i < n; i++)
-			pb_pool_put(dev->cache, addrs[i], PB_OWN_TX);
-	} while (n == PB_BURST_MAX);
-}
-
 static void swap_macs(const struct pb_pool *pool, const struct pb_desc *d, int n)
 {
 	bool first = true;
@@ -57,7 +46,7 @@ static int forward(struct pb_forward *f, uint64_t now)
 	if (f->how != PB_FORWARD_RX) {
 		if (f->how == PB_FORWARD_MACSWAP)
 			swap_macs(f->in->pool, d, n);
-		reap(f->out, now);
+		pb_dev_reap_free(f->out, now);
 		taken = pb_dev_tx(f->out, d, n, PB_OWN_RX, now);
 		if (taken > 0)
 			f->sent += packets(f->in, d, taken);
@@ -89,7 +78,7 @@ static int generate(struct pb_forward *f, uint64_t now)
 	struct pb_desc d[PB_BURST_MAX];
 	uint64_t addrs[PB_BURST_MAX];
 	struct pb_dev *dev = f->out;
-	reap(dev, now);
+	pb_dev_reap_free(dev, now);
 	uint32_t n = pb_pool_get(dev->cache, addrs, f->burst, 0, PB_OWN_APP);
 	f->no_frame += n < f->burst;
 	for (uint32_t i = 0; i < n; i++) {
@@ -140,6 +129,6 @@ int pb_forward_run(struct pb_forward *f)
 	}
 	f->ns = pb_now_ns() - start;
 	if (f->out)
-		reap(f->out, now);
+		pb_dev_reap_free(f->out, now);
 	return rc < 0 ? rc : 0;
 }

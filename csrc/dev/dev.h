@@ -92,6 +92,18 @@ static inline int pb_dev_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64
 	return dev->ops->reap(dev, addrs, n, now_ns);
 }
 
+/* Completed frames go back to the pool: nobody else wants them. */
+static inline void pb_dev_reap_free(struct pb_dev *dev, uint64_t now_ns)
+{
+	uint64_t addrs[PB_BURST_MAX];
+	int n;
+	do {
+		n = pb_dev_reap(dev, addrs, PB_BURST_MAX, now_ns);
+		for (int i = 0; i < n; i++)
+			pb_pool_put(dev->cache, addrs[i], PB_OWN_TX);
+	} while (n == PB_BURST_MAX);
+}
+
 static inline uint64_t pb_dev_next_ns(struct pb_dev *dev)
 {
 	return dev->ops->next_ns ? dev->ops->next_ns(dev) : UINT64_MAX;

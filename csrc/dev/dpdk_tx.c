@@ -24,24 +24,6 @@ static enum pb_drop refuse(const struct pb_dpdk_queue *x, const struct pb_desc *
 	return bytes > x->tx_max_bytes ? PB_DROP_TOO_LONG : PB_DROP_NONE;
 }
 
-/* Only addresses in the pool are looked at; 0: one is not. *bytes is 0 when the packet's end is not among the n. */
-static uint32_t next_packet(const struct pb_pool *pool, const struct pb_desc *d, uint32_t n, uint32_t *bytes)
-{
-	uint32_t count = 1;
-	*bytes = d->len;
-	if (d->flags & PB_DESC_MORE) {
-		count = pb_desc_packet(d, n, bytes);
-		if (!count) {
-			count = n;
-			*bytes = 0;
-		}
-	}
-	for (uint32_t i = 0; i < count; i++)
-		if (!pb_pool_has(pool, d[i].addr))
-			return 0;
-	return count;
-}
-
 /* What an mbuf says of the offloads asked for (rte_mbuf_core.h, "TX offload"): where the sum begins and goes is, for
  * DPDK, which protocol it is and how long the headers before it are. */
 static void ask(struct pb_dpdk_queue *x, struct rte_mbuf *m, const struct pb_desc *d)
@@ -247,7 +229,7 @@ static uint32_t send_any(struct pb_dpdk_queue *x, const struct pb_desc *d, uint3
 	b.n = 0;
 	while (taken + built < n && b.n < PB_BURST_MAX) {
 		const struct pb_desc *s = &d[taken + built];
-		uint32_t count = next_packet(x->dev.pool, s, n - taken - built, &bytes);
+		uint32_t count = pb_pool_packet(x->dev.pool, s, n - taken - built, &bytes);
 		if (!count)
 			break; /* not a frame of anybody's: stays with the caller */
 		enum pb_drop why = refuse(x, s, count, bytes);

@@ -112,25 +112,6 @@ static void put_descs(struct pb_xsk *x, const struct pb_desc *d, uint32_t count,
 	x->tx_seq++;
 }
 
-/* Descriptors of the packet at d[0], all of them in the pool; 0: one is not, and it stays with the caller. *bytes is 0
- * when its end is not among the n. */
-static uint32_t next_packet(const struct pb_pool *pool, const struct pb_desc *d, uint32_t n, uint32_t *bytes)
-{
-	uint32_t count = 1;
-	*bytes = d->len;
-	if (d->flags & PB_DESC_MORE) {
-		count = pb_desc_packet(d, n, bytes);
-		if (!count) {
-			count = n;
-			*bytes = 0;
-		}
-	}
-	for (uint32_t i = 0; i < count; i++)
-		if (!pb_pool_has(pool, d[i].addr))
-			return 0;
-	return count;
-}
-
 static uint32_t tx_room(struct pb_xsk *x, uint32_t n)
 {
 	uint32_t room = xsk_prod_nb_free(&x->tx, n), limit = x->tx_limit - x->tx_outstanding;
@@ -145,7 +126,7 @@ static int enqueue(struct pb_xsk *x, const struct pb_desc *d, int n, enum pb_own
 	uint32_t room = tx_room(x, (uint32_t)n), taken = 0, bytes, pkts = 0;
 	while (taken < (uint32_t)n) {
 		const struct pb_desc *s = &d[taken];
-		uint32_t count = next_packet(dev->pool, s, (uint32_t)n - taken, &bytes);
+		uint32_t count = pb_pool_packet(dev->pool, s, (uint32_t)n - taken, &bytes);
 		if (!count)
 			break; /* not a frame of anybody's: stays with the caller */
 		enum pb_drop why = refuse(x, s, count, bytes);

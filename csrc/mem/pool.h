@@ -197,6 +197,25 @@ static inline void pb_pool_put_descs(struct pb_pool_cache *c, const struct pb_de
 	pb_pool_count(c, from, PB_OWN_FREE, n);
 }
 
+/* Descriptors of the packet at d[0], all of them in the pool; 0: one is not, and it stays with the caller. *bytes is 0
+ * when its end is not among the n. */
+static inline uint32_t pb_pool_packet(const struct pb_pool *p, const struct pb_desc *d, uint32_t n, uint32_t *bytes)
+{
+	uint32_t count = 1;
+	*bytes = d->len;
+	if (d->flags & PB_DESC_MORE) {
+		count = pb_desc_packet(d, n, bytes);
+		if (!count) {
+			count = n;
+			*bytes = 0;
+		}
+	}
+	for (uint32_t i = 0; i < count; i++)
+		if (!pb_pool_has(p, d[i].addr))
+			return 0;
+	return count;
+}
+
 static inline uint8_t *pb_pool_data(const struct pb_pool *p, const struct pb_desc *d)
 {
 	return p->base + d->addr + d->off;
