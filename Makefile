@@ -11,7 +11,7 @@ BIN := $(VENV)/bin
 SOURCES = setup.py $(shell find csrc -name '*.[ch]'; find pybypass -name '*.pyx' -o -name '*.pxd')
 
 .DEFAULT_GOAL := help
-.PHONY: help system build dev run test test-vm asan tsan debug fuzz bench lint clean
+.PHONY: help system build dev run packetdrill-so test test-vm asan tsan debug fuzz bench lint clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 10
@@ -45,6 +45,9 @@ dev: build ## the same, with the tools of test and lint
 
 run: build ## set up, then the main job: TCP over AF_XDP against the kernel (ARGS=...)
 	$(BIN)/pybypass lab echo $(ARGS)
+
+packetdrill-so: ## the engine under google/packetdrill's --so_filename: build/libpybypass_packetdrill.so
+	$(MAKE) -s -C tools/packetdrill
 
 test: dev ## set up, then all tests: C under ASan and UBSan, fuzz targets, Python, veth, lint
 	$(BIN)/python tools/suite.py --fuzz-seconds $(FUZZ_SECONDS) -- $(PYTEST_ARGS)

@@ -25,7 +25,7 @@ from setuptools._distutils.sysconfig import customize_compiler
 from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
-LAYERS = ("base", "mem", "wire", "link", "net", "cc", "tcp", "udp", "path", "sim", "app")
+LAYERS = ("base", "mem", "wire", "link", "net", "cc", "tcp", "udp", "path", "script", "sim", "app")
 XSK_PREFIX, DPDK_PREFIX = "xsk", "dpdk"
 CFLAGS = ["-std=c11", "-g", "-fno-strict-aliasing", "-ffp-contract=off", "-Wall", "-Wextra", "-Icsrc"]
 # Debug information names the sources: not by where the checkout happens to lie.

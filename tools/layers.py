@@ -17,7 +17,7 @@ from pathlib import Path
 
 # Bottom to top; those of one row do not know each other.
 ROWS: tuple[tuple[str, ...], ...] = (
-    ("base",), ("mem",), ("wire",), ("link",), ("dev",), ("net",), ("cc",), ("tcp", "udp"), ("path",), ("sim",),
+    ("base",), ("mem",), ("wire",), ("link",), ("dev",), ("net",), ("cc",), ("tcp", "udp"), ("path", "script"), ("sim",),
     ("app",),
 )  # fmt: skip
 RANK = {layer: rank for rank, row in enumerate(ROWS) for layer in row}
@@ -25,7 +25,7 @@ RANK = {layer: rank for rank, row in enumerate(ROWS) for layer in row}
 BPF = "bpf"
 
 # No system call, no clock, no mutable global, integers only.
-PURE = frozenset({"tcp", "udp", "cc", "link", "sim"})
+PURE = frozenset({"tcp", "udp", "cc", "link", "sim", "script"})
 PURE_HEADERS = frozenset(
     {"errno.h", "inttypes.h", "limits.h", "stdbool.h", "stddef.h", "stdint.h", "stdlib.h", "string.h"}
 )

@@ -45,7 +45,7 @@ STEPS: dict[str, Callable[[], Command]] = {
     "mypy": lambda: [sys.executable, "-m", "mypy"],
     "stubtest": stubs,
     "clang-format": lambda: [
-        clang_format(), "--dry-run", "--Werror", *files("csrc/**/*.[ch]", "tests/**/*.[ch]"),
+        clang_format(), "--dry-run", "--Werror", *files("csrc/**/*.[ch]", "tests/**/*.[ch]", "tools/**/*.[ch]"),
     ],
     "shellcheck": lambda: ["shellcheck", "-x", ".ci/run", *files("tools/**/*.sh", "hugepages/*.sh")],
     "layers": lambda: [sys.executable, "tools/layers.py"],

@@ -1,0 +1,249 @@
+/* setsockopt() and getsockopt(): one table of what there is, with Linux's numbers and limits. */
+#include "script/impl.h"
+
+#include <errno.h>
+
+enum kind { K_INT, K_BOOL, K_BUFFER, K_SPAN };
+
+static const struct option {
+	uint16_t level, name;
+	uint8_t opt; /* enum opt */
+	uint8_t kind;
+	int32_t low, high; /* K_INT: outside is EINVAL. K_SPAN: clamped */
+} options[] = {
+	{LX_SOL_SOCKET, LX_SO_REUSEADDR, OPT_REUSEADDR, K_BOOL, 0, 1},
+	{LX_SOL_SOCKET, LX_SO_REUSEPORT, OPT_REUSEPORT, K_BOOL, 0, 1},
+	{LX_SOL_SOCKET, LX_SO_SNDBUF, OPT_SNDBUF, K_BUFFER, 4608, 0},
+	{LX_SOL_SOCKET, LX_SO_SNDBUFFORCE, OPT_SNDBUF, K_BUFFER, 4608, 0},
+	{LX_SOL_SOCKET, LX_SO_RCVBUF, OPT_RCVBUF, K_BUFFER, 2304, 0},
+	{LX_SOL_SOCKET, LX_SO_RCVBUFFORCE, OPT_RCVBUF, K_BUFFER, 2304, 0},
+	{LX_SOL_SOCKET, LX_SO_KEEPALIVE, OPT_KEEPALIVE, K_BOOL, 0, 1},
+	{LX_SOL_SOCKET, LX_SO_OOBINLINE, OPT_OOBINLINE, K_BOOL, 0, 1},
+	{LX_SOL_SOCKET, LX_SO_PRIORITY, OPT_PRIORITY, K_INT, 0, INT32_MAX},
+	{LX_SOL_SOCKET, LX_SO_RCVLOWAT, OPT_RCVLOWAT, K_INT, INT32_MIN, INT32_MAX},
+	{LX_SOL_SOCKET, LX_SO_MARK, OPT_MARK, K_INT, INT32_MIN, INT32_MAX},
+	{LX_SOL_SOCKET, LX_SO_BUSY_POLL, OPT_BUSY_POLL, K_INT, 0, INT32_MAX},
+	{LX_SOL_SOCKET, LX_SO_MAX_PACING_RATE, OPT_MAX_PACING_RATE, K_INT, INT32_MIN, INT32_MAX},
+	{LX_SOL_SOCKET, LX_SO_ZEROCOPY, OPT_ZEROCOPY, K_INT, 0, 1},
+	{LX_SOL_TCP, LX_TCP_NODELAY, OPT_NODELAY, K_BOOL, 0, 1},
+	{LX_SOL_TCP, LX_TCP_MAXSEG, OPT_MAXSEG, K_INT, 88, 32767},
+	{LX_SOL_TCP, LX_TCP_CORK, OPT_CORK, K_BOOL, 0, 1},
+	{LX_SOL_TCP, LX_TCP_KEEPIDLE, OPT_KEEPIDLE, K_INT, 1, 32767},
+	{LX_SOL_TCP, LX_TCP_KEEPINTVL, OPT_KEEPINTVL, K_INT, 1, 32767},
+	{LX_SOL_TCP, LX_TCP_KEEPCNT, OPT_KEEPCNT, K_INT, 1, 127},
+	{LX_SOL_TCP, LX_TCP_SYNCNT, OPT_SYNCNT, K_INT, 1, 127},
+	{LX_SOL_TCP, LX_TCP_LINGER2, OPT_LINGER2, K_INT, INT32_MIN, INT32_MAX},
+	{LX_SOL_TCP, LX_TCP_DEFER_ACCEPT, OPT_DEFER_ACCEPT, K_INT, INT32_MIN, INT32_MAX},
+	{LX_SOL_TCP, LX_TCP_WINDOW_CLAMP, OPT_WINDOW_CLAMP, K_INT, 0, INT32_MAX},
+	{LX_SOL_TCP, LX_TCP_QUICKACK, OPT_QUICKACK, K_INT, INT32_MIN, INT32_MAX},
+	{LX_SOL_TCP, LX_TCP_THIN_LINEAR_TIMEOUTS, OPT_THIN_LINEAR, K_INT, 0, 1},
+	{LX_SOL_TCP, LX_TCP_USER_TIMEOUT, OPT_USER_TIMEOUT, K_INT, 0, INT32_MAX},
+	{LX_SOL_TCP, LX_TCP_NOTSENT_LOWAT, OPT_NOTSENT_LOWAT, K_INT, INT32_MIN, INT32_MAX},
+	{LX_SOL_TCP, LX_TCP_INQ, OPT_INQ, K_INT, 0, 1},
+	{LX_SOL_TCP, LX_TCP_RTO_MAX_MS, OPT_RTO_MAX_MS, K_INT, 1000, 120000},
+	{LX_SOL_TCP, LX_TCP_RTO_MIN_US, OPT_RTO_MIN_US, K_INT, 1, 1000000},
+	{LX_SOL_TCP, LX_TCP_DELACK_MAX_US, OPT_DELACK_MAX_US, K_INT, 1, 200000},
+	{LX_SOL_IP, LX_IP_TOS, OPT_TOS, K_INT, 0, 255},
+	{LX_SOL_IP, LX_IP_TTL, OPT_TTL, K_INT, 1, 255},
+	{LX_SOL_IP, LX_IP_MTU_DISCOVER, OPT_MTU_DISCOVER, K_INT, 0, 5},
+	{LX_SOL_IP, LX_IP_RECVERR, OPT_RECVERR, K_BOOL, 0, 1},
+	{LX_SOL_IP, LX_IP_FREEBIND, OPT_FREEBIND, K_BOOL, 0, 1},
+	{LX_SOL_IPV6, LX_IPV6_TCLASS, OPT_TOS, K_INT, -1, 255},
+	{LX_SOL_IPV6, LX_IPV6_UNICAST_HOPS, OPT_TTL, K_INT, -1, 255},
+	{LX_SOL_IPV6, LX_IPV6_MTU_DISCOVER, OPT_MTU_DISCOVER, K_INT, 0, 5},
+	{LX_SOL_IPV6, LX_IPV6_RECVERR, OPT_RECVERR, K_BOOL, 0, 1},
+	{LX_SOL_IPV6, LX_IPV6_V6ONLY, OPT_V6ONLY, K_BOOL, 0, 1},
+};
+#define COUNT (sizeof(options) / sizeof(options[0]))
+#define RMEM_MAX (4u << 20) /* net.core.rmem_max and wmem_max */
+
+static const struct option *find(int level, int name)
+{
+	for (size_t i = 0; i < COUNT; i++)
+		if (options[i].level == level && options[i].name == name)
+			return &options[i];
+	return NULL;
+}
+
+void options_default(struct pb_host *h, struct sock *s)
+{
+	s->opt[OPT_KEEPIDLE] = (int32_t)clamp_u32(h->knob[KNOB_tcp_keepalive_time][0], 1, 32767);
+	s->opt[OPT_KEEPINTVL] = (int32_t)clamp_u32(h->knob[KNOB_tcp_keepalive_intvl][0], 1, 32767);
+	s->opt[OPT_KEEPCNT] = (int32_t)clamp_u32(h->knob[KNOB_tcp_keepalive_probes][0], 1, 127);
+	s->opt[OPT_SYNCNT] = (int32_t)clamp_u32(h->knob[KNOB_tcp_syn_retries][0], 1, 127);
+	s->opt[OPT_LINGER2] = (int32_t)clamp_u32(h->knob[KNOB_tcp_fin_timeout][0], 0, 3600);
+	s->opt[OPT_TTL] = (int32_t)clamp_u32(h->knob[KNOB_ip_default_ttl][0], 1, 255);
+	s->opt[OPT_MTU_DISCOVER] = 1;
+	s->opt[OPT_RCVLOWAT] = 1;
+	s->opt[OPT_QUICKACK] = 1;
+	sock_buffers(h, s);
+}
+
+static uint64_t sec_ns(int32_t v)
+{
+	return (uint32_t)v * NS_PER_S;
+}
+
+/* What the engine has to be told of one option. 0 or -errno. */
+static int apply(struct pb_host *h, struct sock *s, enum opt o)
+{
+	switch (o) {
+	case OPT_NODELAY:
+		return pb_tcp_set_nagle(h->tcp, s->conn, !s->opt[OPT_NODELAY]);
+	case OPT_KEEPALIVE:
+	case OPT_KEEPIDLE:
+	case OPT_KEEPINTVL:
+	case OPT_KEEPCNT:
+		return pb_tcp_set_keepalive(h->tcp, s->conn, s->opt[OPT_KEEPALIVE] ? sec_ns(s->opt[OPT_KEEPIDLE]) : 0,
+					    sec_ns(s->opt[OPT_KEEPINTVL]), (uint32_t)s->opt[OPT_KEEPCNT], h->now_ns);
+	default:
+		return 0;
+	}
+}
+
+int options_apply(struct pb_host *h, struct sock *s)
+{
+	for (int o = 0; o < OPT_COUNT; o++)
+		if (s->set >> o & 1) {
+			int rc = apply(h, s, (enum opt)o);
+			if (rc)
+				return rc;
+		}
+	return 0;
+}
+
+static int set_linger(struct sock *s, const void *v, uint32_t n)
+{
+	struct pb_lx_linger l;
+	if (n < sizeof(l))
+		return -EINVAL;
+	memcpy(&l, v, sizeof(l));
+	s->linger = l;
+	return 0;
+}
+
+static int set_cc(struct pb_host *h, struct sock *s, const char *v, uint32_t n)
+{
+	char name[CC_NAME_MAX] = {0};
+	memcpy(name, v, n < CC_NAME_MAX ? n : CC_NAME_MAX - 1);
+	(void)h;
+	memcpy(s->cc, name, CC_NAME_MAX);
+	return 0;
+}
+
+int pb_host_setsockopt(struct pb_host *h, int fd, int level, int name, const void *v, uint32_t n)
+{
+	struct sock *s = sock_get(h, fd);
+	int32_t x = 0;
+	if (!s)
+		return -EBADF;
+	if (!v && n)
+		return -EFAULT;
+	if (level == LX_SOL_SOCKET && name == LX_SO_LINGER)
+		return set_linger(s, v, n);
+	if (level == LX_SOL_TCP && name == LX_TCP_CONGESTION)
+		return n ? set_cc(h, s, v, n) : -EINVAL;
+	const struct option *d = find(level, name);
+	if (!d)
+		return -ENOPROTOOPT;
+	/* Those of IP take a byte too. */
+	if (n >= sizeof(x))
+		memcpy(&x, v, sizeof(x));
+	else if (level == LX_SOL_IP && n >= 1)
+		x = *(const uint8_t *)v;
+	else
+		return -EINVAL;
+	if (d->kind == K_BOOL)
+		x = x != 0;
+	else if (d->kind == K_INT && (x < d->low || x > d->high) && !(d->opt == OPT_MAXSEG && !x))
+		return -EINVAL;
+	else if (d->kind == K_BUFFER) /* doubled, for what is not payload (socket(7)) */
+		x = (int32_t)(2 * clamp_u32(x, (uint32_t)d->low / 2, RMEM_MAX));
+	if (d->opt == OPT_TTL && x == -1)
+		x = (int32_t)clamp_u32(h->knob[KNOB_ip_default_ttl][0], 1, 255);
+	s->opt[d->opt] = x;
+	s->set |= 1ull << d->opt;
+	if (!s->conn)
+		return 0;
+	int rc = apply(h, s, (enum opt)d->opt);
+	host_settle(h);
+	return rc;
+}
+
+static int give(void *v, uint32_t *n, const void *from, uint32_t bytes)
+{
+	if (*n < bytes)
+		bytes = *n;
+	memcpy(v, from, bytes);
+	*n = bytes;
+	return 0;
+}
+
+static int give_int(void *v, uint32_t *n, int32_t x)
+{
+	return give(v, n, &x, sizeof(x));
+}
+
+static int get_special(struct pb_host *h, struct sock *s, int level, int name, void *v, uint32_t *n)
+{
+	struct pb_tcp_info i;
+	static const uint32_t meminfo[9];
+	if (level == LX_SOL_SOCKET)
+		switch (name) {
+		case LX_SO_ERROR:
+			return give_int(v, n, -sock_error(s));
+		case LX_SO_TYPE:
+			return give_int(v, n, LX_SOCK_STREAM);
+		case LX_SO_PROTOCOL:
+			return give_int(v, n, LX_IPPROTO_TCP);
+		case LX_SO_DOMAIN:
+			return give_int(v, n, s->family == 4 ? 2 : 10);
+		case LX_SO_ACCEPTCONN:
+			return give_int(v, n, s->phase == SOCK_LISTENING);
+		case LX_SO_LINGER:
+			return give(v, n, &s->linger, sizeof(s->linger));
+		case LX_SO_MEMINFO:
+			return give(v, n, meminfo, sizeof(meminfo));
+		default:
+			return -ENOPROTOOPT;
+		}
+	if (level == LX_SOL_TCP)
+		switch (name) {
+		case LX_TCP_INFO:
+			*n = info_linux(h, s, v, *n);
+			return 0;
+		case LX_TCP_CC_INFO:
+			*n = 0;
+			return 0;
+		case LX_TCP_CONGESTION:
+			return give(v, n, s->cc[0] ? s->cc : h->cc, CC_NAME_MAX);
+		default:
+			return -ENOPROTOOPT;
+		}
+	bool mtu = (level == LX_SOL_IP && name == LX_IP_MTU) || (level == LX_SOL_IPV6 && name == LX_IPV6_MTU);
+	if (!mtu)
+		return -ENOPROTOOPT;
+	if (!s->conn || pb_tcp_get_info(h->tcp, s->conn, &i))
+		return -ENOTCONN;
+	return give_int(v, n, h->cfg.mtu[s->family == 6]);
+}
+
+int pb_host_getsockopt(struct pb_host *h, int fd, int level, int name, void *v, uint32_t *n)
+{
+	struct sock *s = sock_get(h, fd);
+	struct pb_tcp_info i;
+	if (!s)
+		return -EBADF;
+	if (!v || !n)
+		return -EFAULT;
+	const struct option *d = find(level, name);
+	if (!d)
+		return get_special(h, s, level, name, v, n);
+	int32_t x = s->opt[d->opt];
+	/* What segments carry now, options not counted; before there is a connection, what was asked for. */
+	if (d->opt == OPT_MAXSEG) {
+		bool known = s->conn && !pb_tcp_get_info(h->tcp, s->conn, &i) && i.state > PB_TCP_LISTEN;
+		x = known ? (int32_t)i.mss : x ? x : 536;
+	}
+	return give_int(v, n, x);
+}

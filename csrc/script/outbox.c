@@ -1,0 +1,154 @@
+/* What went out, in order, until it is fetched; and where Linux would have set PSH. */
+#include "script/impl.h"
+#include "wire/ip.h"
+#include "wire/tcp.h"
+
+#include <errno.h>
+#include <stdlib.h>
+
+#define TSO_MAX_BYTES 65536u /* gso_max_size of the kernel's interfaces */
+
+bool outbox_init(struct outbox *o)
+{
+	*o = (struct outbox){.room = 64};
+	o->pkts = malloc(o->room * sizeof(*o->pkts));
+	return o->pkts != NULL;
+}
+
+void outbox_free(struct outbox *o)
+{
+	free(o->pkts);
+	*o = (struct outbox){0};
+}
+
+bool outbox_add(struct outbox *o, const uint8_t *ip, uint32_t len, uint64_t now_ns)
+{
+	if (o->head && o->n == o->room) {
+		memmove(o->pkts, o->pkts + o->head, (o->n - o->head) * sizeof(*o->pkts));
+		o->n -= o->head;
+		o->step -= o->head < o->step ? o->head : o->step;
+		o->head = 0;
+	}
+	if (o->n == o->room) {
+		struct out_pkt *more = realloc(o->pkts, 2 * o->room * sizeof(*more));
+		if (!more)
+			return false;
+		o->pkts = more;
+		o->room *= 2;
+	}
+	if (len > sizeof(o->pkts->b))
+		return false;
+	struct out_pkt *p = &o->pkts[o->n++];
+	p->time_ns = now_ns;
+	p->len = len;
+	memcpy(p->b, ip, len);
+	return true;
+}
+
+/* A TCP packet of the outbox, taken apart. */
+struct segment {
+	struct pb_ip_view ip;
+	struct pb_tcp_view tcp;
+	uint32_t bytes; /* of data */
+};
+
+static bool segment_of(const struct out_pkt *p, struct segment *s)
+{
+	if (pb_ip_parse(p->b, p->len, &s->ip) || s->ip.proto != PB_IPPROTO_TCP)
+		return false;
+	uint32_t n = s->ip.total_len - s->ip.hdr_len;
+	if (pb_tcp_parse(p->b + s->ip.hdr_len, n, &s->tcp))
+		return false;
+	s->bytes = n - s->tcp.hdr_len;
+	return s->bytes > 0;
+}
+
+static void set_psh(struct out_pkt *p, const struct segment *s, bool on)
+{
+	struct pb_tcp_hdr *h = (void *)(p->b + s->ip.hdr_len);
+	uint8_t flags = on ? h->flags | PB_TCP_PSH : h->flags & (uint8_t)~PB_TCP_PSH;
+	if (flags == h->flags)
+		return;
+	h->flags = flags;
+	packet_finish(p->b, p->len);
+}
+
+/* How many segments Linux would put into one super-segment (tcp_tso_autosize): what the pacing rate carries in about a
+ * millisecond, more when the path is short; at least tcp_min_tso_segs, and at most half of the window. */
+static uint32_t super_segments(struct pb_host *h, const struct segment *s)
+{
+	struct pb_tcp_info i;
+	struct sock *k = NULL;
+	for (int n = 0; n < PB_HOST_SOCKETS && !k; n++) {
+		struct sock *c = &h->socks[n];
+		if (c->used && c->phase != SOCK_LISTENING && c->conn && c->local.port == s->tcp.sport &&
+		    c->remote.port == s->tcp.dport)
+			k = c;
+	}
+	uint32_t most = TSO_MAX_BYTES / (s->bytes ? s->bytes : 1);
+	if (!k || pb_tcp_get_info(h->tcp, k->conn, &i) || !i.mss)
+		return most;
+	uint32_t cwnd = i.cwnd_bytes / i.mss;
+	bool start = i.cwnd_bytes < i.ssthresh_bytes / 2;
+	uint64_t ratio = (uint64_t)h->knob[start ? KNOB_tcp_pacing_ss_ratio : KNOB_tcp_pacing_ca_ratio][0];
+	uint64_t bytes = i.srtt_us ? (uint64_t)i.cwnd_bytes * 1000000 / i.srtt_us * ratio / 100 / 1024 : TSO_MAX_BYTES;
+	uint32_t shift = clamp_u32(h->knob[KNOB_tcp_tso_rtt_log][0], 0, 31);
+	uint32_t r = shift ? i.min_rtt_us >> shift : 32;
+	bytes = min_u64(bytes + (r < 32 ? TSO_MAX_BYTES >> r : 0), TSO_MAX_BYTES);
+	uint32_t segs = (uint32_t)(bytes / i.mss), least = clamp_u32(h->knob[KNOB_tcp_min_tso_segs][0], 1, 64);
+	segs = segs > least ? segs : least;
+	segs = segs < most ? segs : most;
+	uint32_t half = cwnd / 2 ? cwnd / 2 : 1;
+	return segs < half ? segs : half;
+}
+
+/* Packet `at` begins a run of segments that follow each other; returns the first after it. */
+static uint32_t push_run(struct pb_host *h, uint32_t at)
+{
+	struct outbox *o = &h->out;
+	struct segment first, last, next;
+	if (!segment_of(&o->pkts[at], &first))
+		return at + 1;
+	uint32_t limit = super_segments(h, &first), n = 1, end = at + 1;
+	last = first;
+	for (; end < o->n && n < limit && last.bytes == first.bytes; end++, n++) {
+		if (!segment_of(&o->pkts[end], &next) || next.tcp.sport != first.tcp.sport ||
+		    next.tcp.dport != first.tcp.dport || next.tcp.seq != last.tcp.seq + last.bytes)
+			break;
+		last = next;
+	}
+	if (n > 1) {
+		for (uint32_t i = at; i < end - 1; i++)
+			if (segment_of(&o->pkts[i], &next))
+				set_psh(&o->pkts[i], &next, false);
+		set_psh(&o->pkts[end - 1], &last, true);
+	}
+	return end;
+}
+
+void outbox_end_step(struct pb_host *h)
+{
+	struct outbox *o = &h->out;
+	if (h->cfg.psh)
+		for (uint32_t i = o->step; i < o->n;)
+			i = push_run(h, i);
+	if (h->cfg.layout != PB_HOST_AS_IS)
+		for (uint32_t i = o->step; i < o->n; i++)
+			o->pkts[i].len = layout_options(o->pkts[i].b, o->pkts[i].len, h->cfg.layout);
+	o->step = o->n;
+}
+
+int pb_host_output(struct pb_host *h, void *ip, uint32_t room, uint64_t *time_ns)
+{
+	struct outbox *o = &h->out;
+	if (o->head == o->n)
+		return 0;
+	const struct out_pkt *p = &o->pkts[o->head];
+	if (p->len > room)
+		return -ENOBUFS;
+	memcpy(ip, p->b, p->len);
+	*time_ns = p->time_ns;
+	if (++o->head == o->n)
+		o->head = o->n = o->step = 0;
+	return (int)p->len;
+}
