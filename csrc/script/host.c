@@ -95,6 +95,11 @@ struct pb_tcp *pb_host_engine(struct pb_host *h)
 	return h->tcp;
 }
 
+struct pb_pool *pb_host_pool(struct pb_host *h)
+{
+	return h->pool;
+}
+
 static void take_events(struct pb_host *h)
 {
 	struct pb_tcp_event ev[16];

@@ -78,12 +78,13 @@ PB_API int pb_host_listen(struct pb_host *h, int s, int backlog);
 PB_API int pb_host_accept(struct pb_host *h, int s, struct pb_tcp_endpoint *remote);
 /* -EINPROGRESS: it began; -EALREADY: not decided yet; 0: connected; -EISCONN: was before. An error is told once. */
 PB_API int pb_host_connect(struct pb_host *h, int s, const struct pb_tcp_endpoint *remote);
-/* flags: MSG_PEEK, MSG_TRUNC (thrown away), MSG_WAITALL is the caller's affair. buf may be NULL with MSG_TRUNC. */
+/* flags: MSG_TRUNC (thrown away); MSG_WAITALL is the caller's affair, MSG_PEEK -EOPNOTSUPP. buf may be NULL with
+ * MSG_TRUNC. */
 PB_API int64_t pb_host_recv(struct pb_host *h, int s, void *buf, size_t n, int flags);
 /* Bytes taken, perhaps not all. */
 PB_API int64_t pb_host_send(struct pb_host *h, int s, const void *buf, size_t n, int flags);
 PB_API int pb_host_shutdown(struct pb_host *h, int s, int how);
-/* -EAGAIN: lingers still (SO_LINGER with a time, blocking): ask again, at the latest at *until_ns. */
+/* With SO_LINGER of no time, RST. The socket is gone in any case: who wants to linger lets time pass. */
 PB_API int pb_host_close(struct pb_host *h, int s);
 /* SIOCINQ, SIOCOUTQ, SIOCOUTQNSD. */
 PB_API int pb_host_ioctl(struct pb_host *h, int s, unsigned long request, int32_t *value);
@@ -98,4 +99,6 @@ PB_API int pb_host_names(struct pb_host *h, int s, struct pb_tcp_endpoint *local
 PB_API int pb_host_info(struct pb_host *h, int s, struct pb_tcp_info *info);
 /* NULL before the first socket. */
 PB_API struct pb_tcp *pb_host_engine(struct pb_host *h);
+/* Where its frames are from. */
+PB_API struct pb_pool *pb_host_pool(struct pb_host *h);
 #endif
