@@ -77,6 +77,9 @@ if [ -n "$iommu" ]; then
 	arguments="intel_iommu=on $arguments"
 fi
 
+# Nothing is to be on the wire but what the guest sends.
+echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
+
 # A bridge without a mind of its own: it forwards everything, PTP and LLDP frames too, and learns nothing.
 bridge() {
 	ip link add "$1" type bridge stp_state 0 ageing_time 0 mcast_snooping 0 group_fwd_mask 0xfff8
