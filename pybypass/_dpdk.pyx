@@ -303,11 +303,6 @@ cdef class PortHandle:
         if c.pb_dpdk_flow_destroy(self.handle(), id, &f):
             raise flow_error(&f)
 
-    def flow_flush(self):
-        cdef c.pb_dpdk_flow_fail f
-        if c.pb_dpdk_flow_flush(self.handle(), &f):
-            raise flow_error(&f)
-
     def flow_query(self, int id):
         cdef c.pb_dpdk_flow_fail f
         cdef uint64_t hits = 0, nbytes = 0, unknown = 0xffffffffffffffff

@@ -53,6 +53,18 @@ class XdpProgram:
     def steer_list(self) -> list[tuple[int, str | None, int, int, int]]:
         """(proto, address or None, lowest port, highest port, how often it was added) of each rule, in no order."""
 
+    def act_add(self, rule: dict[str, Any], priority: int) -> int:
+        """Puts a flow rule (Rule.for_core()) into the list that is asked before steer_add()'s; its number.
+
+        Raises OSError: ENOSPC (64 rules exist).
+        """
+
+    def act_del(self, number: int) -> None:
+        """Takes one out; OSError(ENOENT) when it is not there."""
+
+    def act_count(self, number: int) -> tuple[int, int]:
+        """Packets and bytes that a rule with `count` has matched; OSError(ENOENT)."""
+
     def rss_on(self, queue: int, key: _Bytes, table: _Bytes) -> None:
         """Spreads the packets of a queue over its sockets by the Toeplitz hash with `key` (40 bytes): socket
         `table[hash % 128]`, 128 bytes.
@@ -67,7 +79,7 @@ class XdpProgram:
         """All packets of the queue go to its first socket again."""
 
     def counters(self) -> dict[str, int]:
-        """redirected, passed, icmp_redirected and meta_failed, summed over the CPUs."""
+        """redirected, passed, icmp_redirected, meta_failed and dropped (by flow rules), summed over the CPUs."""
 
 def open_device(
     ifname: str,

@@ -162,6 +162,21 @@ cdef class XdpProgram:
         finally:
             free(rules)
 
+    def act_add(self, dict rule, unsigned int priority):
+        cdef c.pb_act act
+        act_of(rule, &act)
+        cdef int number = c.pb_xsk_act_add(self.handle(), &act, priority)
+        check(number)
+        return number
+
+    def act_del(self, unsigned int number):
+        check(c.pb_xsk_act_del(self.handle(), number))
+
+    def act_count(self, unsigned int number):
+        cdef c.pb_act_counters n
+        check(c.pb_xsk_act_count(self.handle(), number, &n))
+        return n.pkts, n.bytes
+
     def rss_on(self, int queue, const unsigned char[::1] key not None, const unsigned char[::1] table not None):
         if key.shape[0] != RSS_KEY_BYTES or table.shape[0] != RSS_TABLE:
             raise ValueError(f"a key has {RSS_KEY_BYTES} bytes and a table {RSS_TABLE}")
@@ -183,7 +198,46 @@ cdef class XdpProgram:
             "passed": n.passed,
             "icmp_redirected": n.icmp_redirected,
             "meta_failed": n.meta_failed,
+            "dropped": n.dropped,
         }
+
+
+cdef int take_address(tuple pair, c.uint32_t *value, c.uint32_t *mask) except -1:
+    """4 bytes, 16 or none: the last ones of the field."""
+    cdef bytes raw = pair[0], bits = pair[1]
+    cdef size_t n = len(raw)
+    memcpy(<char *>value + 16 - n, <const char *>raw, n)
+    memcpy(<char *>mask + 16 - n, <const char *>bits, n)
+    return 0
+
+
+cdef int take_ports(tuple match, c.pb_act_ports *out) except -1:
+    out.lo, out.mask, out.hi = match
+    if not out.hi:
+        out.hi = out.lo
+    return 0
+
+
+cdef int act_of(dict rule, c.pb_act *act) except -1:
+    """From Rule.for_core()."""
+    memset(act, 0, sizeof(act[0]))
+    take_address(rule["src_ip"], act.src, act.src_mask)
+    take_address(rule["dst_ip"], act.dst, act.dst_mask)
+    take_ports(rule["src_port"], &act.sport)
+    take_ports(rule["dst_port"], &act.dport)
+    act.eth_type, act.eth_mask = map(socket.htons, rule["eth_type"])
+    act.version = rule["version"]
+    act.proto, act.proto_mask = rule["proto"]
+    act.tcp_flags, act.tcp_mask = rule["tcp_flags"]
+    if act.sport.mask or act.dport.mask:
+        act.needs |= c.PB_ACT_PORTS
+    if act.tcp_mask:
+        act.needs |= c.PB_ACT_FLAGS
+    act.drops = rule["fate"] == "drop"
+    act.marks = rule["mark"] is not None
+    act.mark = rule["mark"] or 0
+    act.counts = rule["count"]
+    return 0
 
 
 cdef int change(c.pb_xsk_prog *p, bint add, int proto, ip, int lo, int hi) except? -1:

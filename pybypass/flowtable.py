@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import ipaddress
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
@@ -16,7 +17,7 @@ from .ports import Port
 __all__ = ["DpdkFlows", "FlowTable", "XdpFlows"]
 
 
-class FlowTable:
+class FlowTable(ABC):
     """Rules by their numbers. A back end says how one is put in (`_create` gives its number) and taken out."""
 
     def __init__(self, port: Port) -> None:
@@ -49,10 +50,18 @@ class FlowTable:
         del self._flows[flow.id]
 
     def flush(self) -> None:
+        """All that can be; those that the back end does not let go of stay in the list, and the first error is raised."""
         self._alive()
+        failed: PybypassError | None = None
         for flow in list(self._flows.values()):
-            self._destroy(flow.id)
-            del self._flows[flow.id]
+            try:
+                self._destroy(flow.id)
+            except PybypassError as e:
+                failed = failed or e
+            else:
+                del self._flows[flow.id]
+        if failed is not None:
+            raise failed
 
     def check(self, rule: Rule, send: Callable[[bytes], object], packets: int, timeout: float) -> FlowCheck:
         """Port.flow_check()."""
@@ -87,17 +96,17 @@ class FlowTable:
     def _now(self, flow: Flow) -> Flow:
         return flow
 
-    def _validate(self, rule: Rule) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _validate(self, rule: Rule) -> None: ...
 
-    def _create(self, rule: Rule) -> int:
-        raise NotImplementedError
+    @abstractmethod
+    def _create(self, rule: Rule) -> int: ...
 
-    def _destroy(self, number: int) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def _destroy(self, number: int) -> None: ...
 
-    def _query(self, number: int) -> tuple[int | None, int | None]:
-        raise NotImplementedError
+    @abstractmethod
+    def _query(self, number: int) -> tuple[int | None, int | None]: ...
 
 
 class DpdkFlows(FlowTable):
@@ -161,46 +170,32 @@ class DpdkFlows(FlowTable):
 
 Steer = tuple[int, Any, int, int]
 
-# What the maps have no place for, in the order in which it is named.
-_NOT_IN_MAPS = ("src_mac", "dst_mac", "eth_type", "vlan", "vlan_pcp", "src_ip", "src_port", "tcp_flags", "drop", "mark", "count")
+_WITH_PORTS = (6, 17, 33, 132, 136)
 
 
 class XdpFlows(FlowTable):
-    """By the maps of the XDP program: the local address, protocol and port, or a range of ports. What matches comes to this
-    program's sockets in place of the kernel; the card chooses the queue, and the port's RSS table the socket of it. Errors of
-    ICMP that quote a packet from there match too."""
+    """By the maps of the XDP program. A rule about the local address, protocol and ports that only takes its packets is an entry
+    of what is steered: errors of ICMP that quote such a packet come too. Every other rule is in a list of at most 64 that is asked
+    before, where the first that matches decides, by priority, then by age; a rule of the list that only adds a mark or a count to
+    what could be steered is in both places.
 
-    def __init__(self, port: Port, program: Any) -> None:
+    What is taken comes to this program's sockets in place of the kernel: the card chooses the queue, and the port's RSS table the
+    socket of it. On a queue without a socket rules drop and count as elsewhere, and nothing is taken. A mark is
+    carried by the metadata before the packet, which is the driver's to grant (`meta_failed` of the program's counters)."""
+
+    def __init__(self, port: Port, program: Any, *, metadata: bool) -> None:
         super().__init__(port)
-        self._program = program
-        self._steered: dict[int, Steer] = {}
+        self._program, self._metadata = program, metadata
+        self._there: dict[int, tuple[Steer | None, int | None]] = {}
         self._last = 0
 
-    def _compile(self, rule: Rule) -> Steer:
-        for name in _NOT_IN_MAPS:
-            if getattr(rule, name) not in (None, False):
-                raise refused(name, _why_not(name), errno.EOPNOTSUPP)
-        if rule.priority:
-            raise refused("priority", "steering has no order: a packet matches or it does not", errno.EOPNOTSUPP)
+    def _compile(self, rule: Rule) -> dict[str, Any]:
+        for name in ("src_mac", "dst_mac", "vlan", "vlan_pcp"):
+            if getattr(rule, name) is not None:
+                text = "the XDP program looks at EtherType, addresses, protocol, ports and TCP flags"
+                raise refused(name, text, errno.EOPNOTSUPP)
         self._check_fate(rule)
-        core = rule.for_core()
-        address, mask = core["dst_ip"]
-        if rule.dst_ip is not None and any(b != 0xFF for b in mask):
-            raise refused("dst_ip", "a whole address: the map has no masks", errno.EOPNOTSUPP)
-        ip = ipaddress.ip_address(address) if address else None
-        if rule.proto is None:
-            if ip is not None or rule.dst_port is not None:
-                raise refused("proto", "needed with an address or a port", errno.EOPNOTSUPP)
-            return 0, None, 0, 0
-        proto, mask = core["proto"]
-        if mask != 0xFF or not proto:
-            raise refused("proto", "a whole number, not 0: the map has no masks", errno.EOPNOTSUPP)
-        value, mask, last = core["dst_port"]
-        if mask not in (0, 0xFFFF):
-            raise refused("dst_port", "a number or a range: the map has no masks", errno.EOPNOTSUPP)
-        if proto not in (6, 17, 33, 132, 136):
-            return proto, ip, 0, 0
-        return (proto, ip, value, last or value) if mask else (proto, ip, 0, 65535)
+        return rule.for_core()
 
     def _check_fate(self, rule: Rule) -> None:
         n = len(self.port.queues)
@@ -211,30 +206,65 @@ class XdpFlows(FlowTable):
             raise refused("rss", "types: they are the port's (rss=, rss_table)", errno.EOPNOTSUPP)
         if rule.rss is not None and rule.rss.queues and set(rule.rss.queues) != set(range(n)):
             raise refused("rss", "queues: all of the port, or none named", errno.EOPNOTSUPP)
+        if rule.mark is not None and not self._metadata:
+            raise refused("mark", "the port was opened without metadata", errno.EOPNOTSUPP, hint="open it without meta=0")
 
     def _validate(self, rule: Rule) -> None:
         self._compile(rule)
 
     def _create(self, rule: Rule) -> int:
-        steer = self._compile(rule)
+        core = self._compile(rule)
+        steer = _steer_of(core)
+        in_list = steer is None or core["mark"] is not None or core["count"] or core["priority"]
+        number: int | None = None
         try:
-            self._program.steer_add(*steer)
+            if in_list:
+                number = self._program.act_add(core, core["priority"])
+            if steer is not None:
+                self._program.steer_add(*steer)
         except OSError as e:
-            what = "dst_port" if steer[2] != steer[3] else "rule"
+            if number is not None:
+                self._program.act_del(number)
+            what = "rule" if steer is None or steer[2] == steer[3] or (in_list and number is None) else "dst_port"
             raise refused(what, f"the map is full ({e.strerror})", e.errno or errno.EIO) from None
         self._last += 1
-        self._steered[self._last] = steer
+        self._there[self._last] = steer, number
         return self._last
 
     def _destroy(self, number: int) -> None:
+        steer, act = self._there[number]
         try:
-            self._program.steer_del(*self._steered[number])
+            if act is not None:
+                self._program.act_del(act)
+                self._there[number] = steer, None
+            if steer is not None:
+                self._program.steer_del(*steer)
         except OSError as e:
             raise refused("rule", e.strerror or "", e.errno or errno.EIO) from None
-        del self._steered[number]
+        del self._there[number]
+
+    def _query(self, number: int) -> tuple[int | None, int | None]:
+        try:
+            hits, nbytes = self._program.act_count(self._there[number][1])
+        except OSError as e:
+            raise refused("rule", e.strerror or "", e.errno or errno.EIO) from None
+        return hits, nbytes
 
 
-def _why_not(name: str) -> str:
-    if name in ("drop", "mark", "count"):
-        return "the XDP program only chooses between this port and the kernel"
-    return "the XDP program's maps match the local address, protocol and port"
+def _steer_of(core: dict[str, Any]) -> Steer | None:
+    """The entry that takes just what the rule matches; None: there is none such."""
+    if core["fate"] == "drop" or core["eth_type"][1] or any(core[n][1] for n in ("src_port", "tcp_flags")):
+        return None
+    address, mask = core["dst_ip"]
+    if any(core["src_ip"][1]) or any(b != 0xFF for b in mask):
+        return None
+    ip = ipaddress.ip_address(address) if address else None
+    proto, mask = core["proto"]
+    if not mask:
+        return (0, None, 0, 0) if ip is None else None
+    if mask != 0xFF or not proto or core["dst_port"][1] not in (0, 0xFFFF):
+        return None
+    if proto not in _WITH_PORTS:
+        return proto, ip, 0, 0
+    value, mask, last = core["dst_port"]
+    return (proto, ip, value, last or value) if mask else (proto, ip, 0, 65535)

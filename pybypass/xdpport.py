@@ -216,7 +216,7 @@ class XdpPort(Port):
         from .flowtable import XdpFlows  # it knows what a port is
 
         if self._flows is None:
-            self._flows = XdpFlows(self, self.program)
+            self._flows = XdpFlows(self, self.program, metadata=not self._no_meta)
         return self._flows
 
     def _close(self, force: bool) -> None:

@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 elffile = pytest.importorskip("elftools.elf.elffile", reason="needs pyelftools")
 
-MAPS = {"pb_xsks", "pb_steer", "pb_ranges", "pb_conf", "pb_counters", "pb_rss", "pb_hash"}
+MAPS = {
+    "pb_xsks", "pb_steer", "pb_ranges", "pb_conf", "pb_counters", "pb_rss", "pb_hash", "pb_acts", "pb_act_order", "pb_act_counts",
+}  # fmt: skip
 KFUNCS = {"bpf_xdp_metadata_rx_hash", "bpf_xdp_metadata_rx_timestamp", "bpf_xdp_metadata_rx_vlan_tag"}
 R_BPF_64_64 = 1
 
@@ -77,7 +79,7 @@ def test_maps(elf):
     """BTF-defined maps: their symbols lie in .maps, and BTF knows their names and value types."""
     assert symbols(elf, ".maps") == MAPS
     strings = set(elf.get_section_by_name(".BTF").data().split(b"\0"))
-    for name in (*MAPS, "pb_steer_key", "pb_steer_value", "pb_steer_range", "pb_steer_conf", "pb_steer_counters"):
+    for name in (*MAPS, "pb_steer_key", "pb_steer_value", "pb_steer_range", "pb_steer_conf", "pb_steer_counters", "pb_act"):
         assert name.encode() in strings
     for name in (".data", ".bss", ".rodata"):
         assert elf.get_section_by_name(name) is None, "a hidden map"

@@ -205,6 +205,8 @@ static __always_inline __be16 network(const void *data, const void *end, const v
 	return type;
 }
 
+#include "pb_xdp_act.bpf.h"
+
 static __always_inline int parse(struct pb_tuple *t, const void *data, const void *end)
 {
 	const void *l3;
@@ -388,9 +390,10 @@ static __always_inline __u32 spread(const struct xdp_md *ctx, const struct pb_rs
 	return r->type ? q->table[r->hash % PB_RSS_TABLE] % PB_XSK_SOCKETS : 0;
 }
 
-/* Writes the metadata before the packet. Returns -1 when the driver gives no room for it. */
+/* Writes the metadata before the packet. act: the rule that took it, or NULL. Returns -1 when the driver gives no room
+ * for it. */
 static __always_inline int put_meta(struct xdp_md *ctx, const struct pb_steer_conf *conf, __u8 version,
-				    const struct pb_rss_result *rss)
+				    const struct pb_rss_result *rss, const struct pb_act *act)
 {
 	if (bpf_xdp_adjust_meta(ctx, -(int)sizeof(struct pb_xsk_meta)))
 		return -1;
@@ -405,6 +408,10 @@ static __always_inline int put_meta(struct xdp_md *ctx, const struct pb_steer_co
 		v.hash_type = rss->type;
 		v.valid |= PB_META_HASH;
 	}
+	if (act && act->marks) {
+		v.hash = act->mark;
+		v.valid = (__u16)((v.valid & ~PB_META_HASH) | PB_META_MARK);
+	}
 	*m = v;
 	return 0;
 }
@@ -417,7 +424,12 @@ static __always_inline int pb_xdp_steer(struct xdp_md *ctx)
 	if (!conf || !count)
 		return XDP_PASS;
 	struct pb_tuple t = {};
-	if (!conf->all &&
+	const struct pb_act *act = conf->nacts ? act_of(ctx, conf, &t.version) : 0;
+	if (act && act->drops) {
+		count->dropped++;
+		return XDP_DROP;
+	}
+	if (!act && !conf->all &&
 	    !(conf->nowned && is_owned((void *)(long)ctx->data, (void *)(long)ctx->data_end, &t.version))) {
 		if (parse(&t, (void *)(long)ctx->data, (void *)(long)ctx->data_end) || !is_steered(&t, conf))
 			goto pass;
@@ -432,7 +444,7 @@ static __always_inline int pb_xdp_steer(struct xdp_md *ctx)
 	}
 	if (bpf_redirect_map(&pb_xsks, slot, XDP_PASS) != XDP_REDIRECT)
 		goto pass;
-	if (conf->nmeta && put_meta(ctx, conf, t.version, &rss))
+	if (conf->nmeta && put_meta(ctx, conf, t.version, &rss, act))
 		count->meta_failed++;
 	count->redirected++;
 	count->icmp_redirected += t.icmp_error;

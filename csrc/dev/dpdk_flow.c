@@ -176,17 +176,15 @@ int pb_dpdk_flow_destroy(struct pb_dpdk_port *p, int id, struct pb_dpdk_flow_fai
 	return rc;
 }
 
-int pb_dpdk_flow_flush(struct pb_dpdk_port *p, struct pb_dpdk_flow_fail *fail)
+void pb_dpdk_flows_free(struct pb_dpdk_port *p)
 {
-	int rc = 0;
+	struct pb_dpdk_flow_fail fail;
 	while (p->flows) {
 		struct pb_dpdk_flow *flow = p->flows;
-		int one = take_out(p, flow, fail);
-		rc = rc ? rc : one;
+		(void)take_out(p, flow, &fail); /* what the driver keeps goes with the port */
 		p->flows = flow->next;
 		free(flow);
 	}
-	return rc;
 }
 
 int pb_dpdk_flow_query(struct pb_dpdk_port *p, int id, uint64_t *hits, uint64_t *bytes, struct pb_dpdk_flow_fail *fail)

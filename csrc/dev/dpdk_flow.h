@@ -52,8 +52,6 @@ PB_API int pb_dpdk_flow_create(struct pb_dpdk_port *port, const struct pb_flow_r
 			       struct pb_dpdk_flow_fail *fail);
 /* -ENOENT: no such number. On other errors it is still there. */
 PB_API int pb_dpdk_flow_destroy(struct pb_dpdk_port *port, int id, struct pb_dpdk_flow_fail *fail);
-/* All of them; those that the driver could not remove are gone from the list too. */
-PB_API int pb_dpdk_flow_flush(struct pb_dpdk_port *port, struct pb_dpdk_flow_fail *fail);
 /* Packets and bytes of a rule with `count`; UINT64_MAX: the driver does not count those. */
 PB_API int pb_dpdk_flow_query(struct pb_dpdk_port *port, int id, uint64_t *hits, uint64_t *bytes,
 			      struct pb_dpdk_flow_fail *fail);

@@ -198,6 +198,7 @@ void pb_dpdk_report_fill(struct pb_dpdk_port *p, struct pb_dpdk_report *rep);
 void pb_dpdk_flows_stop(struct pb_dpdk_port *p);
 void pb_dpdk_flows_start(struct pb_dpdk_port *p);
 void pb_dpdk_flows_lost(struct pb_dpdk_port *p);
+void pb_dpdk_flows_free(struct pb_dpdk_port *p);
 
 int pb_dpdk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns);
 int pb_dpdk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner from, uint64_t now_ns);

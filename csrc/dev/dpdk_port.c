@@ -297,8 +297,7 @@ fail:
 
 static void port_free(struct pb_dpdk_port *p)
 {
-	struct pb_dpdk_flow_fail fail;
-	(void)pb_dpdk_flow_flush(p, &fail);
+	pb_dpdk_flows_free(p);
 	if (p->id < RTE_MAX_ETHPORTS && !atomic_load(&p->removed)) {
 		unwatch(p);
 		if (!atomic_load(&p->gone))

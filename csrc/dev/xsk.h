@@ -150,6 +150,16 @@ PB_API int pb_xsk_steer_add(struct pb_xsk_prog *p, uint8_t proto, const struct p
 PB_API int pb_xsk_steer_del(struct pb_xsk_prog *p, uint8_t proto, const struct pb_ip *ip, uint16_t lo, uint16_t hi);
 /* Writes up to n rules in no order; returns how many there are, which may be more. */
 PB_API int pb_xsk_steer_list(struct pb_xsk_prog *p, struct pb_steer_rule *out, int n);
+
+/* Flow rules that drop, mark or count, or that look at more than the local end: a list, asked before the rules above.
+ * The first that matches decides, by priority (0 first), then by age. Returns the rule's number, -ENOSPC (64 exist) or
+ * -errno. Thread-safe. */
+PB_API int pb_xsk_act_add(struct pb_xsk_prog *p, const struct pb_act *act, uint32_t priority);
+/* 0, -ENOENT. */
+PB_API int pb_xsk_act_del(struct pb_xsk_prog *p, uint32_t slot);
+/* What a rule with `counts` has matched since it was added, summed over the CPUs. 0, -ENOENT. */
+PB_API int pb_xsk_act_count(struct pb_xsk_prog *p, uint32_t slot, struct pb_act_counters *out);
+
 /* Sums over the CPUs. */
 PB_API int pb_xsk_prog_counters(struct pb_xsk_prog *p, struct pb_steer_counters *out);
 

@@ -10,6 +10,7 @@ enum pb_meta_valid {
 	PB_META_TS_HW = 1 << 1,  /* rx_ts: the NIC's clock */
 	PB_META_TS_TAI = 1 << 2, /* tai_ns: bpf_ktime_get_tai_ns() */
 	PB_META_VLAN = 1 << 3,   /* the NIC stripped a tag */
+	PB_META_MARK = 1 << 4,   /* hash: the mark of a flow rule, and no hash */
 };
 
 /* Directly before the packet. 32 bytes: kernels before 6.9 allow no more. The area is not zeroed by the kernel, hence
@@ -55,6 +56,40 @@ struct pb_steer_range {
 	__u16 zero;
 };
 
+/* A flow rule of the list (csrc/bpf/pb_xdp_act.bpf.h): values under masks; a mask of 0 matches anything. */
+enum pb_act_needs {
+	PB_ACT_PORTS = 1 << 0, /* matches only what has ports: TCP and UDP, of fragments the first */
+	PB_ACT_FLAGS = 1 << 1, /* matches only what has flags: TCP */
+};
+
+/* lo <= (port & mask) <= hi, host order. */
+struct pb_act_ports {
+	__u16 mask, lo, hi;
+};
+
+struct pb_act {
+	__u32 src[4], src_mask[4]; /* IPv6, or the last word: IPv4 */
+	__u32 dst[4], dst_mask[4];
+	struct pb_act_ports sport, dport;
+	__u16 eth_type, eth_mask; /* big-endian; behind at most one tag */
+	__u8 version;             /* 4, 6 or 0: any */
+	__u8 proto, proto_mask;
+	__u8 tcp_flags, tcp_mask;
+	__u8 needs;
+	/* What becomes of a packet: dropped, or taken for the socket of the queue it came in on. */
+	__u8 drops, marks, counts;
+	__u8 zero[3];
+	__u32 mark;
+};
+_Static_assert(sizeof(struct pb_act) == 96, "no hidden padding");
+
+/* Per CPU and rule. */
+struct pb_act_counters {
+	__u64 pkts;
+	__u64 bytes; /* of the frames, as they came */
+};
+
+#define PB_ACT_RULES 64
 #define PB_STEER_RANGES 16
 #define PB_STEER_KEYS 65536
 #define PB_XSK_QUEUES 256
@@ -86,6 +121,7 @@ struct pb_steer_conf {
 	__u32 nrss;   /* queues whose packets are spread by hash */
 	__u32 nowned; /* addresses of user space alone */
 	__u32 nmeta;  /* sockets that want metadata: without one, none is written */
+	__u32 nacts;  /* flow rules of the list */
 };
 
 /* Per CPU. */
@@ -94,5 +130,6 @@ struct pb_steer_counters {
 	__u64 passed;          /* to the kernel: not steered, or no socket on this queue */
 	__u64 icmp_redirected; /* ICMP errors that quote a steered tuple */
 	__u64 meta_failed;     /* redirected without metadata */
+	__u64 dropped;         /* by flow rules */
 };
 #endif

@@ -53,6 +53,12 @@ static const struct variant generic_variants[] = {
 	{"pb_xdp_generic.bpf.o", false, false},
 };
 
+int pb_xsk_prog_store_conf(struct pb_xsk_prog *p)
+{
+	uint32_t zero = 0;
+	return bpf_map_update_elem(p->conf_fd, &zero, &p->conf, BPF_ANY) ? -errno : 0;
+}
+
 static int find_maps(struct pb_xsk_prog *p)
 {
 	p->xsks_fd = bpf_object__find_map_fd_by_name(p->obj, "pb_xsks");
@@ -62,15 +68,17 @@ static int find_maps(struct pb_xsk_prog *p)
 	p->counters_fd = bpf_object__find_map_fd_by_name(p->obj, "pb_counters");
 	p->rss_fd = bpf_object__find_map_fd_by_name(p->obj, "pb_rss");
 	p->hash_fd = bpf_object__find_map_fd_by_name(p->obj, "pb_hash");
-	if (p->rss_fd < 0 || p->hash_fd < 0 || p->xsks_fd < 0 || p->steer_fd < 0 || p->ranges_fd < 0 ||
-	    p->conf_fd < 0 || p->counters_fd < 0)
+	p->acts_fd = bpf_object__find_map_fd_by_name(p->obj, "pb_acts");
+	p->act_order_fd = bpf_object__find_map_fd_by_name(p->obj, "pb_act_order");
+	p->act_counts_fd = bpf_object__find_map_fd_by_name(p->obj, "pb_act_counts");
+	if (p->acts_fd < 0 || p->act_order_fd < 0 || p->act_counts_fd < 0 || p->rss_fd < 0 || p->hash_fd < 0 ||
+	    p->xsks_fd < 0 || p->steer_fd < 0 || p->ranges_fd < 0 || p->conf_fd < 0 || p->counters_fd < 0)
 		return -ENOENT;
-	uint32_t zero = 0;
 	do {
 		if (getrandom(&p->conf.magic, sizeof(p->conf.magic), 0) != sizeof(p->conf.magic))
 			return -EIO;
 	} while (!p->conf.magic);
-	return bpf_map_update_elem(p->conf_fd, &zero, &p->conf, BPF_ANY) ? -errno : 0;
+	return pb_xsk_prog_store_conf(p);
 }
 
 static int load(struct pb_xsk_prog *p, const char *dir, const struct variant *v, struct pb_xsk_fail *f)

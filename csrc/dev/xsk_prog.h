@@ -19,10 +19,14 @@ struct pb_xsk_prog {
 	uint32_t prog_id;
 	struct bpf_object *obj;
 	int link_fd, xsks_fd, steer_fd, ranges_fd, conf_fd, counters_fd, rss_fd, hash_fd;
+	int acts_fd, act_order_fd, act_counts_fd;
 	pthread_mutex_t lock; /* for what follows and the maps behind it */
 	struct pb_steer_conf conf;
 	struct pb_steer_rule ranges[PB_STEER_RANGES];
 	uint8_t rss_key[PB_RSS_KEY_BYTES]; /* while conf.nrss */
+	uint32_t act_order[PB_ACT_RULES];  /* the map's first conf.nacts */
+	uint32_t act_priority[PB_ACT_RULES];
+	uint32_t act_next;
 };
 
 /* Fills *f and returns err. fmt as printf; ": " and the text of err follow it when err is not 0. */
@@ -31,6 +35,8 @@ int pb_xsk_fail_set(struct pb_xsk_fail *f, enum pb_xsk_stage stage, int err, con
 
 /* Whether this process has a program on the interface, in whatever mode. */
 bool pb_xsk_prog_is_here(uint32_t ifindex);
+/* Hands p->conf to the program. With the lock; 0 or -errno. */
+int pb_xsk_prog_store_conf(struct pb_xsk_prog *p);
 /* One more socket (+1), or one less (-1), wants metadata. 0 or -errno. */
 int pb_xsk_prog_meta(struct pb_xsk_prog *p, int change);
 /* Enters socket 0 to 15 of a queue, or takes it out. 0 or -errno. */

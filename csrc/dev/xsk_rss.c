@@ -10,12 +10,6 @@
 _Static_assert(PB_RSS_KEY_BYTES == PB_TOEPLITZ_KEY_LEN && PB_RSS_IN_MAX == PB_TOEPLITZ_IN_MAX, "one hash");
 _Static_assert(sizeof(struct pb_rss_hash) == sizeof(struct pb_toeplitz_table), "the program's table is csrc/wire's");
 
-static int store_conf(struct pb_xsk_prog *p)
-{
-	uint32_t zero = 0;
-	return bpf_map_update_elem(p->conf_fd, &zero, &p->conf, BPF_ANY) ? -errno : 0;
-}
-
 static int store_key(struct pb_xsk_prog *p, const uint8_t key[PB_RSS_KEY_BYTES])
 {
 	struct pb_toeplitz_table t;
@@ -58,7 +52,7 @@ int pb_xsk_rss_on(struct pb_xsk_prog *p, uint32_t queue, const uint8_t key[PB_RS
 		err = store_queue(p, queue, table);
 	if (!err && !on) {
 		p->conf.nrss++;
-		err = store_conf(p);
+		err = pb_xsk_prog_store_conf(p);
 	}
 	pthread_mutex_unlock(&p->lock);
 	return err;
@@ -68,7 +62,7 @@ int pb_xsk_prog_meta(struct pb_xsk_prog *p, int change)
 {
 	pthread_mutex_lock(&p->lock);
 	p->conf.nmeta += (uint32_t)change;
-	int err = store_conf(p);
+	int err = pb_xsk_prog_store_conf(p);
 	pthread_mutex_unlock(&p->lock);
 	return err;
 }
@@ -86,7 +80,7 @@ void pb_xsk_rss_off(struct pb_xsk_prog *p, uint32_t queue)
 	pthread_mutex_lock(&p->lock);
 	if (queue < PB_XSK_QUEUES && is_on(p, queue) && !store_queue(p, queue, NULL)) {
 		p->conf.nrss--;
-		(void)store_conf(p);
+		(void)pb_xsk_prog_store_conf(p);
 	}
 	pthread_mutex_unlock(&p->lock);
 }

@@ -36,6 +36,10 @@ static void take_meta(struct pb_xsk *x, struct pb_desc *d, uint8_t *packet)
 		d->hash = m.hash;
 		d->hash_type = hash_type(m.hash_type);
 	}
+	if (m.valid & PB_META_MARK) {
+		d->hash = m.hash;
+		d->flags |= PB_DESC_MARK;
+	}
 	if (m.valid & PB_META_TS_HW) {
 		d->ts_ns = m.rx_ts;
 		d->ts_source = PB_TS_HW;

@@ -6,12 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 
-static int store_conf(struct pb_xsk_prog *p)
-{
-	uint32_t zero = 0;
-	return bpf_map_update_elem(p->conf_fd, &zero, &p->conf, BPF_ANY) ? -errno : 0;
-}
-
 static struct pb_steer_key key_of(uint8_t proto, const struct pb_ip *ip, uint16_t port)
 {
 	struct pb_steer_key k = {.port = __builtin_bswap16(port), .proto = proto};
@@ -26,7 +20,7 @@ static int all_change(struct pb_xsk_prog *p, bool add)
 	if (!add && !p->conf.all)
 		return -ENOENT;
 	p->conf.all += add ? 1 : UINT32_MAX;
-	return store_conf(p);
+	return pb_xsk_prog_store_conf(p);
 }
 
 /* count: of the configuration's, the one for this kind of entry. */
@@ -41,7 +35,7 @@ static int exact_add(struct pb_xsk_prog *p, const struct pb_steer_key *k, uint32
 		return 0;
 	/* The entry first, then the count that makes the program look for it. */
 	++*count;
-	return store_conf(p);
+	return pb_xsk_prog_store_conf(p);
 }
 
 static int exact_del(struct pb_xsk_prog *p, const struct pb_steer_key *k, uint32_t *count)
@@ -54,7 +48,7 @@ static int exact_del(struct pb_xsk_prog *p, const struct pb_steer_key *k, uint32
 	if (bpf_map_delete_elem(p->steer_fd, k))
 		return -errno;
 	--*count;
-	return store_conf(p);
+	return pb_xsk_prog_store_conf(p);
 }
 
 static int store_range(struct pb_xsk_prog *p, uint32_t slot)
@@ -92,7 +86,7 @@ static int range_add(struct pb_xsk_prog *p, const struct pb_steer_rule *rule)
 	if (err)
 		return err;
 	p->conf.nranges++;
-	return store_conf(p);
+	return pb_xsk_prog_store_conf(p);
 }
 
 static int range_del(struct pb_xsk_prog *p, const struct pb_steer_rule *rule)
@@ -107,7 +101,7 @@ static int range_del(struct pb_xsk_prog *p, const struct pb_steer_rule *rule)
 	p->ranges[slot] = p->ranges[last];
 	int err = slot == last ? 0 : store_range(p, slot);
 	p->conf.nranges--;
-	return err ? err : store_conf(p);
+	return err ? err : pb_xsk_prog_store_conf(p);
 }
 
 static int change(struct pb_xsk_prog *p, const struct pb_steer_rule *rule, bool add)
@@ -196,6 +190,7 @@ int pb_xsk_prog_counters(struct pb_xsk_prog *p, struct pb_steer_counters *out)
 		out->passed += each[i].passed;
 		out->icmp_redirected += each[i].icmp_redirected;
 		out->meta_failed += each[i].meta_failed;
+		out->dropped += each[i].dropped;
 	}
 	free(each);
 	return err;

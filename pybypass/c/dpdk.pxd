@@ -152,7 +152,6 @@ cdef extern from "dev/dpdk_flow.h" nogil:
     int pb_dpdk_flow_validate(pb_dpdk_port *port, const pb_flow_rule *rule, pb_dpdk_flow_fail *fail)
     int pb_dpdk_flow_create(pb_dpdk_port *port, const pb_flow_rule *rule, pb_dpdk_flow_fail *fail)
     int pb_dpdk_flow_destroy(pb_dpdk_port *port, int id, pb_dpdk_flow_fail *fail)
-    int pb_dpdk_flow_flush(pb_dpdk_port *port, pb_dpdk_flow_fail *fail)
     int pb_dpdk_flow_query(pb_dpdk_port *port, int id, uint64_t *hits, uint64_t *bytes, pb_dpdk_flow_fail *fail)
     int pb_dpdk_flow_state(pb_dpdk_port *port, int id, pb_dpdk_flow_fail *fail)
     int pb_dpdk_flow_text(const pb_flow_rule *rule, bint conv, char *buf, size_t room)

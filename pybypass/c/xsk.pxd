@@ -21,7 +21,23 @@ cdef extern from "dev/dev.h" nogil:
 
 cdef extern from "dev/xsk_meta.h" nogil:
     struct pb_steer_counters:
-        uint64_t redirected, passed, icmp_redirected, meta_failed
+        uint64_t redirected, passed, icmp_redirected, meta_failed, dropped
+    enum:
+        PB_ACT_PORTS
+        PB_ACT_FLAGS
+    struct pb_act_ports:
+        uint16_t mask, lo, hi
+    struct pb_act:
+        uint32_t src[4]
+        uint32_t src_mask[4]
+        uint32_t dst[4]
+        uint32_t dst_mask[4]
+        pb_act_ports sport, dport
+        uint16_t eth_type, eth_mask
+        uint8_t version, proto, proto_mask, tcp_flags, tcp_mask, needs, drops, marks, counts
+        uint32_t mark
+    struct pb_act_counters:
+        uint64_t pkts, bytes
     enum: PB_RSS_KEY_BYTES
     enum: PB_RSS_TABLE
     enum: PB_XSK_SOCKETS
@@ -89,6 +105,9 @@ cdef extern from "dev/xsk.h" nogil:
     int pb_xsk_steer_add(pb_xsk_prog *p, uint8_t proto, const pb_ip *ip, uint16_t lo, uint16_t hi)
     int pb_xsk_steer_del(pb_xsk_prog *p, uint8_t proto, const pb_ip *ip, uint16_t lo, uint16_t hi)
     int pb_xsk_steer_list(pb_xsk_prog *p, pb_steer_rule *out, int n)
+    int pb_xsk_act_add(pb_xsk_prog *p, const pb_act *act, uint32_t priority)
+    int pb_xsk_act_del(pb_xsk_prog *p, uint32_t slot)
+    int pb_xsk_act_count(pb_xsk_prog *p, uint32_t slot, pb_act_counters *out)
     int pb_xsk_rss_on(pb_xsk_prog *p, uint32_t queue, const uint8_t *key, const uint8_t *table)
     int pb_xsk_rss_table(pb_xsk_prog *p, uint32_t queue, const uint8_t *table)
     void pb_xsk_rss_off(pb_xsk_prog *p, uint32_t queue)

@@ -277,7 +277,7 @@ def test_open_device(xsk, pool, objdir, pair):
     program.steer_add(0)
     rules = [(0, None, 0, 0, 1), (6, "10.77.0.2", 80, 80, 1), (17, "fd77::2", 10, 20, 1)]
     assert sorted(program.steer_list()) == rules
-    assert program.counters() == dict.fromkeys(("redirected", "passed", "icmp_redirected", "meta_failed"), 0)
+    assert program.counters() == dict.fromkeys(("redirected", "passed", "icmp_redirected", "meta_failed", "dropped"), 0)
     assert xsk.device_info(dev)["fill_posted"] == 2048
     xsk.close_device(dev)
     with pytest.raises(ValueError):
