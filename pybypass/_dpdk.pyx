@@ -136,6 +136,9 @@ cdef dict report_dict(const c.pb_dpdk_report *r):
     }
 
 
+ctypedef int (*control_fn)(c.pb_dpdk_port *) noexcept nogil
+
+
 @cython.final
 cdef class PortHandle:
     cdef c.pb_dpdk_port *p
@@ -184,26 +187,23 @@ cdef class PortHandle:
             raise error_of(err)
         return PyCapsule_New(dev, DEV_CAPSULE, NULL)
 
-    def stop(self):
+    cdef int control(self, control_fn call) except -1:
+        """One that may take long."""
         cdef c.pb_dpdk_port *p = self.handle()
         cdef int rc
         with nogil:
-            rc = c.pb_dpdk_port_stop(p)
+            rc = call(p)
         check(rc)
+        return 0
+
+    def stop(self):
+        self.control(c.pb_dpdk_port_stop)
 
     def start(self):
-        cdef c.pb_dpdk_port *p = self.handle()
-        cdef int rc
-        with nogil:
-            rc = c.pb_dpdk_port_start(p)
-        check(rc)
+        self.control(c.pb_dpdk_port_start)
 
     def remove(self):
-        cdef c.pb_dpdk_port *p = self.handle()
-        cdef int rc
-        with nogil:
-            rc = c.pb_dpdk_port_remove(p)
-        check(rc)
+        self.control(c.pb_dpdk_port_remove)
 
     def look(self):
         cdef c.pb_dpdk_report r

@@ -51,6 +51,9 @@ class Queue(Lender):
     def live_views(self) -> int:
         """Views of frames that are alive."""
 
+    def look(self) -> None:
+        """Reads `mtu` from the device again. PB013 while an engine has it."""
+
     @property
     def is_closed(self) -> bool: ...
     def fileno(self) -> int:

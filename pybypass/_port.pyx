@@ -291,6 +291,9 @@ cdef class Queue(Lender):
             with nogil:
                 dev.ops.close(dev)
 
+    def look(self):
+        self.mtu = self.device().mtu
+
     @property
     def is_closed(self):
         return self.closed

@@ -126,10 +126,15 @@ class DpdkPort(Port):
             handle.set("allmulticast", int(on))
 
     def set_mtu(self, mtu: int) -> None:
-        """A smaller MTU than the port was opened with (its rings and frames were chosen for that). PB094 also from drivers
-        that want stop() first."""
+        """An MTU up to the one that the port was opened with (its rings and frames were chosen for that), for engines opened
+        from now on. PB013 while an engine has a queue, PB094 also from drivers that want stop() first."""
         with self._call(f"MTU {mtu}") as handle:
+            for queue in self.queues:
+                queue.look()
             handle.set("mtu", mtu)
+            for queue in self.queues:
+                queue.look()
+            self.report["mtu"] = mtu
 
     def hardware_stats(self) -> dict[str, int]:
         """DPDK's basic counters: rx_pkts, tx_pkts, rx_bytes, tx_bytes, rx_missed (no descriptor was free), rx_errors,

@@ -5,10 +5,10 @@
     >>> port.flow_add(Rule(src_ip="10.9.0.0/16", drop=True, count=True))
     >>> port.flow_add(Rule(eth_type=0x0800, proto="tcp", tcp_flags="syn,!ack", rss=Rss(queues=(0, 1))))
 
-One type for all ports: on `dpdk:` it is compiled to rte_flow and the NIC obeys it, on `xdp:` to the maps of the XDP program.
-The program looks at EtherType, addresses, protocol, ports and TCP flags, and drops, marks or counts; of queues it has only
-the one that a packet came in on. What a driver, or the program, cannot do is PB095 and names the item. Drivers have been seen to take rules that they do not obey:
-Port.flow_check() sends packets and looks.
+One type for all ports: on `dpdk:` it is compiled to rte_flow and the NIC obeys it, on `xdp:` to the maps of the XDP program,
+which looks at EtherType, addresses, protocol, ports and TCP flags, and drops, marks or counts; of queues it has only the one
+that a packet came in on. What a driver, or the program, cannot do is PB095 and names the item. Drivers have been seen to take
+rules that they do not obey: Port.flow_check() sends packets and looks.
 
 Sources: DPDK Programmer's Guide, "Generic Flow API (rte_flow)".
 """

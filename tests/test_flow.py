@@ -1,13 +1,16 @@
 """Flow rules: what is a rule, what it is compiled to for DPDK (bytes made by hand), and packets that tell what one does."""
 
+import errno
 import ipaddress
 
 import pytest
 
 import pybypass as pb
 from pybypass import dpdk
+from pybypass.errors import PybypassError
 from pybypass.flow import Rss, Rule
 from pybypass.flowprobe import fields_of, frame_of, others_of
+from pybypass.flowtable import FlowTable
 
 native = pytest.importorskip("pybypass._dpdk", reason="built without DPDK")
 
@@ -178,6 +181,44 @@ def test_a_closed_port():
     with pytest.raises(pb.PybypassError) as caught:
         port.flow_add(Rule(drop=True))
     assert caught.value.code == "PB012"
+
+
+class Stubborn(FlowTable):
+    """A back end that does not let go of some of its rules."""
+
+    def __init__(self, port):
+        super().__init__(port)
+        self.there, self.kept = {}, set()
+
+    def _validate(self, rule):
+        pass
+
+    def _create(self, rule):
+        self.there[len(self.there) + 1] = rule
+        return len(self.there)
+
+    def _destroy(self, number):
+        if number in self.kept:
+            raise PybypassError.make("PB095", errno.EBUSY, f"rule {number}")
+        del self.there[number]
+
+    def _query(self, number):
+        return 0, 0
+
+
+def test_a_flush_forgets_no_rule_that_stays():
+    with pb.open("mem:flush") as port:
+        table = Stubborn(port)
+        flows = [table.add(Rule(queue=0, mark=i)) for i in range(5)]
+        table.kept = {2, 4}
+        with pytest.raises(pb.PybypassError) as caught:
+            table.flush()
+        assert "rule 2" in str(caught.value)
+        assert table.flows() == [flows[1], flows[3]]
+        assert set(table.there) == {2, 4}
+        table.kept = set()
+        table.flush()
+        assert (table.flows(), table.there) == ([], {})
 
 
 # ---- packets ----

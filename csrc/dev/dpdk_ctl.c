@@ -70,7 +70,11 @@ int pb_dpdk_port_set(struct pb_dpdk_port *p, enum pb_dpdk_setting what, uint32_t
 		/* Frames and rings were chosen for the MTU at open: less is always possible. */
 		if (!value || value > p->cfg.mtu)
 			return -EMSGSIZE;
-		return rte_eth_dev_set_mtu(p->id, (uint16_t)value);
+		int rc = rte_eth_dev_set_mtu(p->id, (uint16_t)value);
+		for (uint32_t q = 0; q < p->cfg.queues && !rc; q++)
+			if (p->queues[q])
+				p->queues[q]->dev.mtu = (uint16_t)value;
+		return rc;
 	}
 	}
 	return -EINVAL;

@@ -11,6 +11,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 static const char *const stage_names[PB_DPDK_STAGE_COUNT] = {
 #define X(id, name) name,
@@ -145,6 +146,19 @@ static char **copy_args(int argc, const char *const *argv)
 	return copy;
 }
 
+/* DPDK makes a folder for its files also when it makes none, and leaves it. Where another process has files in it, this
+ * fails, as it should; so it does for the folder above while there is another in it. */
+static void remove_folder(void)
+{
+	char path[4096];
+	snprintf(path, sizeof(path), "%s", rte_eal_get_runtime_dir());
+	char *slash = strrchr(path, '/');
+	if (!slash || slash == path || rmdir(path))
+		return;
+	*slash = '\0';
+	(void)rmdir(path);
+}
+
 static int start(int argc, const char *const *argv, struct pb_dpdk_fail *fail)
 {
 	switch (eal_state) {
@@ -175,6 +189,7 @@ static int start(int argc, const char *const *argv, struct pb_dpdk_fail *fail)
 		eal_state = EAL_RUNS;
 		return 0;
 	}
+	remove_folder();
 	/* What it had begun stays, as some of it cannot be undone: the arguments too. */
 	eal_state = EAL_FAILED;
 	return pb_dpdk_fail_set(fail, PB_DPDK_STAGE_EAL, why > 0 ? -why : -EIO, "rte_eal_init");
@@ -194,6 +209,7 @@ void pb_dpdk_eal_stop(void)
 	pthread_mutex_lock(&eal_lock);
 	if (eal_state == EAL_RUNS) {
 		(void)rte_eal_cleanup();
+		remove_folder();
 		eal_state = EAL_ENDED;
 	}
 	pthread_mutex_unlock(&eal_lock);

@@ -17,11 +17,20 @@ static struct pb_dpdk_port *ports[RTE_MAX_ETHPORTS];
 
 /* ---- the data path and the control path ---- */
 
+/* Every thread of this process has passed a full barrier when this returns: the one that pb_dpdk_enter() leaves out.
+ * membarrier(2); where a sandbox forbids it, time enough for any store buffer to drain. */
+static void barrier_everywhere(void)
+{
+	if (syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0) &&
+	    syscall(SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0))
+		usleep(10000);
+}
+
 /* Nobody is in the data path of the port when this returns, and nobody enters it before resume(). */
 static void pause_queues(struct pb_dpdk_port *p)
 {
 	atomic_store(&p->running, false);
-	(void)syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
+	barrier_everywhere();
 	for (uint32_t q = 0; q < p->cfg.queues; q++) {
 		struct pb_dpdk_queue *x = p->queues[q];
 		while (x && atomic_load_explicit(&x->inside, memory_order_acquire))

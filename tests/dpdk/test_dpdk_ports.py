@@ -328,6 +328,7 @@ def test_tap_is_an_interface_of_the_kernel():
         assert port.allmulticast
         port.set_mtu(1400)
         assert "mtu 1400" in ip("link", "show", "pbt0")
+        assert (port.mtu, port.report["mtu"], port.queues[0].mtu) == (1400, 1400, 1400)
         assert port.report["offloads"]["tx_csum"]["granted"]
         assert port.report["offloads"]["tx_csum"]["means"].startswith("a descriptor may ask")
         assert port.rss_table is not None
@@ -338,6 +339,11 @@ def test_tap_is_an_interface_of_the_kernel():
             with pytest.raises(pb.PybypassError) as e:
                 call()
             assert e.value.code == "PB094"
+        with pb.Engine(port, ip="10.9.9.1/24"):
+            with pytest.raises(pb.PybypassError) as e:
+                port.set_mtu(1300)
+            assert e.value.code == "PB013"
+            assert "mtu 1400" in ip("link", "show", "pbt0")
 
 
 @root

@@ -224,3 +224,47 @@ def test_a_package_without_it():
         """)
     assert (code, kind) == ("PB011", "mem")
     assert "libdpdk-dev" in hint
+
+
+def test_no_folder_stays():
+    """DPDK's own, of this prefix, gone when the process ends; also when the EAL did not start."""
+    for options in ("", ", extra=('--no-such-option',)"):
+        found, _ = run(f"""
+            prefix = f"pbtest{{os.getpid()}}"
+            try:
+                dpdk.start(dpdk.EalOptions(huge="no", file_prefix=prefix{options}))
+                code = None
+            except pb.PybypassError as e:
+                code = e.code
+            path = f"/var/run/dpdk/{{prefix}}" if os.geteuid() == 0 else f"{{os.environ['XDG_RUNTIME_DIR']}}/dpdk/{{prefix}}"
+            print(json.dumps([code, path, os.path.isdir(path)]))
+            """)
+        code, path, there = found
+        assert (code, there) == (("PB090", False) if options else (None, True))
+        assert not os.path.exists(path)
+
+
+def test_the_end_with_a_thread_in_the_data_path():
+    """It runs on while the interpreter ends: DPDK stays for it, and the process goes with its own status, in time."""
+    found, said = run("""
+        import threading
+        dpdk.start(dpdk.EalOptions(huge="no"))
+        port = pb.open("dpdk:net_null0")
+        turns = 0
+
+        def work():
+            global turns
+            while True:
+                try:
+                    with port.queues[0].rx_burst(64) as burst:
+                        turns += len(burst)
+                except pb.PybypassError:
+                    pass
+
+        threading.Thread(target=work, daemon=True).start()
+        while turns < 10000:
+            pass
+        print(json.dumps(turns))
+        """)
+    assert found >= 10000
+    assert "Fatal" not in said and "Traceback" not in said
