@@ -13,7 +13,7 @@ from pybypass._convert cimport as_bytes, endpoint_in, info_dict, ip_out, until_o
 from pybypass._core cimport ANY_SOCK, SLOWPATH_ONLY, Core
 from pybypass.c.path cimport *
 from pybypass.c.pool cimport PB_OWN_APP, pb_desc, pb_pool, pb_pool_cache, pb_pool_cache_create, pb_pool_cache_destroy, pb_pool_put
-from pybypass.c.tcp cimport PB_TCP_ASK, pb_tcp_endpoint, pb_tcp_info
+from pybypass.c.tcp cimport PB_TCP_ASK, PB_TCP_MORE, pb_cc_find, pb_cc_ops, pb_tcp_endpoint, pb_tcp_info
 from pybypass.c.types cimport int64_t, uint32_t, uint64_t
 
 from pybypass.errors import connection_error
@@ -75,7 +75,7 @@ cdef class EngineCore(Control):
             raise connection_error(-rc)
         return (ip_out(&n.local.addr), n.local.port), (ip_out(&n.remote.addr), n.remote.port)
 
-    def send(self, int s, data, timeout=None, bint everything=False):
+    def send(self, int s, data, timeout=None, bint everything=False, bint more=False):
         """Bytes taken: at least one, or all of them when `everything`."""
         cdef const unsigned char[::1] src = as_bytes(data)
         cdef size_t done = 0, size = src.shape[0]
@@ -86,7 +86,7 @@ cdef class EngineCore(Control):
         try:
             while done < size:
                 with nogil:
-                    k = pb_sock_send(self.app, s, &src[done], size - done)
+                    k = pb_sock_send(self.app, s, &src[done], size - done, PB_TCP_MORE if more else 0)
                 if k > 0:
                     done += k
                     self.kick()
@@ -198,19 +198,32 @@ cdef class EngineCore(Control):
         finally:
             self.leave()
 
-    def set_nagle(self, int s, bint on):
+    def set_option(self, int s, unsigned option, int64_t value):
         self.enter()
         try:
             with self.asking:
-                self.call(s, pb_sock_set_nagle(self.app, s, on), NULL)
+                self.call(s, pb_sock_set_option(self.app, s, option, value), NULL)
         finally:
             self.leave()
 
-    def set_keepalive(self, int s, uint64_t idle_ns, uint64_t interval_ns, uint32_t probes):
+    def get_option(self, int s, unsigned option):
+        cdef int64_t value = 0
         self.enter()
         try:
             with self.asking:
-                self.call(s, pb_sock_set_keepalive(self.app, s, idle_ns, interval_ns, probes), NULL)
+                self.call(s, pb_sock_get_option(self.app, s, option, &value), NULL)
+            return value
+        finally:
+            self.leave()
+
+    def set_congestion(self, int s, name):
+        cdef const pb_cc_ops *ops = pb_cc_find(name.encode())
+        if ops == NULL:
+            raise ValueError(f"no congestion control named {name!r}")
+        self.enter()
+        try:
+            with self.asking:
+                self.call(s, pb_sock_set_cc(self.app, s, ops), NULL)
         finally:
             self.leave()
 

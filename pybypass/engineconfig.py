@@ -23,6 +23,13 @@ _RANGES: dict[str, tuple[float, float]] = {
     "rto_min": (1e-6, 3600), "rto_max": (1e-3, 3600), "delayed_ack": (0, 0.5), "time_wait": (0, 3600),
     "fin_wait2": (0, 3600), "syn_retries": (0, 32), "synack_retries": (0, 32), "data_retries": (0, 32),
     "keepalive_idle": (0, 86400 * 365), "keepalive_interval": (1e-3, 86400 * 365), "keepalive_probes": (1, 127),
+    "tos": (0, 252), "initial_cwnd": (0, 1000), "mss": (0, 65515), "user_timeout": (0, 86400 * 365),
+    "trace": (0, 1 << 24), "timer_slack": (0, 1), "orphan_retries": (0, 32), "base_mss": (48, 65515),
+    "cork_time": (1e-3, 60),
+}  # fmt: skip
+_ACKS = ("linux", "bsd")
+_CHOICES: dict[str, tuple[object, ...]] = {
+    "congestion": ("cubic", "reno"), "acks": _ACKS, "ecn": (0, 1, 2), "mtu_probing": (0, 1, 2),
 }  # fmt: skip
 _RESERVE, _MIN_DATA_FRAMES = 512, 64
 _HEADROOM, _L2 = 256, 18  # XDP_PACKET_HEADROOM of the kernel; an Ethernet header with a VLAN tag
@@ -36,7 +43,12 @@ class EngineConfig:
     `rcvbuf` is memory that received data may hold per connection, charged by whole frames (RFC 9293 3.8.6; the advertised
     window is less). `sndbuf` is payload queued and not acknowledged. `reserve_frames` is kept from data for the fill ring
     and for control segments (None: 512, or an eighth of the port's frames if that is less). RTO: RFC 6298 with the bounds
-    given. `nagle`: RFC 896; off unless asked for.
+    given. `nagle`: RFC 896; off unless asked for. `congestion`: "cubic" (RFC 9438, with HyStart) or "reno". `acks`: when
+    data is acknowledged, "linux" or "bsd". `ecn`: 0 off, 1 asked for, 2 agreed to (RFC 3168; Linux's tcp_ecn). `rack`,
+    `tlp`: RFC 8985; `frto`: RFC 5682; `dsack`: RFC 2883; `timer_slack`: what their timers allow beyond the RTT.
+    `mtu_probing`: 0 off, 1 in a black hole, 2 always, from `base_mss` (RFC 4821). `mss`: the largest that is announced or
+    used, 0: what the MTU gives. `initial_cwnd`: segments, 0: RFC 6928. `user_timeout`: RFC 5482, 0: off. `trace`: per-ACK
+    records kept for `Engine.trace()`, a power of two, 0: none.
 
     Raises PybypassError PB040, which names the field and what is allowed.
     """
@@ -63,10 +75,34 @@ class EngineConfig:
     keepalive_idle: float = 0.0
     keepalive_interval: float = 75.0
     keepalive_probes: int = 9
+    congestion: str = "cubic"
+    acks: str = "linux"
+    ecn: int = 2
+    dsack: bool = True
+    rack: bool = True
+    tlp: bool = True
+    frto: bool = True
+    slow_start_after_idle: bool = True
+    pmtu_discovery: bool = True
+    mtu_probing: int = 0
+    base_mss: int = 1024
+    mss: int = 0
+    initial_cwnd: int = 0
+    tos: int = 0
+    user_timeout: float = 0.0
+    orphan_retries: int = 0
+    timer_slack: float = 0.001
+    cork_time: float = 0.2
+    trace: int = 0
 
     def __post_init__(self) -> None:
         for field in fields(self):
             _check_field(field, getattr(self, field.name))
+        if self.trace & (self.trace - 1) or self.tos & 3 or 0 < self.mss < 64:
+            raise PybypassError.make(
+                "PB040", errno.EINVAL, f"trace={self.trace}, tos={self.tos}, mss={self.mss}",
+                hint="trace is a power of two, tos leaves its two low bits to ECN, mss is 0 or at least 64",
+            )  # fmt: skip
         if self.rto_min > self.rto_max:
             raise PybypassError.make(
                 "PB040", errno.EINVAL, f"rto_min={self.rto_min} is above rto_max={self.rto_max}",
@@ -96,12 +132,21 @@ class EngineConfig:
             "syn_retries": self.syn_retries, "synack_retries": self.synack_retries, "data_retries": self.data_retries,
             "keepalive_idle_ns": ns(self.keepalive_idle), "keepalive_interval_ns": ns(self.keepalive_interval),
             "keepalive_probes": self.keepalive_probes, "secret": os.urandom(16),
+            "congestion": self.congestion, "acks": _ACKS.index(self.acks), "ecn": self.ecn, "dsack": self.dsack,
+            "rack": self.rack, "tlp": self.tlp, "frto": self.frto, "slow_start_after_idle": self.slow_start_after_idle,
+            "pmtu_discovery": self.pmtu_discovery, "probing": self.mtu_probing, "probing_base_mss": self.base_mss,
+            "mss_clamp": self.mss, "initial_cwnd_segs": self.initial_cwnd, "tos": self.tos,
+            "user_timeout_ns": ns(self.user_timeout), "orphan_retries": self.orphan_retries,
+            "timer_slack_ns": ns(self.timer_slack), "cork_ns": ns(self.cork_time), "trace_records": self.trace,
         }  # fmt: skip
 
 
 def _check_field(field: Field[Any], value: object) -> None:
     kind, (low, high) = str(field.type), _RANGES.get(field.name, (0, 0))
-    if kind == "bool":
+    if field.name in _CHOICES:
+        choices = _CHOICES[field.name]
+        fine, allowed = not isinstance(value, bool) and value in choices, "one of " + ", ".join(map(str, choices))
+    elif kind == "bool":
         fine, allowed = isinstance(value, bool), "True or False"
     elif isinstance(value, bool) or not isinstance(value, int | float if kind == "float" else int):
         fine = value is None and kind.endswith("None")

@@ -6,6 +6,7 @@ import errno
 import ipaddress
 import time
 import warnings
+from socket import MSG_MORE
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,8 @@ import numpy.typing as npt
 
 from . import _engine
 from .closing import Closing
-from .errors import connection_error
+from .errors import PybypassError, connection_error
+from .sockoptions import from_core, number_of, to_core
 
 if TYPE_CHECKING:
     from .tcp import Engine
@@ -142,14 +144,15 @@ class Listener(Socket):
 class Connection(Socket):
     """An established connection; comes from Engine.connect() or Listener.accept()."""
 
-    def send(self, data: bytes | bytearray | memoryview) -> int:
-        """Queues bytes; returns how many were taken (at least one). BrokenConnection, ConnectionReset, NotNow, TimedOut."""
-        taken: int = self._core.send(self._number(), data, self._timeout)
+    def send(self, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
+        """Queues bytes; returns how many were taken (at least one). flags: socket.MSG_MORE holds what does not fill a
+        segment for up to 200 ms. BrokenConnection, ConnectionReset, NotNow, TimedOut."""
+        taken: int = self._core.send(self._number(), data, self._timeout, False, bool(flags & MSG_MORE))
         return taken
 
-    def sendall(self, data: bytes | bytearray | memoryview) -> None:
+    def sendall(self, data: bytes | bytearray | memoryview, flags: int = 0) -> None:
         """Queues all of the bytes."""
-        sent = self._core.send(self._number(), data, self._timeout, True)
+        sent = self._core.send(self._number(), data, self._timeout, True, bool(flags & MSG_MORE))
         if sent < memoryview(data).nbytes:
             raise connection_error(errno.ETIMEDOUT, f"{sent} bytes were taken")
 
@@ -196,7 +199,7 @@ class Connection(Socket):
 
     def set_nodelay(self, on: bool) -> None:
         """False: small segments wait for the ACK of the last one (RFC 896)."""
-        self._core.set_nagle(self._number(), not on)
+        self.set_option("nodelay", on)
 
     def set_keepalive(self, idle: float, interval: float = 75.0, probes: int = 9) -> None:
         """Probes an idle connection (RFC 9293 3.8.4); idle 0 switches it off. Seconds.
@@ -205,13 +208,33 @@ class Connection(Socket):
         """
         if not 0 <= idle <= 1e9 or not 0 < interval <= 1e9 or not 1 <= probes <= 127:
             raise ValueError(f"keepalive: idle {idle!r}, interval {interval!r}, probes {probes!r} out of range")
-        self._core.set_keepalive(self._number(), round(idle * 1e9), round(interval * 1e9), probes)
+        self.set_option("keepalive_probes", probes)
+        self.set_option("keepalive_interval", interval)
+        self.set_option("keepalive_idle", idle)
+
+    def set_option(self, name: str, value: float) -> None:
+        """One of `sockoptions.OPTIONS` by its name: nodelay, cork, user_timeout, linger, pacing_rate, tos and so on.
+        Seconds, bytes, or True and False. PB040 for what does not exist or is out of range."""
+        self._core.set_option(self._number(), *to_core(name, value))
+
+    def get_option(self, name: str) -> float | bool:
+        """The value of an option, in its unit."""
+        return from_core(name, self._core.get_option(self._number(), number_of(name)))
+
+    def set_congestion(self, name: str) -> None:
+        """Another congestion control from now on ("cubic", "reno"); the window stays. PB040: there is none of this name."""
+        try:
+            self._core.set_congestion(self._number(), name)
+        except ValueError as e:
+            raise PybypassError.make("PB040", errno.ENOENT, str(e), hint="cubic or reno") from None
 
     def info(self) -> dict[str, Any]:
         """state (RFC 9293 name), mss, cwnd, ssthresh, snd_wnd, rcv_wnd, inflight, unsent, unread (bytes), srtt_us,
         rttvar_us, rto_us, min_rtt_us, bytes_sent (retransmissions included), bytes_acked, bytes_received,
         bytes_retransmitted, segs_out, segs_in, retransmits (segments), fast_retransmits (episodes), timeouts,
-        dup_acks_in, zero_window_probes, ooo_segs, timestamps, sack, wscale, snd_wscale, rcv_wscale, error (errno)."""
+        dup_acks_in, zero_window_probes, ooo_segs, timestamps, sack, wscale, snd_wscale, rcv_wscale, error (errno),
+        ca_state, congestion (name), ecn, ecn_seen, dsack_seen; and "tcpi": the names and units of Linux's tcp_info
+        (tcpi_rtt in us, tcpi_snd_cwnd in segments, tcpi_busy_time in us, tcpi_last_data_sent in ms, ...)."""
         found: dict[str, Any] = self._core.info(self._number())
         return found
 

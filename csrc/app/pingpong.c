@@ -15,7 +15,7 @@ static int check(uint32_t n, uint32_t bytes)
 static int send_all(struct pb_app *a, int s, const uint8_t *buf, uint32_t bytes)
 {
 	for (uint32_t done = 0; done < bytes;) {
-		int64_t k = pb_sock_send(a, s, buf + done, bytes - done);
+		int64_t k = pb_sock_send(a, s, buf + done, bytes - done, 0);
 		if (k == -EAGAIN) {
 			int m = pb_app_wait(a, s, PB_SOCK_WRITE | PB_SOCK_CLOSED, pb_now_ns() + PATIENCE_NS,
 					    PATIENCE_NS);

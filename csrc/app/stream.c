@@ -8,7 +8,7 @@
 
 static int64_t app_send(struct pb_stream *s, const void *buf, size_t len)
 {
-	return pb_sock_send(s->app, s->sock, buf, len);
+	return pb_sock_send(s->app, s->sock, buf, len, 0);
 }
 
 static int64_t app_recv(struct pb_stream *s, void *buf, size_t len)

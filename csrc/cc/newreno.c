@@ -1,67 +1,40 @@
-/* NewReno: RFC 5681 with the byte counting of RFC 3465 (L = 2) and the initial window of RFC 6928. */
+/* NewReno: RFC 5681 counting bytes, with the initial window of RFC 6928. */
 #include "cc/cc.h"
 
-/* priv[0]: bytes acknowledged towards the next increment of cwnd in congestion avoidance. */
-
-static void newreno_init(struct pb_cc *cc)
+static void newreno_init(struct pb_cc *cc, uint32_t nxt, uint64_t now_ns)
 {
-	cc->cwnd = pb_cc_initial_window(cc->mss);
-	cc->ssthresh = PB_CC_SSTHRESH_MAX;
-	cc->priv[0] = 0;
+	(void)nxt;
+	(void)now_ns;
+	cc->grown = 0;
 }
 
 static void newreno_on_ack(struct pb_cc *cc, const struct pb_cc_ack *ack)
 {
-	if (ack->in_recovery || !ack->cwnd_limited)
+	uint32_t acked = ack->acked_bytes;
+	if (!ack->may_grow)
 		return;
 	if (cc->cwnd < cc->ssthresh) {
-		uint32_t limit = 2 * cc->mss;
-		cc->cwnd += ack->acked_bytes < limit ? ack->acked_bytes : limit;
-		return;
+		acked = pb_cc_slow_start(cc, acked);
+		if (!acked)
+			return;
 	}
-	cc->priv[0] += ack->acked_bytes;
-	if (cc->priv[0] >= cc->cwnd) {
-		cc->priv[0] -= cc->cwnd;
-		cc->cwnd += cc->mss;
-	}
+	pb_cc_grow(cc, cc->cwnd, acked);
 }
 
-/* RFC 5681 equation 4. */
-static uint32_t half(const struct pb_cc *cc, uint32_t inflight)
+/* RFC 5681 equation 4, of the window as Linux takes it: what limited transmit added to the flight does not count. */
+static uint32_t newreno_ssthresh(struct pb_cc *cc, uint32_t inflight_bytes, uint64_t now_ns)
 {
-	return inflight / 2 > 2 * cc->mss ? inflight / 2 : 2 * cc->mss;
-}
-
-static void newreno_on_loss(struct pb_cc *cc, uint32_t inflight, uint64_t now_ns)
-{
+	(void)inflight_bytes;
 	(void)now_ns;
-	cc->ssthresh = half(cc, inflight);
-	cc->cwnd = cc->ssthresh;
-	cc->priv[0] = 0;
-}
-
-static void newreno_on_recovered(struct pb_cc *cc, uint32_t inflight, uint64_t now_ns)
-{
-	(void)now_ns;
-	(void)inflight;
-	cc->cwnd = cc->ssthresh;
-}
-
-static void newreno_on_rto(struct pb_cc *cc, uint32_t inflight, bool first, uint64_t now_ns)
-{
-	(void)now_ns;
-	if (first)
-		cc->ssthresh = half(cc, inflight);
-	cc->cwnd = cc->mss; /* the loss window */
-	cc->priv[0] = 0;
+	/* In whole segments. */
+	uint32_t half = cc->cwnd / 2 / cc->mss * cc->mss;
+	return half > 2 * cc->mss ? half : 2 * cc->mss;
 }
 
 const struct pb_cc_ops pb_cc_newreno = {
 	.abi = PB_CC_ABI,
-	.name = "newreno",
+	.name = "reno",
 	.init = newreno_init,
 	.on_ack = newreno_on_ack,
-	.on_loss = newreno_on_loss,
-	.on_recovered = newreno_on_recovered,
-	.on_rto = newreno_on_rto,
+	.ssthresh = newreno_ssthresh,
 };

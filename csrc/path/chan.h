@@ -21,8 +21,10 @@ enum pb_cmd_op {
 	PB_CMD_ABORT,
 	PB_CMD_INFO,
 	PB_CMD_STATS,
-	PB_CMD_NAGLE,
-	PB_CMD_KEEPALIVE,
+	PB_CMD_OPTION,
+	PB_CMD_GET_OPTION,
+	PB_CMD_CC,
+	PB_CMD_TRACE,
 	PB_CMD_NEIGH,
 	PB_CMD_TAP,
 	PB_CMD_ROUTES,
@@ -37,7 +39,7 @@ struct pb_frame_ref {
 
 struct pb_cmd {
 	uint8_t op, n;
-	uint16_t u16; /* SEND: more of the same call follows */
+	uint16_t u16; /* SEND: more follows */
 	uint32_t cookie;
 	pb_tcp_handle h;
 	union {
@@ -53,14 +55,22 @@ struct pb_cmd {
 			bool valid;
 		} neigh;
 		struct {
-			uint64_t idle_ns, interval_ns;
-			uint32_t probes;
-		} keepalive;
+			int64_t value;
+			void *ptr; /* GET_OPTION: an int64_t; CC: a pb_cc_ops */
+			uint32_t which;
+		} option;
 		uint32_t u32;
 		void *ptr; /* where the answer goes; the application waits for the reply before it lets go */
 	};
 };
 _Static_assert(sizeof(struct pb_cmd) == 64, "one cache line");
+
+/* What PB_CMD_TRACE takes and gives. */
+struct pb_trace_want {
+	struct pb_tcp_trace *records;
+	int room, n;
+	uint64_t lost;
+};
 
 enum pb_ev_op {
 	PB_EV_STATE, /* mask, error, acked */

@@ -66,6 +66,11 @@ static void reply(struct pb_path *p, const struct pb_cmd *c, int rc)
 	push_ev(p, &ev);
 }
 
+static void read_trace(struct pb_path *p, struct pb_trace_want *w)
+{
+	w->n = pb_tcp_trace_read(p->tcp, w->records, w->room, &w->lost);
+}
+
 static void run(struct pb_path *p, const struct pb_cmd *c, uint64_t now_ns)
 {
 	switch (c->op) {
@@ -96,13 +101,18 @@ static void run(struct pb_path *p, const struct pb_cmd *c, uint64_t now_ns)
 		pb_path_report(p, c->ptr);
 		reply(p, c, 0);
 		break;
-	case PB_CMD_NAGLE:
-		reply(p, c, pb_tcp_set_nagle(p->tcp, c->h, c->u32));
+	case PB_CMD_OPTION:
+		reply(p, c, pb_tcp_set_option(p->tcp, c->h, c->option.which, c->option.value, now_ns));
 		break;
-	case PB_CMD_KEEPALIVE:
-		reply(p, c,
-		      pb_tcp_set_keepalive(p->tcp, c->h, c->keepalive.idle_ns, c->keepalive.interval_ns,
-					   c->keepalive.probes, now_ns));
+	case PB_CMD_GET_OPTION:
+		reply(p, c, pb_tcp_get_option(p->tcp, c->h, c->option.which, c->option.ptr));
+		break;
+	case PB_CMD_CC:
+		reply(p, c, pb_tcp_set_cc(p->tcp, c->h, c->option.ptr));
+		break;
+	case PB_CMD_TRACE:
+		read_trace(p, c->ptr);
+		reply(p, c, 0);
 		break;
 	case PB_CMD_NEIGH:
 		pb_net_neigh_set(&p->net, &c->neigh.addr, c->neigh.valid ? c->neigh.mac : NULL);

@@ -116,7 +116,7 @@ static int sendable(const struct sock *s)
 }
 
 /* Copies into frames and hands them to the loop, three to a command. */
-static int64_t send_copy(struct pb_app *a, struct sock *s, const uint8_t *buf, size_t len)
+static int64_t send_copy(struct pb_app *a, struct sock *s, const uint8_t *buf, size_t len, bool more)
 {
 	size_t room = a->cfg.sndbuf_bytes > s->queued ? a->cfg.sndbuf_bytes - s->queued : 0;
 	size_t want = len < room ? len : room, done = 0;
@@ -142,21 +142,21 @@ static int64_t send_copy(struct pb_app *a, struct sock *s, const uint8_t *buf, s
 			};
 			done += k;
 		}
-		c.u16 = done < want; /* more of the same call follows: no PSH yet */
+		c.u16 = done < want || more; /* no PSH yet */
 		app_cmd(a, &c);
 	}
 	s->queued += (uint32_t)done;
 	return done ? (int64_t)done : -EAGAIN;
 }
 
-int64_t pb_sock_send(struct pb_app *a, int sock, const void *buf, size_t len)
+int64_t pb_sock_send(struct pb_app *a, int sock, const void *buf, size_t len, unsigned flags)
 {
 	app_lock(a);
 	app_drain(a);
 	struct sock *s = app_sock(a, sock);
 	int64_t rc = s ? sendable(s) : -EBADF;
 	if (!rc && len)
-		rc = send_copy(a, s, buf, len);
+		rc = send_copy(a, s, buf, len, flags & PB_TCP_MORE);
 	if (rc > 0 && a->inline_mode)
 		(void)pb_path_push(a->path, pb_now_ns()); /* a device that is gone says so again in the next step */
 	app_unlock(a);
@@ -301,14 +301,19 @@ int pb_sock_info(struct pb_app *a, int s)
 	return call(a, s, &(struct pb_cmd){.op = PB_CMD_INFO});
 }
 
-int pb_sock_set_nagle(struct pb_app *a, int s, bool on)
+int pb_sock_set_option(struct pb_app *a, int s, unsigned option, int64_t value)
 {
-	return call(a, s, &(struct pb_cmd){.op = PB_CMD_NAGLE, .u32 = on});
+	return call(a, s, &(struct pb_cmd){.op = PB_CMD_OPTION, .option = {.which = option, .value = value}});
 }
 
-int pb_sock_set_keepalive(struct pb_app *a, int s, uint64_t idle_ns, uint64_t interval_ns, uint32_t probes)
+int pb_sock_get_option(struct pb_app *a, int s, unsigned option, int64_t *value)
 {
-	return call(a, s, &(struct pb_cmd){.op = PB_CMD_KEEPALIVE, .keepalive = {idle_ns, interval_ns, probes}});
+	return call(a, s, &(struct pb_cmd){.op = PB_CMD_GET_OPTION, .option = {.which = option, .ptr = value}});
+}
+
+int pb_sock_set_cc(struct pb_app *a, int s, const struct pb_cc_ops *cc)
+{
+	return call(a, s, &(struct pb_cmd){.op = PB_CMD_CC, .option = {.ptr = (void *)(uintptr_t)cc}});
 }
 
 int pb_sock_reply(struct pb_app *a, int sock, struct pb_tcp_info *info)

@@ -47,7 +47,8 @@ PB_API int pb_sock_connect(struct pb_app *a, const struct pb_tcp_endpoint *local
 PB_API int pb_sock_listen(struct pb_app *a, const struct pb_tcp_endpoint *local, uint32_t backlog);
 /* Asks for the next connection; the new socket becomes CONNECTED, or is given back with -EAGAIN when none waits. */
 PB_API int pb_sock_accept(struct pb_app *a, int listener);
-PB_API int64_t pb_sock_send(struct pb_app *a, int s, const void *buf, size_t len);
+/* flags: enum pb_tcp_send_flag. */
+PB_API int64_t pb_sock_send(struct pb_app *a, int s, const void *buf, size_t len, unsigned flags);
 PB_API int64_t pb_sock_recv(struct pb_app *a, int s, void *buf, size_t len);
 /* One piece of received data where it lies (owner APP); 0: end of stream. The caller gives the frame back with
  * pb_sock_release(), also after the socket was closed. */
@@ -57,8 +58,10 @@ PB_API uint64_t pb_sock_serial(struct pb_app *a, int s); /* tells a reused numbe
 /* These need an answer of the loop: -EINPROGRESS, then PB_SOCK_REPLY, then pb_sock_reply(). */
 PB_API int pb_sock_shutdown(struct pb_app *a, int s, int how);
 PB_API int pb_sock_info(struct pb_app *a, int s);
-PB_API int pb_sock_set_nagle(struct pb_app *a, int s, bool on);
-PB_API int pb_sock_set_keepalive(struct pb_app *a, int s, uint64_t idle_ns, uint64_t interval_ns, uint32_t probes);
+/* enum pb_tcp_option; the value is written before the reply comes. */
+PB_API int pb_sock_set_option(struct pb_app *a, int s, unsigned option, int64_t value);
+PB_API int pb_sock_get_option(struct pb_app *a, int s, unsigned option, int64_t *value);
+PB_API int pb_sock_set_cc(struct pb_app *a, int s, const struct pb_cc_ops *cc);
 PB_API int pb_sock_reply(struct pb_app *a, int s, struct pb_tcp_info *info);
 /* The number is void afterwards. */
 PB_API int pb_sock_close(struct pb_app *a, int s, bool abort);

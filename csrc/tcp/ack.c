@@ -1,15 +1,16 @@
 /* The ACK of a segment: what left the network, the window, the RTT, and what follows for the connection's state. */
 #include "tcp/tcb.h"
 
-static void update_window(struct pb_tcp *e, struct tcb *c, const struct pkt *p)
+static void update_window(struct pb_tcp *e, struct tcb *c, const struct pkt *p, struct ack_news *n)
 {
 	if (!(seq_lt(c->snd_wl1, p->seq) || (c->snd_wl1 == p->seq && seq_leq(c->snd_wl2, p->tcp.ack))))
 		return;
 	uint32_t wnd = snd_window(c, p);
+	n->not_dup |= wnd != c->snd_wnd;
 	if (wnd > c->snd_wnd && c->sq_next != NONE)
 		tcb_ready(e, c);
-	if (wnd && (c->flags & TCB_PERSIST)) {
-		c->flags &= ~(uint32_t)TCB_PERSIST;
+	if (wnd && c->rtx_kind == RTX_PERSIST) {
+		c->rtx_kind = RTX_NONE;
 		c->backoff = c->tries = 0;
 		c->t_rtx = NEVER;
 	}
@@ -26,7 +27,7 @@ static void fin_acked(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	case PB_TCP_FIN_WAIT_1:
 		tcb_set_state(e, c, PB_TCP_FIN_WAIT_2);
 		/* An application that is gone will not read: do not wait for ever (Linux tcp_fin_timeout). */
-		c->t_misc = c->flags & TCB_DETACHED ? now_ns + e->cfg.fin_wait2_ns
+		c->t_misc = c->flags & TCB_DETACHED ? now_ns + c->fin_wait2_ns
 			    : c->ka_idle_ns         ? now_ns + c->ka_idle_ns
 						    : NEVER;
 		timer_update(e, c);
@@ -42,42 +43,94 @@ static void fin_acked(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	}
 }
 
-/* The RTT in us that this ACK shows, 0 for none: of a segment that was sent once (Karn), or of a retransmission whose
- * timestamp it echoes (RFC 7323 4.1), as good as that clock. An older echo says nothing: the ACK may be the answer to
- * the first transmission, or to any, with its own predecessors lost. */
-static uint32_t sample_of(const struct tcb *c, const struct pkt *p, uint64_t sent_ns, uint64_t rexmit_ns,
-			  uint64_t now_ns)
+/* The RTT that this ACK shows: of a segment that was sent once (Karn), or of one that was SACKed just now, or of a
+ * retransmission whose timestamp it echoes (RFC 7323 4.1), as good as that clock. An older echo says nothing: the ACK
+ * may be the answer to the first transmission, or to any, with its own predecessors lost. */
+static void sample(struct tcb *c, struct ack_news *n)
 {
-	if (sent_ns)
-		return max_u32((uint32_t)((now_ns - sent_ns) / NS_PER_US), 1);
-	if (!rexmit_ns || !(c->flags & TCB_TS) || !p->opts.has_ts || seq_lt(p->opts.ts_ecr, now_ts_ms(c, rexmit_ns)))
-		return 0;
-	return max_u32((uint32_t)((now_ns - rexmit_ns) / NS_PER_US), 1000);
-}
-
-/* snd_una moves to ack. Returns whether our FIN is among it. */
-static bool advance(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint32_t *rtt_us, uint64_t now_ns)
-{
-	uint32_t ack = p->tcp.ack;
-	uint32_t acked = ack - c->snd_una;
-	bool fin = (c->flags & TCB_FIN_SENT) && ack == c->snd_end + 1;
-	uint32_t payload = acked - fin;
-	uint64_t rexmit_ns, sent_ns = sq_ack(e, c, ack, &rexmit_ns, now_ns);
-	*rtt_us = sample_of(c, p, sent_ns, rexmit_ns, now_ns);
-	c->snd_una = ack;
-	c->tries = 0;
-	if (*rtt_us) {
-		rtt_sample(e, c, *rtt_us);
+	bool clean = n->first_ns && !n->rexmit_acked;
+	uint64_t first = clean ? n->first_ns : n->sack_first_ns, last = clean ? n->last_ns : n->sack_last_ns;
+	if (first) {
+		n->rtt_us = max_u32((uint32_t)((n->now_ns - first) / NS_PER_US), 1);
+		n->cc_rtt_us = max_u32((uint32_t)((n->now_ns - last) / NS_PER_US), 1);
+	} else if (n->rexmit_ns && n->has_ecr && !seq_lt(n->ts_ecr, now_ts_ms(c, n->rexmit_ns))) {
+		n->rtt_us = n->cc_rtt_us = max_u32((uint32_t)((n->now_ns - n->rexmit_ns) / NS_PER_US), 1000);
+	}
+	if (n->rtt_us) {
+		rtt_sample(c, n->rtt_us, n->now_ns);
 		c->backoff = 0;
 	}
-	if (fin)
+}
+
+/* snd_una moves to ack. */
+static void advance(struct pb_tcp *e, struct tcb *c, uint32_t ack, struct ack_news *n)
+{
+	n->fin = (c->flags & TCB_FIN_SENT) && ack == c->snd_end + 1;
+	uint32_t payload = n->acked - n->fin;
+	sq_ack(e, c, ack, n);
+	c->snd_una = ack;
+	c->tries = 0;
+	n->set_timer = n->not_dup = true;
+	if (!(c->flags & TCB_SACK))
+		reno_remove(e, c, n, payload);
+	else if (seq_lt(n->reord, n->prior_fack))
+		sack_reordered(e, c, n->reord, false);
+	if (n->rexmit_acked && !(c->flags & TCB_SACK))
+		n->orig_acked = false;
+	if (n->fin)
 		c->flags &= ~(uint32_t)TCB_FIN_OUT;
 	if (payload) {
 		c->bytes_acked += payload;
 		c->acked_event += payload;
-		tcb_event(e, c, PB_TCP_EV_WRITABLE);
+		c->bits &= ~(uint32_t)BIT_NOSPACE;
+		if (!c->notsent_lowat || c->snd_end - c->snd_nxt < c->notsent_lowat)
+			tcb_event(e, c, PB_TCP_EV_WRITABLE);
 	}
-	return fin;
+	plpmtud_acked(e, c, n->now_ns);
+}
+
+/* Not an ACK that just moves on: a duplicate, SACKs, congestion, or anything while losses are being repaired. */
+static bool is_dubious(const struct tcb *c, const struct ack_news *n)
+{
+	return !n->not_dup || n->sacked || n->dsack || n->ece || c->ca_state != PB_TCP_CA_OPEN;
+}
+
+static void process_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, struct ack_news *n)
+{
+	uint32_t pipe = pipe_bytes(c), lost = c->lost_total_segs;
+	bool flight = in_flight(c);
+	n->prior_una = c->snd_una;
+	n->prior_fack = c->sacked_segs ? c->fack : c->snd_una;
+	n->reord = c->snd_nxt;
+	n->has_ecr = (c->flags & TCB_TS) && p->opts.has_ts && p->opts.ts_ecr;
+	n->ts_ecr = p->opts.ts_ecr;
+	n->not_dup = p->data_len || (p->flags & (PB_TCP_FIN | PB_TCP_SYN));
+	n->ece = (c->bits & BIT_ECN) && (p->flags & PB_TCP_ECE) && !(p->flags & PB_TCP_SYN);
+	if (n->ece)
+		COUNT(e, TcpExtTCPEcnEchoIn);
+	bool old = seq_lt(p->tcp.ack, c->snd_una);
+	if (!old)
+		update_window(e, c, p, n);
+	if ((c->flags & TCB_SACK) && p->opts.n_sack && flight)
+		sack_process(e, c, p, n);
+	if (!old && n->acked)
+		advance(e, c, p->tcp.ack, n);
+	if (!flight)
+		return;
+	if (n->acked || n->sacked)
+		sample(c, n);
+	if (c->bits & BIT_RACK_DSACK || c->rack_steps != 1)
+		rack_adapt(e, c, n);
+	if (c->bits & BIT_TLP)
+		tlp_on_ack(e, c, n);
+	c->dupacks_in += !n->acked && !n->not_dup;
+	if (is_dubious(c, n))
+		recovery_on_ack(e, c, n);
+	cwnd_on_ack(e, c, n, pipe, lost);
+	if (n->set_timer)
+		rtx_restart(e, c, n->now_ns);
+	if (e->trace)
+		trace_add(e, c, n, PB_TCP_T_ACK, n->now_ns);
 }
 
 enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns)
@@ -88,35 +141,18 @@ enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now
 		challenge_ack(e, c, now_ns);
 		return PB_DROP_TCP_ACK;
 	}
-	if (seq_lt(ack, c->snd_una))
+	bool old = seq_lt(ack, c->snd_una);
+	/* An old ACK says no more, unless it brings SACK blocks. */
+	if (old && !((c->flags & TCB_SACK) && p->opts.n_sack && in_flight(c)))
 		return PB_DROP_NONE;
-	uint32_t acked = ack - c->snd_una, inflight = in_flight(c), old_wnd = c->snd_wnd;
-	uint32_t rtt_us = 0;
-	bool fin = false, recovering = c->flags & TCB_RECOVERY;
-	if (c->flags & TCB_SACK && p->opts.n_sack)
-		sack_process(e, c, &p->opts, now_ns);
-	update_window(e, c, p);
-	/* RFC 5681 2. With SACK the scoreboard decides, and this only counts. */
-	bool dup = !acked && !p->data_len && inflight && c->snd_wnd == old_wnd && !(p->flags & PB_TCP_FIN);
-	c->dupacks_in += dup;
-	if (acked)
-		fin = advance(e, c, p, &rtt_us, now_ns);
-	recovery_on_ack(e, c, acked, dup, now_ns);
-	if (acked) {
-		struct pb_cc_ack a = {
-			.now_ns = now_ns,
-			.acked_bytes = acked - fin,
-			.inflight_bytes = inflight,
-			.rtt_us = rtt_us,
-			.cwnd_limited = c->flags & TCB_CWND_LIMITED,
-			.in_recovery = recovering || (c->flags & TCB_RECOVERY),
-		};
-		e->cfg.cc->on_ack(&c->cc, &a);
-	}
-	rtx_review(e, c, now_ns, acked != 0);
-	if (c->sq_next != NONE || c->lost_bytes || (c->flags & TCB_FIN_QUEUED))
+	struct ack_news n = {.now_ns = now_ns, .acked = old ? 0 : ack - c->snd_una};
+	if (!p->data_len)
+		COUNT(e, TcpExtTCPPureAcks);
+	process_ack(e, c, p, &n);
+	chrono_update(c, now_ns);
+	if (c->sq_next != NONE || c->todo_bytes || (c->flags & TCB_FIN_QUEUED))
 		tcb_ready(e, c);
-	if (fin)
+	if (n.fin)
 		fin_acked(e, c, now_ns);
 	return PB_DROP_NONE;
 }
@@ -124,7 +160,9 @@ enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now
 void enter_time_wait(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	tcb_set_state(e, c, PB_TCP_TIME_WAIT);
-	c->t_rtx = NEVER;
+	COUNT(e, TcpExtTW);
+	c->t_rtx = c->t_pace = NEVER;
+	c->rtx_kind = RTX_NONE;
 	c->t_misc = now_ns + e->cfg.time_wait_ns;
 	timer_update(e, c);
 	spare_push(e, c);

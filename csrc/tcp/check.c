@@ -9,7 +9,7 @@
 
 static int check_send(struct pb_tcp *e, const struct tcb *c)
 {
-	uint32_t sacked = 0, lost = 0, seq = 0, tail = NONE;
+	uint32_t sacked = 0, lost = 0, retrans = 0, todo = 0, segs = 0, seq = 0, tail = NONE;
 	bool first = true, unsent = false;
 	for (uint32_t f = c->sq_head; f != NONE; f = e->segs[f].next) {
 		const struct seg *s = &e->segs[f];
@@ -21,6 +21,9 @@ static int check_send(struct pb_tcp *e, const struct tcb *c)
 		MUST((s->flags & (SEG_SACKED | SEG_LOST)) != (SEG_SACKED | SEG_LOST));
 		sacked += s->flags & SEG_SACKED ? s->len : 0;
 		lost += s->flags & SEG_LOST ? s->len : 0;
+		retrans += s->flags & SEG_RETRANS ? s->len : 0;
+		todo += (s->flags & (SEG_LOST | SEG_RETRANS)) == SEG_LOST ? s->len : 0;
+		segs += !!(s->flags & SEG_SACKED);
 		seq = s->seq + s->len;
 		tail = f;
 		first = false;
@@ -29,7 +32,8 @@ static int check_send(struct pb_tcp *e, const struct tcb *c)
 	MUST(first || seq == c->snd_end);
 	MUST(unsent == (c->sq_next != NONE));
 	MUST(lost == c->lost_bytes);
-	MUST(!(c->flags & TCB_SACK) || sacked == c->sacked_bytes);
+	MUST(retrans == c->retrans_bytes && todo == c->todo_bytes);
+	MUST(!(c->flags & TCB_SACK) || (sacked == c->sacked_bytes && segs == c->sacked_segs));
 	MUST(seq_leq(c->snd_una, c->snd_nxt));
 	MUST(seq_leq(c->snd_nxt, c->snd_end + 1));
 	return 0;
@@ -65,13 +69,14 @@ static int check_timers(const struct pb_tcp *e, const struct tcb *c)
 	if (c->state == PB_TCP_SYN_SENT || c->state == PB_TCP_SYN_RCVD)
 		MUST(c->t_rtx != NEVER);
 	if (c->state >= PB_TCP_ESTABLISHED && c->state != PB_TCP_TIME_WAIT && in_flight(c))
-		MUST(c->t_rtx != NEVER);
+		MUST(c->t_rtx != NEVER && c->rtx_kind != RTX_NONE);
 	if (c->state >= PB_TCP_ESTABLISHED && c->sq_next != NONE && !ready)
-		MUST(c->t_rtx != NEVER);
+		MUST(c->t_rtx != NEVER || c->t_pace != NEVER);
 	if (c->state == PB_TCP_TIME_WAIT)
 		MUST(c->t_misc != NEVER);
 	uint64_t t = c->t_rtx < c->t_delack ? c->t_rtx : c->t_delack;
 	t = t < c->t_misc ? t : c->t_misc;
+	t = t < c->t_pace ? t : c->t_pace;
 	MUST(t == NEVER || (c->heap_pos < e->heap_n && e->heap[c->heap_pos] == c->idx && c->heap_key <= t));
 	return 0;
 }

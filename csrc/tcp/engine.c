@@ -20,10 +20,20 @@ void pb_tcp_config_default(struct pb_tcp_config *cfg)
 		.timestamps = true,
 		.sack = true,
 		.wscale = true,
+		.dsack = true,
+		.rack = true,
+		.tlp = true,
+		.frto = true,
+		.slow_start_after_idle = true,
+		.pmtu_discovery = true,
+		.ecn = PB_TCP_ECN_PASSIVE,
+		.reordering_segs = 3,
 		.rto_initial_ns = 1000ull * NS_PER_MS,
 		.rto_min_ns = 200ull * NS_PER_MS,
 		.rto_max_ns = 120000ull * NS_PER_MS,
+		.timer_slack_ns = 1ull * NS_PER_MS,
 		.delack_ns = 40ull * NS_PER_MS,
+		.cork_ns = 200ull * NS_PER_MS,
 		.time_wait_ns = 60000ull * NS_PER_MS,
 		.fin_wait2_ns = 60000ull * NS_PER_MS,
 		.syn_retries = 6,
@@ -31,7 +41,11 @@ void pb_tcp_config_default(struct pb_tcp_config *cfg)
 		.data_retries = 15,
 		.keepalive_interval_ns = 75000ull * NS_PER_MS,
 		.keepalive_probes = 9,
-		.cc = &pb_cc_newreno,
+		.challenge_ns = 500ull * NS_PER_MS,
+		.challenge_per_sec = 1000,
+		.probing_base_mss = 1024,
+		.probing_floor_mss = 48,
+		.cc = &pb_cc_cubic,
 	};
 }
 
@@ -49,7 +63,12 @@ static bool config_ok(const struct pb_tcp_config *c)
 	       c->sndbuf_bytes <= 1u << 30 && c->rto_min_ns >= NS_PER_US && c->rto_min_ns <= c->rto_max_ns &&
 	       c->rto_max_ns <= RTO_LIMIT_NS && c->rto_initial_ns >= NS_PER_US && c->rto_initial_ns <= RTO_LIMIT_NS &&
 	       (!c->keepalive_idle_ns || (c->keepalive_interval_ns && c->keepalive_probes)) && c->ttl && c->cc &&
-	       c->cc->abi == PB_CC_ABI;
+	       c->cc->abi == PB_CC_ABI && c->acks <= PB_TCP_ACKS_BSD && c->ecn <= PB_TCP_ECN_PASSIVE &&
+	       c->probing <= PB_TCP_PROBING_ALWAYS && c->reordering_segs && c->reordering_segs <= 300 &&
+	       c->initial_cwnd_segs <= 1000 && c->rcv_wscale <= PB_TCP_WSCALE_MAX &&
+	       (!c->mss_clamp || c->mss_clamp >= 64) && c->delack_ns <= 500ull * NS_PER_MS && !(c->tos & PB_ECN_MASK) &&
+	       !(c->trace_records & (c->trace_records - 1)) &&
+	       (!c->probing || (c->probing_base_mss >= 48 && c->probing_floor_mss >= 48));
 }
 
 static uint32_t pow2_at_least(uint32_t n)
@@ -67,6 +86,7 @@ static void free_memory(struct pb_tcp *e)
 	free(e->table);
 	free(e->heap);
 	free(e->listeners);
+	free(e->trace);
 	free(e);
 }
 
@@ -90,7 +110,8 @@ struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cac
 	e->table = calloc(slots, sizeof(*e->table));
 	e->heap = calloc(e->ntcbs, sizeof(*e->heap));
 	e->listeners = calloc(cfg->max_listeners, sizeof(*e->listeners));
-	if (!e->segs || !e->tcbs || !e->table || !e->heap || !e->listeners) {
+	e->trace = cfg->trace_records ? calloc(cfg->trace_records, sizeof(*e->trace)) : NULL;
+	if (!e->segs || !e->tcbs || !e->table || !e->heap || !e->listeners || (cfg->trace_records && !e->trace)) {
 		free_memory(e);
 		return NULL;
 	}
@@ -150,7 +171,7 @@ void pb_tcp_tx_done(struct pb_tcp *e, const uint64_t *addrs, int n)
 	for (int i = 0; i < n; i++) {
 		struct seg *s = &e->segs[pb_pool_index(e->pool, addrs[i])];
 		bool keep = (s->flags & (SEG_INDEV | SEG_ORPHAN)) == SEG_INDEV;
-		s->flags &= (uint8_t) ~(SEG_INDEV | SEG_ORPHAN);
+		s->flags &= (uint16_t) ~(SEG_INDEV | SEG_ORPHAN);
 		if (keep)
 			pb_pool_move(e->cache, addrs[i], PB_OWN_TX, PB_OWN_ENGINE);
 		else
@@ -173,15 +194,30 @@ struct tcb *tcb_alloc(struct pb_tcp *e)
 	c->aq = (struct queue){NONE, NONE};
 	c->q_next = c->q_prev = c->listener = NONE;
 	c->heap_pos = c->next[LIST_READY] = c->next[LIST_EVENT] = NONE;
-	c->t_rtx = c->t_delack = c->t_misc = NEVER;
+	c->t_rtx = c->t_delack = c->t_misc = c->t_pace = NEVER;
 	c->rcvbuf = e->cfg.rcvbuf_bytes;
+	c->sndbuf = e->cfg.sndbuf_bytes;
+	c->cc_ops = e->cfg.cc;
+	c->rack_steps = 1;
+	c->reordering = e->cfg.reordering_segs;
+	c->undo_retrans = -1;
+	c->user_timeout_ns = e->cfg.user_timeout_ns;
+	c->delack_ns = e->cfg.delack_ns;
+	c->rto_min_ns = e->cfg.rto_min_ns;
+	c->rto_max_ns = e->cfg.rto_max_ns;
+	c->fin_wait2_ns = e->cfg.fin_wait2_ns;
+	c->linger_ns = -1;
+	c->syn_retries = e->cfg.syn_retries;
+	c->tos = e->cfg.tos;
+	c->ttl = e->cfg.ttl;
+	c->bits = (e->cfg.acks == PB_TCP_ACKS_BSD ? BIT_ACKS_BSD : 0u) |
+		  (e->cfg.slow_start_after_idle ? BIT_IDLE_RESTART : 0u);
 	c->ka_idle_ns = e->cfg.keepalive_idle_ns;
 	c->ka_interval_ns = e->cfg.keepalive_interval_ns;
 	c->ka_probes = e->cfg.keepalive_probes;
 	c->rto_us = (uint32_t)(e->cfg.rto_initial_ns / NS_PER_US);
 	c->min_rtt_us = UINT32_MAX;
-	if (e->cfg.nagle)
-		c->flags |= TCB_NAGLE;
+	c->flags |= (e->cfg.nagle ? TCB_NAGLE : 0u) | (e->cfg.pmtu_discovery ? 0u : TCB_NO_PMTUD);
 	e->stats.conns++;
 	e->stats.states[PB_TCP_CLOSED]++;
 	return c;
@@ -195,7 +231,7 @@ struct tcb *conn_alloc(struct pb_tcp *e)
 		if (e->spare.head == NONE)
 			return NULL;
 		tcb_closed(e, &e->tcbs[e->spare.head], 0);
-		e->stats.time_wait_recycled++;
+		e->stats.n[PB_C_TcpExtTCPTimeWaitOverflow]++;
 	}
 	return tcb_alloc(e);
 }
@@ -314,8 +350,9 @@ void tcb_closed(struct pb_tcp *e, struct tcb *c, int err)
 	if (err && !c->error)
 		c->error = err;
 	tcb_set_state(e, c, PB_TCP_CLOSED);
-	c->t_rtx = c->t_delack = c->t_misc = NEVER;
-	c->flags &= ~(uint32_t)(TCB_ACK_NOW | TCB_SYN_OUT | TCB_FIN_OUT | TCB_PROBE | TCB_PERSIST);
+	c->t_rtx = c->t_delack = c->t_misc = c->t_pace = NEVER;
+	c->rtx_kind = RTX_NONE;
+	c->flags &= ~(uint32_t)(TCB_ACK_NOW | TCB_SYN_OUT | TCB_FIN_OUT | TCB_PROBE | TCB_TLP_DUE);
 	timer_remove(e, c);
 	flow_remove(e, c);
 	sq_free_all(e, c);

@@ -7,65 +7,107 @@
 static void give_up(struct pb_tcp *e, struct tcb *c)
 {
 	if (c->state < PB_TCP_ESTABLISHED)
-		e->stats.attempt_fails++;
-	tcb_closed(e, c, ETIMEDOUT);
+		COUNT(e, TcpAttemptFails);
+	COUNT(e, TcpExtTCPAbortOnTimeout);
+	tcb_closed(e, c, c->soft_error ? c->soft_error : ETIMEDOUT);
+}
+
+/* RFC 5482: nothing was acknowledged for so long. */
+static bool user_timed_out(const struct tcb *c, uint64_t since_ns, uint64_t now_ns)
+{
+	return c->user_timeout_ns && since_ns && now_ns - since_ns >= c->user_timeout_ns;
+}
+
+/* The timer must not sleep past the user timeout. */
+static void clamp_to_user_timeout(struct tcb *c, uint64_t since_ns, uint64_t now_ns)
+{
+	uint64_t end = since_ns + c->user_timeout_ns;
+	if (c->user_timeout_ns && since_ns && end > now_ns && c->t_rtx > end)
+		c->t_rtx = end;
 }
 
 static void syn_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
-	uint32_t limit = c->state == PB_TCP_SYN_SENT ? e->cfg.syn_retries : e->cfg.synack_retries;
-	if (c->tries >= limit) {
+	uint32_t limit = c->state == PB_TCP_SYN_SENT ? c->syn_retries : e->cfg.synack_retries;
+	if (c->tries >= limit || user_timed_out(c, c->last_rx_ns, now_ns)) {
 		give_up(e, c);
 		return;
 	}
 	c->tries++;
 	c->backoff++;
 	c->flags |= TCB_SYN_OUT;
-	e->stats.retransmits++;
+	COUNT(e, TcpRetransSegs);
+	COUNT(e, TcpExtTCPTimeouts);
 	c->rexmits++;
 	rtx_arm(e, c, now_ns);
+	clamp_to_user_timeout(c, c->last_rx_ns, now_ns);
 	tcb_ready(e, c);
+}
+
+static uint32_t orphan_retries(const struct pb_tcp *e)
+{
+	return e->cfg.orphan_retries ? e->cfg.orphan_retries : 8;
 }
 
 /* A window that stays closed is probed for ever while the peer answers (RFC 9293 3.8.6.1). */
 static void persist_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	/* For ever, but not for an application that is gone: the peer could hold the memory as long as it likes. */
-	bool orphan = (c->flags & TCB_DETACHED) && c->tries >= e->cfg.data_retries;
-	if (orphan || c->ka_sent++ >= e->cfg.data_retries) {
+	bool orphan = (c->flags & TCB_DETACHED) && c->tries >= orphan_retries(e);
+	if (!c->ka_sent)
+		c->probe_began_ns = now_ns;
+	if (orphan || c->ka_sent >= e->cfg.data_retries || user_timed_out(c, c->probe_began_ns, now_ns)) {
 		give_up(e, c);
 		return;
 	}
+	c->ka_sent++;
 	c->tries++;
 	if (c->backoff < 32)
 		c->backoff++;
 	c->flags |= c->snd_wnd ? TCB_FORCE : TCB_PROBE;
-	rtx_arm(e, c, now_ns);
+	c->t_rtx = now_ns + rto_ns(c);
+	clamp_to_user_timeout(c, c->probe_began_ns, now_ns);
+	timer_update(e, c);
 	tcb_ready(e, c);
 }
 
 /* The peer answers and its window is closed: what is in flight (a FIN, or data that the window shrank over) is a probe
  * now, and the connection must stay (RFC 9293 3.8.6.1). */
-static bool held_by_window(const struct pb_tcp *e, const struct tcb *c, uint64_t now_ns)
+static bool held_by_window(const struct tcb *c, uint64_t now_ns)
 {
-	return !c->snd_wnd && !(c->flags & TCB_DETACHED) && now_ns - c->last_rx_ns < 2 * e->cfg.rto_max_ns;
+	return !c->snd_wnd && !(c->flags & TCB_DETACHED) && now_ns - c->last_rx_ns < 2 * c->rto_max_ns;
+}
+
+static void rto_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+{
+	uint32_t limit = c->flags & TCB_DETACHED ? min_u32(orphan_retries(e), e->cfg.data_retries) : e->cfg.data_retries;
+	uint64_t since = c->retrans_ns;
+	if ((c->tries >= limit && !held_by_window(c, now_ns)) || (c->tries && user_timed_out(c, since, now_ns))) {
+		give_up(e, c);
+		return;
+	}
+	plpmtud_timeout(e, c, now_ns);
+	recovery_on_rto(e, c, now_ns);
+	rtx_arm(e, c, now_ns);
+	clamp_to_user_timeout(c, since ? since : now_ns, now_ns);
 }
 
 static void rtx_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
+	uint8_t kind = c->rtx_kind;
 	c->t_rtx = NEVER;
-	if (c->state < PB_TCP_ESTABLISHED) {
+	if (c->state < PB_TCP_ESTABLISHED)
 		syn_timeout(e, c, now_ns);
-	} else if (c->flags & TCB_PERSIST) {
+	else if (kind == RTX_PERSIST)
 		persist_timeout(e, c, now_ns);
-	} else if (in_flight(c)) {
-		if (c->tries >= e->cfg.data_retries && !held_by_window(e, c, now_ns)) {
-			give_up(e, c);
-			return;
-		}
-		recovery_on_rto(e, c, now_ns);
-		rtx_arm(e, c, now_ns);
-	}
+	else if (!in_flight(c))
+		c->rtx_kind = RTX_NONE;
+	else if (kind == RTX_TLP)
+		tlp_timeout(e, c, now_ns);
+	else if (kind == RTX_REO)
+		rack_timeout(e, c, now_ns);
+	else
+		rto_timeout(e, c, now_ns);
 }
 
 static void keepalive(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
@@ -75,12 +117,14 @@ static void keepalive(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 		c->t_misc = idle_until;
 	} else if (in_flight(c)) {
 		c->t_misc = now_ns + c->ka_interval_ns; /* retransmission says whether the peer lives */
-	} else if (c->ka_sent >= c->ka_probes) {
+	} else if (c->user_timeout_ns ? c->ka_sent && now_ns - c->last_rx_ns >= c->user_timeout_ns
+				      : c->ka_sent >= c->ka_probes) {
+		send_rst(e, c, now_ns);
 		give_up(e, c);
 		return;
 	} else {
 		c->ka_sent++;
-		c->flags |= TCB_PROBE;
+		c->flags |= TCB_PROBE | TCB_KA_PROBE;
 		c->t_misc = now_ns + c->ka_interval_ns;
 		tcb_ready(e, c);
 	}
@@ -104,13 +148,14 @@ void pb_tcp_expire(struct pb_tcp *e, uint64_t now_ns)
 		if (c->heap_key > now_ns)
 			return;
 		timer_remove(e, c);
-		if (c->t_delack <= now_ns) {
-			c->t_delack = NEVER;
-			c->flags |= TCB_ACK_NOW;
-			tcb_ready(e, c);
-		}
+		if (c->t_delack <= now_ns)
+			delack_timeout(e, c);
 		if (c->t_rtx <= now_ns)
 			rtx_timeout(e, c, now_ns);
+		if (c->t_pace <= now_ns) {
+			c->t_pace = NEVER;
+			tcb_ready(e, c);
+		}
 		if (c->t_misc <= now_ns)
 			misc_timeout(e, c, now_ns);
 		timer_update(e, c);

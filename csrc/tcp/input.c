@@ -3,8 +3,6 @@
 
 #include <errno.h>
 
-/* RFC 5961 7: challenge ACKs are limited, here per connection as Linux does (500 ms). */
-#define CHALLENGE_NS (500ull * NS_PER_MS)
 #define PAWS_IDLE_NS (24ull * 86400 * 1000 * NS_PER_MS) /* RFC 7323 5.5 */
 
 static enum pb_drop parse(const struct pb_tcp *e, const struct pb_desc *d, struct pkt *p)
@@ -33,6 +31,7 @@ static enum pb_drop parse(const struct pb_tcp *e, const struct pb_desc *d, struc
 	p->dst = v.dst;
 	p->seq = p->tcp.seq;
 	p->flags = p->tcp.flags;
+	p->ecn = v.tos & PB_ECN_MASK;
 	p->data_off = (uint16_t)(d->off + v.hdr_len + p->tcp.hdr_len);
 	p->data_len = (uint16_t)(tcp_len - p->tcp.hdr_len);
 	p->taken = p->reused = p->ask = p->stray = false;
@@ -56,14 +55,29 @@ void reply_rst(struct pb_tcp *e, const struct pkt *p)
 	}
 }
 
+/* RFC 5961 7: challenge ACKs are limited, per connection and for the engine as a whole, with a limit that is not the
+ * same each second, so that nobody can count them from aside (RFC 5961 as Linux has it since 4.7). */
+static bool challenge_allowed(struct pb_tcp *e, uint64_t now_ns)
+{
+	if (!e->challenge_ns || now_ns - e->challenge_ns >= 1000ull * NS_PER_MS) {
+		uint64_t key[2] = {now_ns, e->stats.n[PB_C_TcpInSegs]};
+		uint32_t half = (e->cfg.challenge_per_sec + 1) / 2;
+		e->challenge_ns = now_ns;
+		e->challenges = half + (uint32_t)(siphash24(e->cfg.secret, key, sizeof(key)) % max_u32(e->cfg.challenge_per_sec, 1));
+	}
+	return e->challenges && e->challenges--;
+}
+
 void challenge_ack(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
-	if (c->last_challenge_ns && now_ns - c->last_challenge_ns < CHALLENGE_NS)
+	bool soon = c->last_challenge_ns && now_ns - c->last_challenge_ns < e->cfg.challenge_ns;
+	if (soon || !challenge_allowed(e, now_ns)) {
+		COUNT(e, TcpExtTCPACKSkipped);
 		return;
+	}
 	c->last_challenge_ns = now_ns;
-	e->stats.challenge_acks++;
-	c->flags |= TCB_ACK_NOW;
-	tcb_ready(e, c);
+	COUNT(e, TcpExtTCPChallengeACK);
+	ack_now(e, c);
 }
 
 /* The ACK for a segment that is not acceptable. Without payload it is limited too: two ends that disagree would answer
@@ -71,16 +85,24 @@ void challenge_ack(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 static void oow_ack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
 {
 	if (p->flags & PB_TCP_SYN) {
+		COUNT(e, TcpExtTCPSYNChallenge);
 		challenge_ack(e, c, now_ns); /* RFC 5961 4.2: wherever it lies */
 		return;
 	}
 	if (!p->data_len && !(p->flags & PB_TCP_FIN)) {
-		if (c->last_oow_ns && now_ns - c->last_oow_ns < CHALLENGE_NS)
+		if (c->last_oow_ns && now_ns - c->last_oow_ns < e->cfg.challenge_ns) {
+			COUNT(e, TcpExtTCPACKSkipped);
 			return;
+		}
 		c->last_oow_ns = now_ns;
 	}
-	c->flags |= TCB_ACK_NOW;
-	tcb_ready(e, c);
+	/* It came twice: its ACK was lost, or the peer's timer is too quick. */
+	uint32_t end = p->seq + p->data_len;
+	if (p->data_len && seq_lt(p->seq, c->rcv_nxt)) {
+		quickack_mode(c, 16);
+		dsack_report(e, c, p->seq, seq_min(end, c->rcv_nxt), true);
+	}
+	ack_now(e, c);
 }
 
 /* RFC 7323 5.3. The clause about connections idle for 24 days is R3 there. */
@@ -138,9 +160,9 @@ static enum pb_drop in_rst(struct pb_tcp *e, struct tcb *c, const struct pkt *p,
 	}
 	e->stats.resets_in++;
 	if (c->state == PB_TCP_SYN_RCVD)
-		e->stats.attempt_fails++;
+		e->stats.n[PB_C_TcpAttemptFails]++;
 	else
-		e->stats.estab_resets++;
+		e->stats.n[PB_C_TcpEstabResets]++;
 	bool orderly = c->state == PB_TCP_CLOSING || c->state == PB_TCP_LAST_ACK;
 	tcb_closed(e, c,
 		   orderly                                                    ? 0
@@ -181,6 +203,7 @@ static enum pb_drop established_checks(struct pb_tcp *e, struct tcb *c, struct p
 {
 	uint32_t len = (uint32_t)p->data_len + !!(p->flags & PB_TCP_SYN) + !!(p->flags & PB_TCP_FIN);
 	if (paws_reject(c, p, now_ns)) {
+		COUNT(e, TcpExtPAWSEstab);
 		if (p->opts.has_ts)
 			oow_ack(e, c, p, now_ns);
 		return PB_DROP_TCP_PAWS;
@@ -199,6 +222,7 @@ static enum pb_drop established_checks(struct pb_tcp *e, struct tcb *c, struct p
 	if (p->flags & PB_TCP_RST)
 		return in_rst(e, c, p, now_ns);
 	if (p->flags & PB_TCP_SYN) {
+		COUNT(e, TcpExtTCPSYNChallenge);
 		challenge_ack(e, c, now_ns); /* RFC 5961 4.2 */
 		return PB_DROP_TCP_SYN;
 	}
@@ -228,9 +252,14 @@ static enum pb_drop in_synchronised(struct pb_tcp *e, struct tcb *c, struct pkt 
 	why = in_ack(e, c, p, now_ns);
 	if (why || c->state == PB_TCP_CLOSED)
 		return why;
+	if (c->bits & BIT_ECN)
+		ecn_data(e, c, p);
+	if (p->data_len && seq_lt(p->seq, c->rcv_nxt))
+		dsack_report(e, c, p->seq, seq_min(p->seq + p->data_len, c->rcv_nxt), true);
 	trim(c, p);
 	uint32_t fin_seq = p->seq + p->data_len;
 	if (p->data_len) {
+		c->data_segs_in++;
 		why = in_data(e, c, p, now_ns);
 		if (c->state == PB_TCP_CLOSED)
 			return why;
@@ -277,6 +306,7 @@ static enum pb_drop arrives(struct pb_tcp *e, struct pkt *p, uint64_t now_ns)
 	if (c && time_wait_reuse(c, p) && listener_find(e, &p->dst, p->tcp.dport)) {
 		p->reused = true;
 		p->min_iss = c->snd_nxt + 65537;
+		COUNT(e, TcpExtTWRecycled);
 		tcb_closed(e, c, 0);
 		c = NULL;
 	}
@@ -299,7 +329,7 @@ void pb_tcp_input(struct pb_tcp *e, const struct pb_desc *d, int n, uint64_t now
 		if (!pkts[i].reason)
 			__builtin_prefetch(&e->table[pkts[i].hash & e->table_mask]);
 	}
-	e->stats.segs_in += (uint64_t)n;
+	e->stats.n[PB_C_TcpInSegs] += (uint64_t)n;
 	for (int i = 0; i < n; i++) {
 		enum pb_drop why = pkts[i].reason;
 		enum pb_verdict what = PB_VERDICT_DONE;

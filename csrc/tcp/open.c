@@ -10,14 +10,27 @@ static uint16_t default_mss(const struct tcb *c)
 	return c->ip_hdr_len == PB_IP4_HLEN ? 536 : 1220;
 }
 
+/* RFC 3168 6.1.1, Linux's tcp_ecn: a SYN that asks is answered unless ECN is off; a SYN-ACK that agrees counts when we
+ * asked. A reflected CWR is no agreement. */
+static void negotiate_ecn(const struct pb_tcp *e, struct tcb *c, const struct pkt *p)
+{
+	uint8_t both = p->flags & (PB_TCP_ECE | PB_TCP_CWR);
+	bool ok = p->flags & PB_TCP_ACK ? (c->bits & BIT_SYN_ECN) && both == PB_TCP_ECE
+					: e->cfg.ecn != PB_TCP_ECN_OFF && both == (PB_TCP_ECE | PB_TCP_CWR) &&
+						  p->ecn == PB_ECN_NOT;
+	if (ok)
+		c->bits |= BIT_ECN;
+	else
+		c->bits &= ~(uint32_t)BIT_ECN;
+}
+
 /* What the peer's SYN says of the connection; ours is what the configuration offers. */
 static void negotiate(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
 {
 	const struct pb_tcp_opts *o = &p->opts;
 	uint32_t offered = c->rcv_adv - c->rcv_nxt;
-	uint32_t ours = (uint32_t)e->cfg.mtu - c->ip_hdr_len - PB_TCP_HLEN;
-	uint32_t mss = o->has_mss ? max_u32(o->mss, 64) : default_mss(c);
-	mss = min_u32(mss, ours);
+	c->peer_mss = (uint16_t)(o->has_mss ? max_u32(o->mss, 64) : default_mss(c));
+	uint32_t mss = min_u32(c->peer_mss, c->own_mss);
 	if (e->cfg.timestamps && o->has_ts) {
 		c->flags |= TCB_TS;
 		c->ts_recent = o->ts_val;
@@ -32,9 +45,9 @@ static void negotiate(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint
 	} else {
 		c->rcv_wscale = 0;
 	}
+	negotiate_ecn(e, c, p);
 	c->mss = (uint16_t)mss;
-	c->cc.mss = mss;
-	e->cfg.cc->init(&c->cc);
+	c->rcv_mss = (uint16_t)min_u32(536, min_u32(c->advmss, mss));
 	c->irs = p->tcp.seq;
 	c->rcv_nxt = c->irs + 1;
 	c->last_ack_sent = c->rcv_nxt;
@@ -44,13 +57,13 @@ static void negotiate(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint
 	c->snd_wnd = p->tcp.wnd;
 	c->max_snd_wnd = c->snd_wnd;
 	c->snd_wl1 = p->tcp.seq;
-	c->quickacks = 16;
+	cwnd_init(e, c, now_ns);
 }
 
-static uint8_t pick_wscale(const struct pb_tcp *e)
+static uint8_t pick_wscale(const struct pb_tcp *e, const struct tcb *c)
 {
-	uint8_t s = 0;
-	while (s < PB_TCP_WSCALE_MAX && e->cfg.rcvbuf_bytes >> s > 65535)
+	uint8_t s = e->cfg.rcv_wscale;
+	while (s < PB_TCP_WSCALE_MAX && c->rcvbuf >> s > 65535)
 		s++;
 	return e->cfg.wscale ? s : 0;
 }
@@ -60,7 +73,11 @@ static void start(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t
 {
 	c->hash = flow_hash(e, &c->laddr, c->lport, &c->raddr, c->rport);
 	c->ip_hdr_len = pb_ip_is4(&c->raddr) ? PB_IP4_HLEN : PB_IP6_HLEN;
-	c->rcv_wscale = pick_wscale(e);
+	c->rcv_wscale = pick_wscale(e, c);
+	/* RFC 6691: options are not subtracted here. */
+	uint32_t own = (uint32_t)e->cfg.mtu - c->ip_hdr_len - PB_TCP_HLEN;
+	own = e->cfg.mss_clamp ? min_u32(own, e->cfg.mss_clamp) : own;
+	c->own_mss = c->advmss = (uint16_t)(c->max_mss ? min_u32(own, c->max_mss) : own);
 	c->iss = isn_make(e, c, now_ns);
 	/* RFC 1122 4.2.2.13: above all that the last connection of this pair used. */
 	if (p && p->reused && seq_lt(c->iss, p->min_iss))
@@ -72,13 +89,40 @@ static void start(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t
 	c->recover_seq = c->iss;
 	c->last_rx_ns = now_ns;
 	c->mss = 536;
-	c->cc.mss = c->mss;
-	e->cfg.cc->init(&c->cc);
+	cwnd_init(e, c, now_ns);
+	c->chrono_ns = now_ns;
 	c->flags |= TCB_SYN_OUT;
+	c->rtx_kind = RTX_RTO;
 	c->t_rtx = now_ns + e->cfg.rto_initial_ns;
 	flow_insert(e, c);
 	timer_update(e, c);
 	tcb_ready(e, c);
+}
+
+/* What the listener was told holds for its connections. */
+static void inherit(struct tcb *c, const struct tcb *l)
+{
+	uint32_t flags = TCB_NAGLE | TCB_CORK | TCB_NO_PMTUD, bits = BIT_ACKS_BSD | BIT_IDLE_RESTART;
+	c->flags = (c->flags & ~flags) | (l->flags & flags);
+	c->bits = (c->bits & ~bits) | (l->bits & bits);
+	c->cc_ops = l->cc_ops;
+	c->rcvbuf = l->rcvbuf;
+	c->sndbuf = l->sndbuf;
+	c->wnd_clamp = l->wnd_clamp;
+	c->max_mss = l->max_mss;
+	c->tos = l->tos;
+	c->ttl = l->ttl;
+	c->pacing_rate = l->pacing_rate;
+	c->ka_idle_ns = l->ka_idle_ns;
+	c->ka_interval_ns = l->ka_interval_ns;
+	c->ka_probes = l->ka_probes;
+	c->user_timeout_ns = l->user_timeout_ns;
+	c->delack_ns = l->delack_ns;
+	c->rto_min_ns = l->rto_min_ns;
+	c->rto_max_ns = l->rto_max_ns;
+	c->fin_wait2_ns = l->fin_wait2_ns;
+	c->linger_ns = l->linger_ns;
+	c->notsent_lowat = l->notsent_lowat;
 }
 
 enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t now_ns)
@@ -89,8 +133,11 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 		reply_rst(e, p);
 		return PB_DROP_TCP_NO_FLOW;
 	}
-	if (l->waiting >= l->backlog)
+	if (l->waiting >= l->backlog) {
+		COUNT(e, TcpExtListenOverflows);
+		COUNT(e, TcpExtListenDrops);
 		return PB_DROP_TCP_BACKLOG;
+	}
 	if (l->flags & TCB_ASK) {
 		if (p->d->flags & PB_DESC_REFUSED) {
 			reply_rst(e, p);
@@ -102,8 +149,11 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 		}
 	}
 	struct tcb *c = conn_alloc(e);
-	if (!c)
+	if (!c) {
+		COUNT(e, TcpExtListenDrops);
 		return PB_DROP_TCP_NO_CONN;
+	}
+	inherit(c, l);
 	c->laddr = p->dst;
 	c->lport = p->tcp.dport;
 	c->raddr = p->src;
@@ -112,7 +162,7 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 	c->flags |= TCB_PASSIVE | TCB_EMBRYO;
 	tcb_set_state(e, c, PB_TCP_SYN_RCVD);
 	l->waiting++;
-	e->stats.passive_opens++;
+	e->stats.n[PB_C_TcpPassiveOpens]++;
 	start(e, c, p, now_ns);
 	negotiate(e, c, p, now_ns);
 	return PB_DROP_NONE;
@@ -129,7 +179,7 @@ enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_
 		if (!acked)
 			return PB_DROP_TCP_RST;
 		e->stats.resets_in++;
-		e->stats.attempt_fails++;
+		e->stats.n[PB_C_TcpAttemptFails]++;
 		tcb_closed(e, c, ECONNREFUSED);
 		return PB_DROP_NONE;
 	}
@@ -140,6 +190,7 @@ enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_
 		/* Simultaneous open: answer with SYN-ACK, the same ISS. */
 		tcb_set_state(e, c, PB_TCP_SYN_RCVD);
 		c->flags |= TCB_SYN_OUT;
+		c->syns_sent = 0;
 		c->backoff = c->tries = 0;
 		c->t_rtx = now_ns + e->cfg.rto_initial_ns;
 		timer_update(e, c);
@@ -160,18 +211,22 @@ void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	if (pmtu)
 		reduce_mss(e, c, pmtu);
 	c->snd_una = c->iss + 1;
+	c->fack = c->rack_end = c->cwnd_seq = c->recover_seq = c->small_end = c->snd_una;
 	c->flags &= ~(uint32_t)TCB_SYN_OUT;
+	c->retrans_ns = 0;
+	c->rtx_kind = RTX_NONE;
 	if (c->syn_ns) /* sent once only (Karn) */
-		rtt_sample(e, c, (uint32_t)((now_ns - c->syn_ns) / NS_PER_US));
+		rtt_sample(c, (uint32_t)((now_ns - c->syn_ns) / NS_PER_US), now_ns);
 	/* RFC 6298 5.7: the SYN was lost, so start again with 3 s until there is a sample. */
 	if (c->tries && !c->srtt8_us)
-		c->rto_us = max_u32(3000000, (uint32_t)(e->cfg.rto_min_ns / NS_PER_US));
+		c->rto_us = max_u32(3000000, (uint32_t)(c->rto_min_ns / NS_PER_US));
 	/* RFC 6928 2: after more than one retransmission of the SYN the initial window is one segment. */
 	if (c->syns_sent > 2)
 		c->cc.cwnd = min_u32(c->cc.cwnd, c->mss);
 	c->backoff = c->tries = 0;
 	c->t_rtx = NEVER;
-	c->last_rx_ns = now_ns;
+	c->last_rx_ns = c->last_send_ns = c->cwnd_ns = now_ns;
+	plpmtud_start(e, c, now_ns);
 	if (c->ka_idle_ns)
 		c->t_misc = now_ns + c->ka_idle_ns;
 	timer_update(e, c);
@@ -205,7 +260,7 @@ int pb_tcp_connect(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const 
 	c->raddr = remote->addr;
 	c->rport = remote->port;
 	tcb_set_state(e, c, PB_TCP_SYN_SENT);
-	e->stats.active_opens++;
+	e->stats.n[PB_C_TcpActiveOpens]++;
 	start(e, c, NULL, now_ns);
 	*h = tcb_handle(c);
 	return 0;

@@ -1,147 +1,7 @@
 /* What goes out: replies, then each connection that has something to say, in turn, until the room is used up. Headers
  * are written into the frame before its payload, so a segment is sent without a copy; one that the device still holds
  * is copied: a header must not change under a transfer. */
-#include "tcp/tcb.h"
-
-struct out {
-	struct pb_desc *d;
-	int n, room;
-	bool stuck; /* no frame for a control segment: try again at the next call */
-	uint64_t now_ns;
-};
-
-static uint32_t ip_write(const struct pb_tcp *e, uint8_t *p, const struct pb_ip *src, const struct pb_ip *dst,
-			 uint16_t id, uint32_t len)
-{
-	if (pb_ip_is4(dst))
-		return pb_ip4_write(p, src, dst, PB_IPPROTO_TCP, e->cfg.ttl, 0, id, true, len);
-	return pb_ip6_write(p, src, dst, PB_IPPROTO_TCP, e->cfg.ttl, 0, 0, len);
-}
-
-/* Everything that a segment acknowledges is acknowledged now. */
-static void acked_now(struct tcb *c)
-{
-	c->flags &= ~(uint32_t)TCB_ACK_NOW;
-	c->t_delack = NEVER;
-	c->unacked_segs = 0;
-	c->last_ack_sent = c->rcv_nxt;
-}
-
-struct segment {
-	uint32_t frame, seq, sum;
-	uint16_t off, len; /* payload */
-	uint8_t flags;
-};
-
-static void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *g, struct pb_tcp_opts *opts)
-{
-	uint8_t buf[PB_TCP_OPTS_MAX];
-	if (c->flags & TCB_TS) {
-		opts->has_ts = true;
-		opts->ts_val = now_ts_ms(c, o->now_ns);
-		opts->ts_ecr = c->ts_recent;
-	}
-	uint32_t opts_len = pb_tcp_opts_write(buf, opts), hdr = PB_TCP_HLEN + opts_len;
-	bool syn = g->flags & PB_TCP_SYN;
-	uint16_t wnd = (uint16_t)rcv_window_scaled(e, c, syn);
-	uint32_t ack = g->flags & PB_TCP_ACK ? c->rcv_nxt : 0;
-	uint8_t *tcp = frame_ptr(e, g->frame) + g->off - hdr, *ip = tcp - c->ip_hdr_len;
-	pb_tcp_write(tcp, c->lport, c->rport, g->seq, ack, g->flags, wnd, opts_len);
-	memcpy(tcp + PB_TCP_HLEN, buf, opts_len);
-	pb_tcp_set_csum_with(tcp, hdr, g->len, g->sum, &c->laddr, &c->raddr);
-	ip_write(e, ip, &c->laddr, &c->raddr, c->ip_id++, hdr + g->len);
-	o->d[o->n++] = (struct pb_desc){.addr = frame_addr(e, g->frame),
-					.off = (uint16_t)(g->off - hdr - c->ip_hdr_len),
-					.len = (uint16_t)(c->ip_hdr_len + hdr + g->len)};
-	if (g->flags & PB_TCP_ACK)
-		acked_now(c);
-	c->segs_out++;
-	e->stats.segs_out++;
-}
-
-/* A segment without payload. False: no frame. */
-static bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags,
-			 struct pb_tcp_opts *opts)
-{
-	uint32_t frame = frame_alloc(e, false);
-	if (frame == NONE) {
-		o->stuck = true;
-		return false;
-	}
-	e->segs[frame].flags = SEG_INDEV | SEG_ORPHAN;
-	struct segment g = {.frame = frame, .seq = seq, .off = PB_TCP_HEADROOM, .flags = flags};
-	emit(e, c, o, &g, opts);
-	return true;
-}
-
-static void send_syn(struct pb_tcp *e, struct tcb *c, struct out *o)
-{
-	bool first = c->state == PB_TCP_SYN_SENT;
-	struct pb_tcp_opts opts = {
-		.has_mss = true,
-		.mss = (uint16_t)(e->cfg.mtu - c->ip_hdr_len - PB_TCP_HLEN),
-		.sack_ok = first ? e->cfg.sack : !!(c->flags & TCB_SACK),
-		.has_wscale = first ? e->cfg.wscale : !!(c->flags & TCB_WSCALE),
-		.wscale = c->rcv_wscale,
-	};
-	if (first && e->cfg.timestamps) {
-		opts.has_ts = true;
-		opts.ts_val = now_ts_ms(c, o->now_ns);
-	}
-	if (!emit_control(e, c, o, c->iss, first ? PB_TCP_SYN : PB_TCP_SYN | PB_TCP_ACK, &opts))
-		return;
-	c->flags &= ~(uint32_t)TCB_SYN_OUT;
-	c->syn_ns = c->syns_sent++ ? 0 : o->now_ns;
-}
-
-static bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq)
-{
-	struct pb_tcp_opts opts = {0};
-	if ((c->flags & TCB_SACK) && c->oq_count)
-		opts.n_sack = (uint8_t)rcv_sack_blocks(e, c, &opts, c->flags & TCB_TS ? 3 : 4);
-	return emit_control(e, c, o, seq, PB_TCP_ACK, &opts);
-}
-
-/* Sends the segment in `frame`, from its own frame if the device does not hold it. */
-static bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame)
-{
-	struct seg *s = &e->segs[frame];
-	uint32_t from = frame;
-	if (s->flags & SEG_INDEV) {
-		from = frame_alloc(e, false);
-		if (from == NONE) {
-			o->stuck = true;
-			return false;
-		}
-		memcpy(frame_ptr(e, from) + PB_TCP_HEADROOM, frame_ptr(e, frame) + s->off, s->len);
-		e->segs[from].flags = SEG_INDEV | SEG_ORPHAN;
-	} else {
-		s->flags |= SEG_INDEV;
-	}
-	bool last = s->next == NONE;
-	struct segment g = {.frame = from,
-			    .seq = s->seq,
-			    .off = from == frame ? s->off : PB_TCP_HEADROOM,
-			    .len = s->len,
-			    .sum = s->csum,
-			    .flags = PB_TCP_ACK};
-	if (s->flags & SEG_PUSH)
-		g.flags |= PB_TCP_PSH;
-	if (last && (c->flags & TCB_FIN_QUEUED)) {
-		g.flags |= PB_TCP_FIN;
-		if (!(c->flags & TCB_FIN_SENT) && s->seq + s->len == c->snd_end) {
-			c->flags |= TCB_FIN_SENT;
-			c->snd_nxt = c->snd_end + 1;
-		}
-		c->flags &= ~(uint32_t)TCB_FIN_OUT;
-	}
-	struct pb_tcp_opts opts = {0};
-	emit(e, c, o, &g, &opts);
-	s->flags |= SEG_SENT;
-	s->sent_ns = o->now_ns;
-	c->bytes_sent += s->len;
-	return true;
-}
+#include "tcp/out.h"
 
 static bool cwnd_allows(const struct tcb *c, uint32_t len)
 {
@@ -149,104 +9,219 @@ static bool cwnd_allows(const struct tcb *c, uint32_t len)
 	return !pipe || pipe + len <= c->cc.cwnd;
 }
 
-/* Lost segments first. The oldest goes whatever the window says, the others only inside it. */
+/* The flow's rate, if it has one. False: not yet; the timer says when (RFC 9293 knows no rate; as Linux's fq). */
+static bool rate_allows(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+{
+	if (!c->pacing_rate || c->pace_next_ns <= now_ns) {
+		c->bits &= ~(uint32_t)BIT_RATE_LIMITED;
+		return true;
+	}
+	if (!(c->bits & BIT_RATE_LIMITED))
+		COUNT(e, TcpExtTCPPacingWaits);
+	c->bits |= BIT_RATE_LIMITED;
+	c->t_pace = c->pace_next_ns;
+	timer_update(e, c);
+	return false;
+}
+
+static void sent_again(struct pb_tcp *e, struct tcb *c, struct seg *s, uint64_t now_ns)
+{
+	if ((s->flags & (SEG_LOST | SEG_RETRANS)) == SEG_LOST)
+		c->todo_bytes -= s->len;
+	if (!(s->flags & SEG_RETRANS))
+		c->retrans_bytes += s->len;
+	s->flags |= SEG_REXMIT | SEG_RETRANS;
+	c->rexmits++;
+	c->bytes_rexmit += s->len;
+	if (!c->retrans_ns)
+		c->retrans_ns = now_ns;
+	c->undo_retrans = c->undo_retrans < 0 ? 1 : c->undo_retrans + 1;
+	COUNT(e, TcpRetransSegs);
+	if (c->ca_state == PB_TCP_CA_RECOVERY)
+		COUNT(e, TcpExtTCPFastRetrans);
+	else if (c->ca_state == PB_TCP_CA_LOSS && c->tries == 0)
+		COUNT(e, TcpExtTCPSlowStartRetrans);
+}
+
+/* A segment made for a path that carries less now. False: no frame. */
+static bool fit(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t f)
+{
+	if (e->segs[f].len <= c->mss || sq_split(e, c, f, c->mss))
+		return true;
+	o->stuck = true;
+	return false;
+}
+
+/* Lost segments. The oldest goes whatever the window says, the others only inside it. */
 static void resend_lost(struct pb_tcp *e, struct tcb *c, struct out *o)
 {
 	uint32_t f = c->rtx_hint == NONE ? c->sq_head : c->rtx_hint;
-	while (c->lost_bytes && f != NONE && o->n < o->room) {
+	while (c->todo_bytes && f != NONE && o->n < o->room) {
 		struct seg *s = &e->segs[f];
 		if (!(s->flags & SEG_SENT))
 			break;
-		if (!(s->flags & SEG_LOST)) {
+		if ((s->flags & (SEG_LOST | SEG_RETRANS)) != SEG_LOST) {
 			f = s->next;
 			continue;
 		}
 		c->rtx_hint = f;
-		if (s->len > c->mss && !sq_split(e, c, f, c->mss)) {
-			o->stuck = true;
+		if (!fit(e, c, o, f))
 			return;
-		}
-		/* RFC 6675 5 (4.3), RFC 6582 3.2: the first hole is filled at once, whatever is still in flight. */
-		bool first = f == c->sq_head && (c->flags & TCB_RECOVERY) && !(s->flags & SEG_REXMIT);
-		if (!first && !cwnd_allows(c, s->len)) {
+		if (!cwnd_allows(c, s->len)) {
 			c->flags |= TCB_CWND_LIMITED;
 			return;
 		}
 		if (f != c->sq_head && seq_lt(c->snd_una + c->snd_wnd, s->seq + s->len))
 			return;
-		if (!send_seg(e, c, o, f))
+		if (!rate_allows(e, c, o->now_ns) || !send_seg(e, c, o, f))
 			return;
-		s->flags = (uint8_t)((s->flags | SEG_REXMIT) & ~SEG_LOST);
-		c->lost_bytes -= s->len;
-		c->rexmits++;
-		c->bytes_rexmit += s->len;
-		e->stats.retransmits++;
+		sent_again(e, c, s, o->now_ns);
+		/* What was sent just now gets its full time (RFC 6298 5.1). */
+		if (f == c->sq_head && c->rtx_kind == RTX_RTO && c->ca_state == PB_TCP_CA_RECOVERY)
+			rtx_arm(e, c, o->now_ns);
 		f = s->next;
 	}
 }
 
-/* How much of an unsent segment may go now: 0 holds it. Nagle (RFC 896), sender SWS avoidance (RFC 9293 3.8.6.2.1). */
+/* Nagle's algorithm as amended by Minshall: a small segment waits while another small one is unacknowledged (RFC 896;
+ * RFC 1122 4.2.3.4). A cork or a promise of more holds it whatever is in flight. */
+static bool held(const struct tcb *c, const struct seg *s, uint32_t len)
+{
+	if (len >= c->mss || s->next != NONE || (c->flags & (TCB_FIN_QUEUED | TCB_FORCE | TCB_PUSH_ALL)))
+		return false;
+	if ((c->flags & TCB_CORK) || (s->flags & SEG_MORE))
+		return true;
+	return (c->flags & TCB_NAGLE) && in_flight(c) && seq_lt(c->snd_una, c->small_end) &&
+	       seq_leq(c->small_end, c->snd_nxt);
+}
+
+/* How much of an unsent segment may go now: 0 holds it. Sender SWS avoidance (RFC 9293 3.8.6.2.1). */
 static uint32_t may_send(const struct tcb *c, const struct seg *s)
 {
 	uint32_t edge = c->snd_una + c->snd_wnd;
 	uint32_t usable = seq_lt(s->seq, edge) ? edge - s->seq : 0, len = min_u32(s->len, c->mss);
+	if (s->flags & SEG_PROBE)
+		len = s->len;
 	if (len > usable) {
 		bool worth = usable && (usable >= c->max_snd_wnd / 2 || (c->flags & TCB_FORCE));
 		return worth ? usable : 0;
 	}
-	bool tail = s->next == NONE && !(c->flags & TCB_FIN_QUEUED);
-	if (len < c->mss && tail && (c->flags & TCB_NAGLE) && in_flight(c) && !(c->flags & TCB_FORCE))
-		return 0;
-	return len;
+	return held(c, s, len) ? 0 : len;
 }
 
-static void send_new(struct pb_tcp *e, struct tcb *c, struct out *o)
+static bool send_next(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t len)
 {
+	uint32_t f = c->sq_next;
+	struct seg *s = &e->segs[f];
+	if (len < s->len && !sq_split(e, c, f, len)) {
+		o->stuck = true;
+		return false;
+	}
+	uint32_t next = s->next;
+	if (!send_seg(e, c, o, f))
+		return false;
+	c->sq_next = next;
+	if (!(c->flags & TCB_FIN_SENT))
+		c->snd_nxt = s->seq + s->len;
+	if (s->len < c->mss)
+		c->small_end = s->seq + s->len;
+	c->flags &= ~(uint32_t)TCB_FORCE;
+	/* An answer within the ATO of the question: a dialogue, whose ACKs can travel with the answers. */
+	if (o->now_ns - c->last_data_ns < (uint64_t)c->ato_us * NS_PER_US)
+		c->bits |= BIT_PINGPONG;
+	COUNT(e, TcpExtTCPOrigDataSent);
+	return true;
+}
+
+/* Returns whether something went. */
+static bool send_new(struct pb_tcp *e, struct tcb *c, struct out *o)
+{
+	bool any = false, limited = false;
+	if (c->sq_next != NONE && !in_flight(c))
+		cwnd_after_idle(e, c, o->now_ns);
 	while (c->sq_next != NONE && o->n < o->room) {
 		uint32_t f = c->sq_next;
 		struct seg *s = &e->segs[f];
-		if (s->len < c->mss && s->next != NONE)
+		if (e->cfg.probing && plpmtud_try(e, c, o->now_ns))
+			s = &e->segs[f]; /* it is larger now */
+		else if (s->len < c->mss && s->next != NONE)
 			sq_coalesce(e, c, f, c->mss);
 		uint32_t len = may_send(c, s);
 		if (!len)
-			return;
-		if (!cwnd_allows(c, len)) {
-			c->flags |= TCB_CWND_LIMITED;
-			return;
-		}
-		if (len < s->len && !sq_split(e, c, f, len)) {
-			o->stuck = true;
-			return;
-		}
-		if (c->quickacks && c->rcv_nxt != c->last_ack_sent)
-			c->quickacks = 0; /* a dialogue: the answer carries the ACK */
-		uint32_t next = s->next;
-		if (!send_seg(e, c, o, f))
-			return;
-		c->sq_next = next;
-		if (!(c->flags & TCB_FIN_SENT))
-			c->snd_nxt = s->seq + s->len;
-		c->flags &= ~(uint32_t)TCB_FORCE;
+			break;
+		limited = !cwnd_allows(c, len);
+		if (limited || !rate_allows(e, c, o->now_ns) || !send_next(e, c, o, len))
+			break;
+		any = true;
 	}
-	if (pipe_bytes(c) < c->cc.cwnd / 2)
-		c->flags &= ~(uint32_t)TCB_CWND_LIMITED;
+	if (c->sq_next == NONE)
+		c->flags &= ~(uint32_t)TCB_PUSH_ALL;
+	if (any || limited)
+		cwnd_validate(c, limited || pipe_bytes(c) + c->mss > c->cc.cwnd, o->now_ns);
+	return any;
 }
 
-static void send_fin(struct pb_tcp *e, struct tcb *c, struct out *o)
+static bool send_fin(struct pb_tcp *e, struct tcb *c, struct out *o)
 {
 	bool due = (c->flags & TCB_FIN_OUT) ||
 		   ((c->flags & (TCB_FIN_QUEUED | TCB_FIN_SENT)) == TCB_FIN_QUEUED && c->sq_next == NONE);
 	if (!due || o->n == o->room || c->sq_next != NONE)
-		return;
+		return false;
 	struct pb_tcp_opts opts = {0};
 	if (!emit_control(e, c, o, c->snd_end, PB_TCP_FIN | PB_TCP_ACK, &opts))
-		return;
+		return false;
 	if (c->flags & TCB_FIN_SENT) {
 		c->rexmits++;
-		e->stats.retransmits++;
+		COUNT(e, TcpRetransSegs);
+		if (!c->retrans_ns)
+			c->retrans_ns = o->now_ns;
 	}
+	c->last_send_ns = o->now_ns;
 	c->flags = (c->flags | TCB_FIN_SENT) & ~(uint32_t)TCB_FIN_OUT;
 	c->snd_nxt = c->snd_end + 1;
+	return true;
+}
+
+/* RFC 8985 7.3: a new segment if there is one and the window takes it, else the last one again, or the FIN. */
+static void send_tlp(struct pb_tcp *e, struct tcb *c, struct out *o)
+{
+	c->flags &= ~(uint32_t)TCB_TLP_DUE;
+	if (!in_flight(c) || o->n == o->room)
+		return;
+	bool again = false;
+	uint32_t f = c->sq_next;
+	if (f != NONE && seq_leq(e->segs[f].seq + min_u32(e->segs[f].len, c->mss), c->snd_una + c->snd_wnd)) {
+		if (!send_next(e, c, o, min_u32(e->segs[f].len, c->mss)))
+			return;
+	} else if ((c->flags & TCB_FIN_SENT) && c->sq_head == NONE) {
+		c->flags |= TCB_FIN_OUT;
+		again = send_fin(e, c, o);
+	} else {
+		for (f = c->sq_head; f != NONE && e->segs[f].next != c->sq_next;)
+			f = e->segs[f].next;
+		if (f == NONE || (e->segs[f].flags & SEG_SACKED) || !fit(e, c, o, f) || !send_seg(e, c, o, f))
+			return;
+		sent_again(e, c, &e->segs[f], o->now_ns);
+		again = true;
+	}
+	c->bits = (c->bits & ~(uint32_t)BIT_TLP_REXMIT) | BIT_TLP | (again ? BIT_TLP_REXMIT : 0u);
+	c->tlp_seq = c->snd_nxt;
+	COUNT(e, TcpExtTCPLossProbes);
+	trace_add(e, c, NULL, PB_TCP_T_TLP, o->now_ns);
+	rtx_arm(e, c, o->now_ns);
+}
+
+/* An old sequence number: whatever the peer's window, it must answer (RFC 9293 3.8.6.1, 3.8.4). */
+static void send_probe(struct pb_tcp *e, struct tcb *c, struct out *o)
+{
+	if (o->n == o->room || !send_ack(e, c, o, c->snd_una - 1))
+		return;
+	if (c->flags & TCB_KA_PROBE)
+		COUNT(e, TcpExtTCPKeepAlive);
+	else
+		COUNT(e, TcpExtTCPWinProbe);
+	c->flags &= ~(uint32_t)(TCB_PROBE | TCB_KA_PROBE);
+	c->probes_out++;
 }
 
 static void conn_output(struct pb_tcp *e, struct tcb *c, struct out *o)
@@ -260,50 +235,37 @@ static void conn_output(struct pb_tcp *e, struct tcb *c, struct out *o)
 			send_ack(e, c, o, c->snd_nxt);
 		return;
 	}
-	/* Blocks of the out-of-order store fit only where there is no payload. */
-	if ((c->flags & TCB_ACK_NOW) && c->oq_count && !send_ack(e, c, o, c->snd_nxt))
+	/* Blocks of the out-of-order store, and duplicates, fit only where there is no payload. */
+	if ((c->flags & TCB_ACK_NOW) && (c->oq_count || (c->bits & BIT_DSACK)) && !send_ack(e, c, o, c->snd_nxt))
 		return;
-	resend_lost(e, c, o);
-	if (!c->lost_bytes) /* NextSeg() of RFC 6675: new data after all that is lost */
-		send_new(e, c, o);
-	send_fin(e, c, o);
-	if ((c->flags & TCB_PROBE) && o->n < o->room && send_ack(e, c, o, c->snd_una - 1)) {
-		/* An old sequence number: whatever the peer's window, it must answer (RFC 9293 3.8.6.1, 3.8.4). */
-		c->flags &= ~(uint32_t)TCB_PROBE;
-		c->probes_out++;
+	bool any = false;
+	if (c->flags & TCB_TLP_DUE)
+		send_tlp(e, c, o);
+	if (c->bits & BIT_NEW_FIRST) {
+		c->bits &= ~(uint32_t)BIT_NEW_FIRST;
+		any = send_new(e, c, o);
+		if (!any)
+			c->flags &= ~(uint32_t)TCB_FRTO;
 	}
+	if (!any && c->todo_bytes)
+		resend_lost(e, c, o);
+	if (!c->todo_bytes) /* NextSeg() of RFC 6675: new data after all that is lost */
+		any |= send_new(e, c, o);
+	any |= send_fin(e, c, o);
+	if (c->flags & TCB_PROBE)
+		send_probe(e, c, o);
 	if ((c->flags & TCB_ACK_NOW) && o->n < o->room)
 		send_ack(e, c, o, c->snd_nxt);
-	rtx_review(e, c, o->now_ns, false);
+	rtx_review(e, c, any, o->now_ns);
+	chrono_update(c, o->now_ns);
 }
 
 static bool more_to_do(const struct tcb *c)
 {
 	if (c->state == PB_TCP_CLOSED)
 		return false;
-	return c->flags & (TCB_ACK_NOW | TCB_SYN_OUT | TCB_PROBE | TCB_FIN_OUT) || c->sq_next != NONE ||
-	       c->lost_bytes || (c->flags & (TCB_FIN_QUEUED | TCB_FIN_SENT)) == TCB_FIN_QUEUED;
-}
-
-static void send_replies(struct pb_tcp *e, struct out *o)
-{
-	while (e->reply_n && o->n < o->room) {
-		uint32_t frame = frame_alloc(e, false);
-		if (frame == NONE)
-			return;
-		e->segs[frame].flags = SEG_INDEV | SEG_ORPHAN;
-		const struct reply *r = &e->replies[--e->reply_n];
-		uint8_t *tcp = frame_ptr(e, frame) + PB_TCP_HEADROOM - PB_TCP_HLEN;
-		uint32_t ip_len = pb_ip_is4(&r->dst) ? PB_IP4_HLEN : PB_IP6_HLEN;
-		pb_tcp_write(tcp, r->sport, r->dport, r->seq, r->ack, r->flags, 0, 0);
-		pb_tcp_set_csum(tcp, PB_TCP_HLEN, &r->src, &r->dst);
-		ip_write(e, tcp - ip_len, &r->src, &r->dst, 0, PB_TCP_HLEN);
-		o->d[o->n++] = (struct pb_desc){.addr = frame_addr(e, frame),
-						.off = (uint16_t)(PB_TCP_HEADROOM - PB_TCP_HLEN - ip_len),
-						.len = (uint16_t)(PB_TCP_HLEN + ip_len)};
-		e->stats.segs_out++;
-		e->stats.resets_out++;
-	}
+	return c->flags & (TCB_ACK_NOW | TCB_SYN_OUT | TCB_PROBE | TCB_FIN_OUT | TCB_TLP_DUE) || c->sq_next != NONE ||
+	       c->todo_bytes || (c->flags & (TCB_FIN_QUEUED | TCB_FIN_SENT)) == TCB_FIN_QUEUED;
 }
 
 int pb_tcp_output(struct pb_tcp *e, struct pb_desc *d, int room, uint64_t now_ns)

@@ -6,21 +6,21 @@
 
 #include <errno.h>
 
+#define LEAST_MSS 48u /* as Linux: an ICMP error cannot make every byte a packet (tcp_min_snd_mss) */
 #define SWEEP_SLOTS 2048u /* a portion: the default engine as a whole */
 
 /* RFC 1191 6.3, RFC 8201: segments above the new size are lost for certain. */
 void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
 {
 	uint32_t overhead = c->ip_hdr_len + PB_TCP_HLEN + (c->flags & TCB_TS ? 12u : 0);
-	uint32_t mss = mtu - overhead;
+	uint32_t mss = mtu > overhead + LEAST_MSS ? mtu - overhead : LEAST_MSS;
 	if (mss >= c->mss)
 		return;
 	for (uint32_t f = c->sq_head; f != NONE && (e->segs[f].flags & SEG_SENT); f = e->segs[f].next) {
 		struct seg *s = &e->segs[f];
-		if (s->len <= mss || (s->flags & (SEG_LOST | SEG_SACKED)))
+		if (s->len <= mss || (s->flags & SEG_SACKED))
 			continue;
-		s->flags |= SEG_LOST;
-		c->lost_bytes += s->len;
+		seg_mark_lost(e, c, s);
 	}
 	c->mss = (uint16_t)mss;
 	c->cc.mss = mss;
@@ -51,10 +51,12 @@ int pb_tcp_icmp(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const str
 		return -ENOENT;
 	if (seq_lt(seq, c->snd_una) || !seq_lt(seq, c->snd_nxt))
 		return -EINVAL; /* RFC 5927 4.1: what is not in flight cannot have met with an error */
+	if (mtu && (c->flags & TCB_NO_PMTUD))
+		return 0;
 	if (mtu && mtu < e->cfg.mtu) {
 		uint32_t before = pb_pmtu_get(&e->pmtu, &c->raddr, now_ns);
 		mtu = pb_pmtu_set(&e->pmtu, &c->raddr, mtu, now_ns);
-		e->stats.pmtu_updates++;
+		e->stats.n[PB_C_TcpExtTCPPmtuUpdates]++;
 		if (c->state >= PB_TCP_ESTABLISHED)
 			reduce_mss(e, c, mtu);
 		if (!before ||
@@ -63,8 +65,10 @@ int pb_tcp_icmp(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const str
 			pmtu_sweep(e, now_ns);
 		}
 	} else if (!mtu && c->state == PB_TCP_SYN_SENT && err) {
-		e->stats.attempt_fails++;
+		e->stats.n[PB_C_TcpAttemptFails]++;
 		tcb_closed(e, c, err);
+	} else if (err) {
+		c->soft_error = err; /* RFC 1122 4.2.3.9: not a reason to give up, but perhaps why */
 	}
 	return 0;
 }

@@ -14,8 +14,10 @@ uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c)
 	uint64_t charged = (uint64_t)c->rcv_frames * e->pool->frame_bytes;
 	if (charged >= c->rcvbuf)
 		return 0;
-	uint64_t wnd = (c->rcvbuf - charged) * c->mss / e->pool->frame_bytes;
+	uint64_t wnd = (c->rcvbuf - charged) * c->advmss / e->pool->frame_bytes;
 	uint64_t max = (uint64_t)65535 << c->rcv_wscale;
+	if (c->wnd_clamp && wnd > c->wnd_clamp)
+		wnd = c->wnd_clamp;
 	return (uint32_t)(wnd < max ? wnd : max);
 }
 
@@ -29,7 +31,7 @@ uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 		c->rcv_adv = c->rcv_nxt + wnd;
 		return wnd;
 	}
-	uint32_t step = min_u32(c->mss, (uint32_t)((uint64_t)c->rcvbuf * c->mss / e->pool->frame_bytes / 2));
+	uint32_t step = min_u32(c->advmss, (uint32_t)((uint64_t)c->rcvbuf * c->advmss / e->pool->frame_bytes / 2));
 	if (wnd < old + step)
 		wnd = old;
 	uint32_t field = min_u32(wnd >> c->rcv_wscale, 65535);
@@ -41,6 +43,13 @@ uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 		edge = c->rcv_nxt + (field << c->rcv_wscale);
 	}
 	c->rcv_adv = seq_max(c->rcv_adv, edge);
+	if (!field != !!(c->bits & BIT_ZERO_WND)) {
+		if (field)
+			COUNT(e, TcpExtTCPFromZeroWindowAdv);
+		else
+			COUNT(e, TcpExtTCPToZeroWindowAdv);
+		c->bits ^= BIT_ZERO_WND;
+	}
 	return field;
 }
 
@@ -59,7 +68,7 @@ static bool append_copy(struct pb_tcp *e, const struct tcb *c, uint32_t to, cons
 		return false;
 	memcpy(frame_ptr(e, to) + s->off + s->len, e->pool->base + p->d->addr + p->data_off, p->data_len);
 	s->len = (uint16_t)(s->len + p->data_len);
-	e->stats.coalesced++;
+	e->stats.n[PB_C_TcpExtTCPRcvCoalesce]++;
 	return true;
 }
 
@@ -150,10 +159,14 @@ static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 	c->oq_last_seq = p->seq;
 	if (prev != NONE) {
 		uint32_t end = e->segs[prev].seq + e->segs[prev].len;
-		if (seq_leq(p->seq + p->data_len, end))
+		if (seq_leq(p->seq + p->data_len, end)) {
+			dsack_report(e, c, p->seq, p->seq + p->data_len, false);
 			return PB_DROP_TCP_DUP;
+		}
 		if (seq_lt(p->seq, end)) {
 			uint32_t cut = end - p->seq;
+			COUNT(e, TcpExtTCPOFOMerge);
+			dsack_report(e, c, p->seq, end, false);
 			p->data_off = (uint16_t)(p->data_off + cut);
 			p->data_len = (uint16_t)(p->data_len - cut);
 			p->seq = end;
@@ -163,6 +176,7 @@ static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 	bool full = c->oq_count >= e->cfg.ooo_segs || !memory_left(e, c);
 	while (f != NONE && seq_leq(e->segs[f].seq + e->segs[f].len, p->seq + p->data_len)) {
 		uint32_t next = e->segs[f].next;
+		dsack_report(e, c, e->segs[f].seq, e->segs[f].seq + e->segs[f].len, false);
 		rx_free(e, c, f);
 		c->oq_count--;
 		f = next;
@@ -172,8 +186,10 @@ static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 		c->oq_head = f;
 	else
 		e->segs[prev].next = f;
-	if (f != NONE && seq_lt(e->segs[f].seq, p->seq + p->data_len))
+	if (f != NONE && seq_lt(e->segs[f].seq, p->seq + p->data_len)) {
+		dsack_report(e, c, e->segs[f].seq, p->seq + p->data_len, false);
 		p->data_len = (uint16_t)(e->segs[f].seq - p->seq);
+	}
 	if (!p->data_len)
 		return PB_DROP_TCP_DUP;
 	if (prev != NONE && e->segs[prev].seq + e->segs[prev].len == p->seq && append_copy(e, c, prev, p))
@@ -187,26 +203,8 @@ static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 	else
 		e->segs[prev].next = frame;
 	c->oq_count++;
+	COUNT(e, TcpExtTCPOFOQueue);
 	return PB_DROP_NONE;
-}
-
-/* RFC 9293 3.8.6.3, RFC 5681 4.2: at least every second full-sized segment, else within the delay; at once at the start
- * of a connection, after a gap was filled, and for anything out of order. */
-static void schedule_ack(struct pb_tcp *e, struct tcb *c, uint32_t len, bool now, uint64_t now_ns)
-{
-	if (len >= c->mss)
-		c->unacked_segs++;
-	if (c->quickacks) {
-		c->quickacks--;
-		now = true;
-	}
-	if (now || c->unacked_segs >= 2 || c->rcv_nxt - c->last_ack_sent >= 2u * c->mss) {
-		c->flags |= TCB_ACK_NOW;
-		tcb_ready(e, c);
-	} else if (c->t_delack == NEVER) {
-		c->t_delack = now_ns + e->cfg.delack_ns;
-		timer_update(e, c);
-	}
 }
 
 static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns)
@@ -220,8 +218,10 @@ static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uin
 	} else {
 		/* The store may hold the tail of it already. */
 		if (c->rq_tail == NONE || !append_copy(e, c, c->rq_tail, p)) {
-			if (!memory_left(e, c))
+			if (!memory_left(e, c)) {
+				COUNT(e, TcpExtTCPRcvQDrop);
 				return PB_DROP_TCP_RCVBUF;
+			}
 			rq_link(e, c, take_frame(e, c, p));
 		}
 		advance(e, c, len);
@@ -229,7 +229,7 @@ static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uin
 	}
 	if (gap)
 		drain_ooo(e, c);
-	schedule_ack(e, c, len, gap, now_ns);
+	ack_schedule(e, c, len, gap, now_ns);
 	return PB_DROP_NONE;
 }
 
@@ -246,26 +246,30 @@ enum pb_drop in_data(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t no
 	if (p->seq == c->rcv_nxt)
 		return in_order(e, c, p, now_ns);
 	enum pb_drop why = store_ooo(e, c, p);
-	c->flags |= TCB_ACK_NOW;
-	tcb_ready(e, c);
+	ack_now(e, c);
 	return why;
 }
 
-/* Blocks of the store, the one with the most recent arrival first (RFC 2018 4). Returns how many. */
+/* What came twice (RFC 2883 4), then the blocks of the store, the one with the most recent arrival first (RFC 2018 4).
+ * Returns how many. */
 int rcv_sack_blocks(const struct pb_tcp *e, const struct tcb *c, struct pb_tcp_opts *o, int max)
 {
-	int n = 0;
+	int first = !!(c->bits & BIT_DSACK), n = first;
+	if (first) {
+		o->sack[0].left = c->dsack_left;
+		o->sack[0].right = c->dsack_right;
+	}
 	for (uint32_t f = c->oq_head; f != NONE;) {
 		uint32_t left = e->segs[f].seq, right = left;
 		for (; f != NONE && e->segs[f].seq == right; f = e->segs[f].next)
 			right += e->segs[f].len;
 		bool newest = c->oq_last_seq - left < right - left;
-		if (newest && n) {
+		if (newest && n > first) {
 			int last = n < max ? n : max - 1;
-			for (int i = last; i > 0; i--)
+			for (int i = last; i > first; i--)
 				o->sack[i] = o->sack[i - 1];
-			o->sack[0].left = left;
-			o->sack[0].right = right;
+			o->sack[first].left = left;
+			o->sack[first].right = right;
 			n = n < max ? n + 1 : max;
 		} else if (n < max) {
 			o->sack[n].left = left;
@@ -311,9 +315,9 @@ void rcv_review(struct pb_tcp *e, struct tcb *c)
 {
 	if (c->state != PB_TCP_ESTABLISHED && c->state != PB_TCP_FIN_WAIT_1 && c->state != PB_TCP_FIN_WAIT_2)
 		return;
-	uint32_t max = (uint32_t)((uint64_t)c->rcvbuf * c->mss / e->pool->frame_bytes);
+	uint32_t max = (uint32_t)((uint64_t)c->rcvbuf * c->advmss / e->pool->frame_bytes);
 	uint32_t old = c->rcv_adv - c->rcv_nxt, wnd = rcv_window(e, c);
-	if (old < max / 2 && wnd >= old + min_u32(2u * c->mss, max / 2)) {
+	if (old < max / 2 && wnd >= old + min_u32(2u * c->advmss, max / 2)) {
 		c->flags |= TCB_ACK_NOW;
 		tcb_ready(e, c);
 	}
@@ -360,6 +364,7 @@ int64_t pb_tcp_recv(struct pb_tcp *e, pb_tcp_handle h, void *buf, size_t len, ui
 		rx_free(e, c, frame);
 	}
 	c->rq_bytes -= (uint32_t)done;
+	ack_read(e, c);
 	rcv_review(e, c);
 	return (int64_t)done;
 }
@@ -396,6 +401,7 @@ int pb_tcp_consumed(struct pb_tcp *e, pb_tcp_handle h, uint32_t frames)
 		return -EINVAL;
 	c->held_frames -= frames;
 	c->rcv_frames -= frames;
+	ack_read(e, c);
 	rcv_review(e, c);
 	return 0;
 }

@@ -21,47 +21,60 @@ void sq_append(struct pb_tcp *e, struct tcb *c, uint32_t frame)
 		c->sq_next = frame;
 }
 
-static void forget(struct tcb *c, const struct seg *s, uint32_t len)
-{
-	if (s->flags & SEG_SACKED)
-		c->sacked_bytes -= len;
-	if (s->flags & SEG_LOST)
-		c->lost_bytes -= len;
-}
-
 /* The first n bytes of a segment are acknowledged: what is left is a shorter segment. */
 static void trim_front(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t n)
 {
 	struct seg *s = &e->segs[frame];
-	forget(c, s, n);
+	uint32_t marks = s->flags & (SEG_SACKED | SEG_LOST | SEG_RETRANS);
+	seg_unmark(c, s, marks);
 	s->seq += n;
 	s->off = (uint16_t)(s->off + n);
 	s->len = (uint16_t)(s->len - n);
 	s->csum = pb_csum_partial(frame_ptr(e, frame) + s->off, s->len, 0);
+	seg_mark(c, s, marks);
 }
 
-uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack, uint64_t *rexmit_ns, uint64_t now_ns)
+/* A segment that is acknowledged whole: what its arrival says. */
+static void arrived(struct pb_tcp *e, struct tcb *c, const struct seg *s, struct ack_news *n)
 {
-	uint64_t sample = 0;
-	*rexmit_ns = 0;
-	bool clean = true; /* a retransmission among them makes the sample ambiguous */
+	if (s->flags & SEG_REXMIT) {
+		n->rexmit_acked = true;
+		n->rexmit_ns = s->sent_ns > n->rexmit_ns ? s->sent_ns : n->rexmit_ns;
+	} else if (!(s->flags & SEG_SACKED)) {
+		if (!n->first_ns)
+			n->first_ns = s->sent_ns;
+		n->last_ns = s->sent_ns;
+		if (seq_lt(s->seq, n->reord))
+			n->reord = s->seq;
+		n->orig_acked |= seq_leq(s->seq + s->len, c->recover_seq);
+	}
+	if (!(c->flags & TCB_SACK) || (s->flags & SEG_SACKED))
+		return;
+	count_delivered(e, c, n, s->len, 1);
+	/* The echo of a time before it was sent again: the original arrived, whose send time is not known. */
+	if (!((s->flags & SEG_REXMIT) && n->has_ecr && seq_lt(n->ts_ecr, now_ts_ms(c, s->sent_ns))))
+		rack_arrived(c, s, n);
+}
+
+void sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack, struct ack_news *n)
+{
 	while (c->sq_head != NONE) {
 		uint32_t frame = c->sq_head;
 		struct seg *s = &e->segs[frame];
 		if (!seq_lt(s->seq, ack))
 			break;
-		recovery_arrived(c, s, now_ns);
 		if (seq_lt(ack, s->seq + s->len)) {
+			if ((c->flags & TCB_SACK) && !(s->flags & SEG_SACKED))
+				count_delivered(e, c, n, ack - s->seq, 0);
 			trim_front(e, c, frame, ack - s->seq);
 			break;
 		}
-		if (s->flags & SEG_REXMIT) {
-			clean = false;
-			*rexmit_ns = s->sent_ns > *rexmit_ns ? s->sent_ns : *rexmit_ns;
-		} else if (!sample && !(s->flags & SEG_SACKED)) {
-			sample = s->sent_ns;
-		}
-		forget(c, s, s->len);
+		arrived(e, c, s, n);
+		n->segs++;
+		if (s->flags & SEG_SACKED && c->flags & TCB_SACK)
+			c->sacked_segs--;
+		if (s->flags & (SEG_SACKED | SEG_LOST | SEG_RETRANS))
+			seg_unmark(c, s, SEG_SACKED | SEG_LOST | SEG_RETRANS);
 		c->sq_head = s->next;
 		if (c->sq_head == NONE)
 			c->sq_tail = NONE;
@@ -69,7 +82,6 @@ uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack, uint64_t *rexmit_
 			c->rtx_hint = c->sq_head;
 		frame_free(e, frame);
 	}
-	return clean ? sample : 0;
 }
 
 void sq_free_all(struct pb_tcp *e, struct tcb *c)
@@ -80,7 +92,7 @@ void sq_free_all(struct pb_tcp *e, struct tcb *c)
 		frame_free(e, frame);
 	}
 	c->sq_tail = c->sq_next = c->rtx_hint = NONE;
-	c->sacked_bytes = c->lost_bytes = 0;
+	c->sacked_bytes = c->lost_bytes = c->retrans_bytes = c->todo_bytes = c->sacked_segs = 0;
 }
 
 bool sq_split(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t len)
@@ -94,11 +106,13 @@ bool sq_split(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t len)
 	r->csum = pb_csum_copy(frame_ptr(e, rest) + r->off, src + len, n, 0);
 	r->len = (uint16_t)n;
 	r->seq = s->seq + len;
-	r->flags = s->flags & (SEG_SENT | SEG_SACKED | SEG_LOST | SEG_REXMIT | SEG_PUSH);
+	r->flags = s->flags & (SEG_SENT | SEG_SACKED | SEG_LOST | SEG_RETRANS | SEG_REXMIT | SEG_PUSH | SEG_MORE);
 	r->sent_ns = s->sent_ns;
+	r->delivered = s->delivered;
+	c->sacked_segs += s->flags & SEG_SACKED && c->flags & TCB_SACK;
 	r->next = s->next;
 	s->next = rest;
-	s->flags &= (uint8_t)~SEG_PUSH;
+	s->flags &= (uint16_t) ~(SEG_PUSH | SEG_MORE);
 	s->len = (uint16_t)len;
 	s->csum = pb_csum_partial(src, len, 0);
 	if (c->sq_tail == frame)
@@ -122,13 +136,37 @@ void sq_coalesce(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t max)
 			pb_csum_copy(frame_ptr(e, frame) + s->off + s->len, frame_ptr(e, next) + n->off, n->len, 0);
 		s->csum = pb_csum_block_add(s->csum, sum, s->len);
 		s->len = (uint16_t)(s->len + n->len);
-		s->flags |= n->flags & SEG_PUSH;
+		s->flags = (uint16_t)((s->flags & ~SEG_MORE) | (n->flags & (SEG_PUSH | SEG_MORE)));
 		s->next = n->next;
 		if (c->sq_tail == next)
 			c->sq_tail = frame;
 		frame_free(e, next);
-		e->stats.coalesced++;
+		e->stats.n[PB_C_TcpExtTCPRcvCoalesce]++;
 	}
+}
+
+bool sq_borrow(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t bytes)
+{
+	struct seg *s = &e->segs[frame];
+	while (bytes && s->next != NONE) {
+		uint32_t next = s->next;
+		struct seg *n = &e->segs[next];
+		uint32_t k = min_u32(bytes, n->len);
+		uint32_t sum = pb_csum_copy(frame_ptr(e, frame) + s->off + s->len, frame_ptr(e, next) + n->off, k, 0);
+		s->csum = pb_csum_block_add(s->csum, sum, s->len);
+		s->len = (uint16_t)(s->len + k);
+		bytes -= k;
+		if (k < n->len) {
+			trim_front(e, c, next, k);
+			continue;
+		}
+		s->flags |= n->flags & (SEG_PUSH | SEG_MORE);
+		s->next = n->next;
+		if (c->sq_tail == next)
+			c->sq_tail = frame;
+		frame_free(e, next);
+	}
+	return !bytes;
 }
 
 /* The connection of a handle, if it may send: 0 or -errno. */
@@ -162,7 +200,7 @@ static uint32_t fill_tail(struct pb_tcp *e, struct tcb *c, const uint8_t *buf, u
 	return n;
 }
 
-int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t len)
+int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t len, unsigned flags)
 {
 	struct tcb *c;
 	int rc = sendable(e, h, &c);
@@ -171,9 +209,13 @@ int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t l
 	uint32_t queued = c->snd_end - c->snd_una;
 	if (!len)
 		return 0;
-	if (queued >= e->cfg.sndbuf_bytes)
+	if (queued >= c->sndbuf) {
+		c->bits |= BIT_NOSPACE;
 		return -EAGAIN;
-	uint32_t want = len < e->cfg.sndbuf_bytes - queued ? (uint32_t)len : e->cfg.sndbuf_bytes - queued;
+	}
+	uint32_t want = len < c->sndbuf - queued ? (uint32_t)len : c->sndbuf - queued;
+	if (want < len)
+		c->bits |= BIT_NOSPACE;
 	uint32_t done = fill_tail(e, c, buf, want);
 	while (done < want) {
 		uint32_t frame = frame_alloc(e, true);
@@ -187,7 +229,11 @@ int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t l
 	}
 	if (!done)
 		return -EAGAIN;
-	e->segs[c->sq_tail].flags |= SEG_PUSH;
+	struct seg *last = &e->segs[c->sq_tail];
+	if (flags & PB_TCP_MORE)
+		last->flags = (uint16_t)((last->flags | SEG_MORE) & ~SEG_PUSH);
+	else
+		last->flags = (uint16_t)((last->flags | SEG_PUSH) & ~SEG_MORE);
 	tcb_ready(e, c);
 	return done;
 }
@@ -210,7 +256,7 @@ int pb_tcp_send_frames(struct pb_tcp *e, pb_tcp_handle h, const struct pb_desc *
 		e->segs[frame] = (struct seg){.off = (uint16_t)off,
 					      .len = d[i].len,
 					      .csum = sums[i],
-					      .flags = d[i].flags & PB_DESC_MORE ? 0 : SEG_PUSH};
+					      .flags = d[i].flags & PB_DESC_MORE ? SEG_MORE : SEG_PUSH};
 		pb_pool_move(e->cache, addr, PB_OWN_APP, PB_OWN_ENGINE);
 		sq_append(e, c, frame);
 	}

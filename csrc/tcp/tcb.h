@@ -50,9 +50,12 @@ enum seg_flag {
 	SEG_ORPHAN = 1u << 1, /* to be freed when the device gives it back */
 	SEG_SENT = 1u << 2,
 	SEG_SACKED = 1u << 3,
-	SEG_LOST = 1u << 4,   /* to be sent again */
-	SEG_REXMIT = 1u << 5, /* was sent more than once: no RTT sample (Karn) */
-	SEG_PUSH = 1u << 6,   /* last of what one send call gave */
+	SEG_LOST = 1u << 4,    /* its first transmission is believed lost; stays when it was sent again */
+	SEG_RETRANS = 1u << 5, /* was sent again, and that is believed to be in the network */
+	SEG_REXMIT = 1u << 6,  /* was sent more than once: no RTT sample (Karn) */
+	SEG_PUSH = 1u << 7,    /* last of what one send call gave */
+	SEG_MORE = 1u << 8,    /* the call said that more follows */
+	SEG_PROBE = 1u << 9,   /* larger than the MSS, to find out what the path carries (RFC 4821) */
 };
 
 struct seg {
@@ -61,8 +64,9 @@ struct seg {
 	uint16_t len;
 	uint16_t off;  /* payload, from the frame's start */
 	uint32_t csum; /* partial sum of the payload (send side) */
-	uint8_t flags;
-	uint8_t pad[7];
+	uint16_t flags;
+	uint16_t pad;
+	uint32_t delivered; /* the connection's count of delivered segments when this one was sent */
 	uint64_t sent_ns;
 };
 _Static_assert(sizeof(struct seg) == 32, "two to a cache line");
@@ -82,21 +86,58 @@ enum tcb_flag {
 	TCB_RCV_SHUT = 1u << 11, /* SHUT_RD: data is acknowledged and thrown away */
 	TCB_PASSIVE = 1u << 12,
 	TCB_NAGLE = 1u << 13,
-	TCB_PERSIST = 1u << 14,  /* t_rtx is the persist timer */
+	TCB_CORK = 1u << 14,     /* only full segments for now */
 	TCB_PROBE = 1u << 15,    /* a window or keepalive probe is to be sent */
 	TCB_READY = 1u << 16,    /* on the output list */
 	TCB_EVENT = 1u << 17,    /* on the event list */
 	TCB_QUEUED = 1u << 18,   /* on its listener's accept queue */
-	TCB_RECOVERY = 1u << 19, /* fast recovery until recover_seq */
-	TCB_LOSS = 1u << 20,     /* recovering from an RTO until recover_seq */
-	TCB_CWND_LIMITED = 1u << 21,
+	TCB_FRTO = 1u << 19,         /* a timeout that may be spurious (RFC 5682) */
+	TCB_RENEGED = 1u << 20,      /* the receiver took SACKs back in this recovery */
+	TCB_CWND_LIMITED = 1u << 21, /* cwnd, not the application, bounds the flight (RFC 7661) */
 	TCB_HASHED = 1u << 22, /* in the flow table */
 	TCB_FORCE = 1u << 23,  /* sender SWS override: send what fits */
 	TCB_DEAD = 1u << 25,   /* freed, and on the output list still */
 	TCB_EMBRYO = 1u << 24, /* counted in its listener's backlog */
 	TCB_ASK = 1u << 27,    /* listener: each SYN is for the accept policy first */
 	TCB_SPARE = 1u << 26,  /* on the list of those that a new connection may replace */
+	TCB_PUSH_ALL = 1u << 28,   /* what was held by Nagle or a cork goes out now */
+	TCB_KA_PROBE = 1u << 29,   /* TCB_PROBE is a keepalive's */
+	TCB_NO_PMTUD = 1u << 30,   /* DF clear, ICMP about it ignored */
+	TCB_TLP_DUE = 1u << 31,    /* a tail loss probe goes with the next output */
 };
+
+/* The second word of flags: acknowledging, ECN, recovery. */
+enum tcb_bit {
+	BIT_PINGPONG = 1u << 0,  /* a dialogue: ACKs travel with the answers */
+	BIT_ACKS_BSD = 1u << 1,
+	BIT_DSACK = 1u << 2,     /* dsack_left to dsack_right arrived twice and is to be reported */
+	BIT_ECN = 1u << 3,       /* negotiated */
+	BIT_ECN_SEEN = 1u << 4,
+	BIT_ECE = 1u << 5,       /* ACKs carry ECE until CWR comes */
+	BIT_CWR = 1u << 6,       /* the next segment of new data carries CWR */
+	BIT_RACK_ADVANCED = 1u << 7,
+	BIT_RACK_DSACK = 1u << 8,  /* a duplicate was reported in this round */
+	BIT_TLP_REXMIT = 1u << 9,  /* the probe in flight was a retransmission */
+	BIT_DSACK_SEEN = 1u << 10,
+	BIT_DELACK_TIMED = 1u << 11, /* TCB_ACK_NOW was set by the timer */
+	BIT_IDLE_RESTART = 1u << 12, /* slow start after idle (RFC 5681 4.1) */
+	BIT_SYN_ECN = 1u << 13,      /* our SYN asked for ECN */
+	BIT_NOSPACE = 1u << 14,      /* a send call found the buffer full */
+	BIT_ECN_NO_SYN = 1u << 15,   /* SYN sent again: without ECN */
+	BIT_SYN_TWICE = 1u << 16,    /* SYN or SYN-ACK went out more than once */
+	BIT_ZERO_WND = 1u << 17,     /* the last window we advertised was 0 */
+	BIT_NEW_FIRST = 1u << 18,    /* F-RTO: new data before what is lost */
+	BIT_TLP = 1u << 20,          /* a tail loss probe is out, up to tlp_seq */
+	BIT_PUSHED = 1u << 21,       /* a segment below rcv_mss waits for its ACK */
+	BIT_PUSHED_TWICE = 1u << 22, /* more than one */
+	BIT_RATE_LIMITED = 1u << 19, /* pacing holds the next segment back */
+};
+
+/* What t_rtx is for. */
+enum rtx_kind { RTX_NONE, RTX_RTO, RTX_PERSIST, RTX_TLP, RTX_REO };
+
+/* What the time since chrono_ns counts as. */
+enum chrono { CHRONO_IDLE, CHRONO_BUSY, CHRONO_RWND, CHRONO_SNDBUF, CHRONO_COUNT };
 
 /* What wants to send, and what has something to tell. */
 enum tcb_list { LIST_READY, LIST_EVENT, LIST_COUNT };
@@ -112,7 +153,7 @@ struct tcb {
 	uint16_t lport, rport;
 	uint32_t hash;
 	uint32_t idx, gen;
-	uint32_t flags;
+	uint32_t flags, bits;
 	uint8_t state;
 	uint8_t snd_wscale, rcv_wscale;
 	uint8_t ip_hdr_len;
@@ -134,8 +175,13 @@ struct tcb {
 	uint32_t held_frames; /* of these, the application's */
 	uint32_t rcvbuf;      /* bytes of frames */
 	uint32_t rfin_seq;
-	uint16_t unacked_segs; /* full-sized segments not acknowledged yet */
-	uint16_t quickacks;
+	uint16_t rcv_mss;    /* what the peer's full segments seem to hold */
+	uint8_t quickacks;   /* ACKs that go at once */
+	uint16_t last_small; /* the last segment below rcv_mss */
+	uint32_t ato_us;     /* how long an ACK may wait (Linux profile) */
+	uint64_t last_data_ns; /* when data last came in */
+	uint32_t dsack_left, dsack_right;
+	uint32_t wnd_clamp;
 	/* send */
 	uint32_t snd_una PB_ALIGNED(PB_CACHE_LINE);
 	uint32_t snd_nxt;
@@ -144,37 +190,86 @@ struct tcb {
 	uint32_t sq_head, sq_tail, sq_next; /* oldest unacknowledged, newest, first never sent */
 	uint32_t rtx_hint;                  /* where the search for lost segments starts */
 	uint32_t sacked_bytes, lost_bytes;  /* of segments in flight */
-	uint32_t recover_seq;
-	uint32_t limited_seq;     /* snd_nxt at the first duplicate ACK: what follows is limited transmit (RFC 3042) */
-	uint64_t newest_acked_ns; /* send time of the newest segment known to have arrived */
+	uint32_t retrans_bytes;             /* of those, sent again and believed under way */
+	uint32_t sacked_segs;               /* without SACK: duplicates counted */
+	uint32_t fack;                      /* end of the highest segment that was SACKed */
+	uint32_t todo_bytes;                /* lost and not sent again yet */
+	uint32_t sndbuf;
+	uint8_t ca_state; /* enum pb_tcp_ca_state */
+	uint8_t rtx_kind; /* enum rtx_kind */
+	uint8_t rack_steps, rack_persist;
+	uint32_t reordering; /* segments */
+	uint32_t recover_seq; /* snd_nxt when the state began (high_seq) */
+	uint32_t dupacks;
+	uint64_t rack_sent_ns; /* send time of the newest segment known to have arrived, ... */
+	uint32_t rack_end;     /* ... and its end */
+	uint32_t rack_rtt_us;
+	uint32_t rack_last_delivered;
+	uint32_t tlp_seq; /* snd_nxt when the probe went */
+	uint32_t prr_delivered, prr_out; /* bytes since the reduction began (RFC 6937) */
+	uint32_t prior_cwnd, prior_ssthresh;
+	uint32_t small_end; /* end of the last segment below the MSS (Minshall) */
+	uint32_t undo_una; /* snd_una when cwnd was reduced; undo_on: valid */
+	int32_t undo_retrans; /* retransmissions that nobody has reported as duplicates; -1: none were sent */
+	bool undo_on;
+	uint8_t chrono; /* enum chrono */
+	uint16_t reord_seen;
+	uint64_t retrans_ns; /* when the first retransmission of this episode went out; 0: none */
+	uint32_t cwnd_seq;   /* end of the window that cwnd-limited speaks of */
+	uint32_t max_out;    /* most bytes in flight in it */
+	uint32_t cwnd_used;
+	uint64_t cwnd_ns;     /* when cwnd was last found in full use */
+	uint64_t delivered_bytes, lost_total_bytes;
+	uint32_t delivered_segs, delivered_ce_segs, lost_total_segs;
 	uint32_t iss, irs;
 	uint64_t syn_ns; /* when the SYN went out; 0 if more than once */
 	uint32_t syns_sent;
-	uint32_t dupacks;
 	uint32_t acked_event; /* bytes acknowledged and not yet told */
 	/* congestion control */
 	struct pb_cc cc PB_ALIGNED(PB_CACHE_LINE);
+	const struct pb_cc_ops *cc_ops;
 	/* times, timers, lists */
-	uint64_t t_rtx, t_delack, t_misc;
+	uint64_t t_rtx, t_delack, t_misc, t_pace;
 	uint64_t heap_key;
 	uint32_t heap_pos;
-	uint32_t srtt8_us, rttvar4_us, rto_us, min_rtt_us;
-	uint32_t backoff; /* of the RTO: kept until there is a sample (Karn) */
-	uint32_t tries;   /* timeouts in a row without progress */
+	uint32_t srtt8_us, mdev4_us, mdev_max_us, rttvar_us, rtt_seq, rto_us, min_rtt_us;
+	uint64_t min_rtt_ns; /* when it was seen */
+	uint32_t backoff;    /* of the RTO: kept until there is a sample (Karn) */
+	uint32_t tries;      /* timeouts in a row without progress */
 	uint32_t next[LIST_COUNT];
 	uint32_t events;
-	int32_t error;
+	int32_t error, soft_error; /* soft: reported by ICMP; says why when the connection is given up (RFC 1122 4.2.3.9) */
 	uint32_t cookie;
 	/* listener: accept queue; child: its listener and its place in the queue (in TIME-WAIT: among the spare) */
 	struct queue aq;
 	uint32_t q_next, q_prev, listener;
 	uint32_t backlog, waiting; /* waiting: embryos and queued children */
 	/* cold */
-	uint64_t last_rx_ns, last_challenge_ns, last_oow_ns;
-	uint64_t ka_idle_ns, ka_interval_ns;
+	uint64_t pacing_rate, pace_next_ns, rate_bytes_s;
+	uint64_t last_rx_ns, last_challenge_ns, last_oow_ns, last_send_ns;
+	uint64_t ka_idle_ns, ka_interval_ns, user_timeout_ns, delack_ns, rto_min_ns, rto_max_ns, fin_wait2_ns;
+	int64_t linger_ns;
+	uint64_t chrono_ns, chrono_sum[CHRONO_COUNT];
+	uint64_t probe_began_ns; /* of what the peer does not answer: window or keepalive probes */
 	uint32_t ka_probes, ka_sent;
+	uint32_t notsent_lowat, syn_retries;
+	uint16_t max_mss;           /* the application's limit, 0: none */
+	uint16_t own_mss, peer_mss; /* what each end allows, options not subtracted */
+	uint16_t path_mtu;
+	uint8_t tos, ttl;
+	uint16_t advmss;
+	struct {
+		uint16_t low, high; /* what is known to fit, and what is known or thought not to: packet sizes */
+		uint16_t size;      /* of the probe in flight, 0: none */
+		uint16_t failed;
+		uint32_t left, right; /* its sequence numbers */
+		uint64_t due_ns;      /* when the search ended */
+		bool on;
+	} probing;
 	uint64_t bytes_sent, bytes_acked, bytes_received, bytes_rexmit;
-	uint64_t segs_out, segs_in, rexmits, fast_rexmits, timeouts, dupacks_in, probes_out;
+	uint64_t segs_out, segs_in, data_segs_out, data_segs_in;
+	uint64_t rexmits, fast_rexmits, timeouts, dupacks_in, probes_out;
+	uint32_t dsack_dups;
 };
 
 /* A segment that belongs to no connection: RST to the unknown. */
@@ -182,7 +277,9 @@ struct reply {
 	struct pb_ip src, dst;
 	uint16_t sport, dport;
 	uint32_t seq, ack;
-	uint8_t flags;
+	uint8_t flags, tos;
+	bool has_ts;
+	uint32_t ts_val, ts_ecr;
 };
 #define REPLY_MAX 64u
 
@@ -210,6 +307,34 @@ struct pb_tcp {
 	uint32_t who;
 	uint32_t sweep_at, sweep_left; /* slots that are still to be looked at: a path's MTU became smaller */
 	struct pb_tcp_stats stats;
+	uint64_t challenge_ns; /* start of the second that challenges counts */
+	uint32_t challenges;
+	struct pb_tcp_trace *trace; /* ring */
+	uint64_t trace_head, trace_tail;
+};
+
+/* What an ACK showed, gathered on its way through in_ack(). */
+struct ack_news {
+	uint64_t now_ns;
+	uint64_t first_ns, last_ns; /* send times of the oldest and newest segment that was sent once and is acknowledged */
+	uint64_t rexmit_ns;         /* of the newest retransmission that is acknowledged, 0: none */
+	uint64_t sack_first_ns, sack_last_ns; /* as the first two, of what was SACKed just now */
+	uint64_t newest_ns;                   /* send time of the newest segment that arrived, ... */
+	uint32_t prior_delivered;             /* ... and delivered_segs at that time */
+	uint32_t prior_una, prior_fack;
+	uint32_t acked;           /* sequence numbers, a FIN included */
+	uint32_t delivered;       /* bytes newly known to have arrived: acknowledged or SACKed */
+	uint32_t segs;            /* segments that were acknowledged cumulatively */
+	uint32_t sacked;          /* bytes SACKed just now */
+	uint32_t rtt_us, cc_rtt_us; /* 0: none */
+	uint32_t reord;           /* lowest sequence number, never sent again, that filled a hole */
+	uint32_t ts_ecr;
+	bool has_ecr, fin, ece, dsack, dsack_tlp;
+	bool not_dup;       /* data, a new window or progress: no duplicate ACK */
+	bool orig_acked;    /* something that was sent before the episode and not again (F-RTO) */
+	bool rexmit_acked;  /* something that was sent again is acknowledged cumulatively */
+	bool lost_retrans;  /* a retransmission was found lost */
+	bool set_timer, reneged;
 };
 
 /* A parsed segment on its way through input. */
@@ -229,6 +354,7 @@ struct pkt {
 	bool ask; /* the accept policy decides */
 	bool stray;
 	uint8_t owner; /* stray: the engine that has the flow */
+	uint8_t ecn;   /* of the IP header */
 };
 
 static inline pb_tcp_handle tcb_handle(const struct tcb *c)
@@ -279,112 +405,12 @@ static inline void tcb_set_state(struct pb_tcp *e, struct tcb *c, enum pb_tcp_st
 	c->state = (uint8_t)state;
 }
 
+#define COUNT(e, name) ((e)->stats.n[PB_C_##name]++)
+
 static inline void drop(struct pb_tcp *e, enum pb_drop why)
 {
 	e->stats.drops.n[why]++;
 }
 
-/* engine.c: slots, lists, the end of a connection */
-struct tcb *tcb_alloc(struct pb_tcp *e);
-/* A slot for a connection, within max_conns: when all are taken, that of the oldest in TIME-WAIT that the application
- * has closed. NULL when there is none. */
-struct tcb *conn_alloc(struct pb_tcp *e);
-void queue_push(struct pb_tcp *e, struct queue *q, struct tcb *c);
-void queue_remove(struct pb_tcp *e, struct queue *q, struct tcb *c);
-/* To the end of the spare ones, when it is one. */
-void spare_push(struct pb_tcp *e, struct tcb *c);
-void tcb_recycle(struct pb_tcp *e, struct tcb *c);
-/* Takes the first off a list that is not empty. */
-struct tcb *list_pop(struct pb_tcp *e, enum tcb_list which);
-void tcb_ready(struct pb_tcp *e, struct tcb *c);
-void tcb_event(struct pb_tcp *e, struct tcb *c, uint32_t mask);
-/* CLOSED: timers off, out of the flow table, data to be sent thrown away; the slot stays until the application has
- * closed its handle and was told. err: positive errno, 0 in order. */
-void tcb_closed(struct pb_tcp *e, struct tcb *c, int err);
-void frame_free(struct pb_tcp *e, uint32_t frame);
-/* A frame for a control segment or for data (data leaves the reserve alone). NONE when the pool is empty. */
-uint32_t frame_alloc(struct pb_tcp *e, bool data);
-
-/* table.c */
-uint32_t flow_hash(const struct pb_tcp *e, const struct pb_ip *l, uint16_t lport, const struct pb_ip *r,
-		   uint16_t rport);
-void flow_insert(struct pb_tcp *e, struct tcb *c);
-void flow_remove(struct pb_tcp *e, struct tcb *c);
-struct tcb *flow_find(const struct pb_tcp *e, uint32_t hash, const struct pb_ip *l, uint16_t lport,
-		      const struct pb_ip *r, uint16_t rport);
-struct tcb *listener_find(const struct pb_tcp *e, const struct pb_ip *l, uint16_t lport);
-
-/* timer.c: a 4-ary heap of connections by their earliest deadline */
-void timer_update(struct pb_tcp *e, struct tcb *c);
-void timer_remove(struct pb_tcp *e, struct tcb *c);
-
-/* isn.c */
-uint64_t siphash24(const uint8_t key[16], const void *data, size_t n);
-uint32_t isn_make(const struct pb_tcp *e, const struct tcb *c, uint64_t now_ns);
-uint32_t ts_offset_make(const struct pb_tcp *e, const struct tcb *c);
-
-/* input.c, open.c, ack.c, rx.c */
-void reply_rst(struct pb_tcp *e, const struct pkt *p);
-void challenge_ack(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
-enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t now_ns);
-enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns);
-void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
-enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns);
-enum pb_drop in_data(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns);
-void in_fin(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
-void enter_time_wait(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
-
-/* rx.c: the receive window */
-uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c);
-uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn);
-int rcv_sack_blocks(const struct pb_tcp *e, const struct tcb *c, struct pb_tcp_opts *o, int max);
-/* Nothing in the store lies beyond: a FIN there can be true. */
-bool rcv_ends_by(const struct pb_tcp *e, const struct tcb *c, uint32_t seq);
-void rcv_free_all(struct pb_tcp *e, struct tcb *c);
-void rcv_free_ooo(struct pb_tcp *e, struct tcb *c);
-/* Room was made: tells the peer if it was waiting for it. */
-void rcv_review(struct pb_tcp *e, struct tcb *c);
-
-/* sendq.c: the queue of segments from snd_una to snd_end */
-void sq_append(struct pb_tcp *e, struct tcb *c, uint32_t frame);
-/* Removes what is below ack. Returns the send time of the oldest segment that gives an RTT sample, 0 for none;
- * *rexmit_ns: of the newest retransmission among them, 0 for none. */
-uint64_t sq_ack(struct pb_tcp *e, struct tcb *c, uint32_t ack, uint64_t *rexmit_ns, uint64_t now_ns);
-void sq_free_all(struct pb_tcp *e, struct tcb *c);
-/* Cuts a segment at `len` bytes; the rest becomes a segment of its own. False: no frame. */
-bool sq_split(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t len);
-/* Copies following unsent segments into this unsent one while they fit in max bytes and in the frame. */
-void sq_coalesce(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t max);
-
-/* recovery.c */
-static inline uint32_t in_flight(const struct tcb *c)
-{
-	return c->snd_nxt - c->snd_una;
-}
-
-/* Bytes believed to be in the network (RFC 6675 "pipe"). A FIN is not one: it must not keep a segment from going. */
-static inline uint32_t pipe_bytes(const struct tcb *c)
-{
-	uint32_t gone = c->sacked_bytes + c->lost_bytes + !!(c->flags & TCB_FIN_SENT), out = in_flight(c);
-	return out > gone ? out - gone : 0;
-}
-
-/* A segment arrived: its send time says which retransmissions should have arrived too. */
-void recovery_arrived(struct tcb *c, const struct seg *s, uint64_t now_ns);
-/* Marks what the blocks cover; returns bytes newly covered. */
-uint32_t sack_process(struct pb_tcp *e, struct tcb *c, const struct pb_tcp_opts *o, uint64_t now_ns);
-void recovery_on_ack(struct pb_tcp *e, struct tcb *c, uint32_t acked, bool dup, uint64_t now_ns);
-void recovery_on_rto(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
-
-/* rtt.c */
-void rtt_sample(struct pb_tcp *e, struct tcb *c, uint32_t rtt_us);
-uint64_t rto_ns(const struct pb_tcp *e, const struct tcb *c);
-void rtx_arm(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
-/* Arms, keeps or stops the retransmission and persist timers after anything that changed the send side. */
-void rtx_review(struct pb_tcp *e, struct tcb *c, uint64_t now_ns, bool restart);
-/* path_mtu.c */
-/* mtu: of the path, headers included; at least the least of its family. */
-void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu);
-/* A portion of the connections learns what their paths carry now. */
-void pmtu_sweep(struct pb_tcp *e, uint64_t now_ns);
+#include "tcp/parts.h"
 #endif

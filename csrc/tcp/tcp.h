@@ -18,9 +18,10 @@
 #include "base/types.h"
 #include "mem/desc.h"
 #include "mem/pool.h"
+#include "tcp/config.h"
+#include "tcp/info.h"
 
 struct pb_tcp;
-struct pb_cc_ops;
 
 /* A connection or a listener: generation << 32 | index. 0 is never valid. */
 typedef uint64_t pb_tcp_handle;
@@ -41,31 +42,6 @@ enum pb_tcp_state {
 	PB_TCP_LAST_ACK,
 	PB_TCP_TIME_WAIT,
 	PB_TCP_STATE_COUNT
-};
-
-struct pb_tcp_config {
-	/* Connections, half-open and TIME_WAIT included. When all are taken, a new one replaces the oldest in TIME_WAIT
-	 * that the application has closed. */
-	uint32_t max_conns;
-	uint32_t max_listeners;
-	uint32_t rcvbuf_bytes;   /* memory that received data may hold, charged by whole frames */
-	uint32_t sndbuf_bytes;   /* payload queued and not yet acknowledged */
-	uint32_t ooo_segs;       /* out-of-order segments kept per connection */
-	uint32_t reserve_frames; /* frames that data may not take: kept for the fill ring and for control segments */
-	uint16_t mtu;            /* largest IP packet */
-	uint8_t ttl;
-	bool timestamps, sack, wscale; /* offered; used when both sides offer them */
-	bool nagle;
-	uint64_t rto_initial_ns, rto_min_ns, rto_max_ns;
-	uint64_t delack_ns;
-	uint64_t time_wait_ns;
-	uint64_t fin_wait2_ns; /* for connections that the application has closed */
-	uint32_t syn_retries, synack_retries, data_retries;
-	uint64_t keepalive_idle_ns; /* 0: off */
-	uint64_t keepalive_interval_ns;
-	uint32_t keepalive_probes;
-	uint8_t secret[16]; /* keys the ISN (RFC 6528), the timestamp offset and the flow table */
-	const struct pb_cc_ops *cc;
 };
 
 enum pb_verdict { PB_VERDICT_DONE = 0, PB_VERDICT_TAKEN = 1, PB_VERDICT_EXC = 2, PB_VERDICT_STRAY = 3 };
@@ -93,41 +69,14 @@ struct pb_tcp_event {
 	uint32_t cookie; /* the application's, see pb_tcp_set_cookie */
 };
 
-struct pb_tcp_endpoint {
-	struct pb_ip addr; /* all zero in listen: any address */
-	uint16_t port;
-};
-
-struct pb_tcp_info {
-	uint32_t state;
-	uint32_t mss;
-	uint32_t cwnd_bytes, ssthresh_bytes;
-	uint32_t srtt_us, rttvar_us, rto_us, min_rtt_us;
-	uint32_t snd_wnd, rcv_wnd;
-	uint32_t snd_wscale, rcv_wscale;
-	uint32_t inflight_bytes, unsent_bytes, unread_bytes, ooo_segs;
-	uint64_t bytes_sent, bytes_acked, bytes_received; /* payload; sent counts retransmissions too */
-	uint64_t bytes_retransmitted;
-	uint64_t segs_out, segs_in;
-	uint64_t retransmits, fast_retransmits, timeouts; /* segments; recovery episodes; RTO firings */
-	uint64_t dup_acks_in, zero_window_probes;
-	uint32_t flags; /* bit 0 timestamps, 1 SACK, 2 window scale */
-	int32_t error;
-	struct pb_tcp_endpoint local, remote;
-};
-
 struct pb_tcp_stats {
-	uint64_t segs_in, segs_out, retransmits, timeouts, fast_retransmits;
-	uint64_t resets_in, resets_out, challenge_acks, active_opens, passive_opens, attempt_fails, estab_resets;
-	uint64_t coalesced;                  /* small segments copied together */
-	uint64_t time_wait_recycled;         /* ended early: a new connection needed the place */
-	uint64_t pmtu_updates;               /* ICMP errors that made a path's MTU smaller */
+	uint64_t n[PB_TCP_COUNTER_COUNT];
+	uint64_t resets_in;
 	uint64_t conns;                      /* now, listeners and TIME_WAIT included */
 	uint64_t states[PB_TCP_STATE_COUNT]; /* now, by state */
 	struct pb_drops drops;
 };
 
-PB_API void pb_tcp_config_default(struct pb_tcp_config *cfg);
 /* The cache is the caller's and must outlive the engine. NULL and -errno in *err: -EINVAL, -ENOMEM. */
 PB_API struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cache *cache, int *err);
 /* Frees every frame that the engine owns. Frames still with the device must have come back by tx_done before. */
@@ -164,8 +113,8 @@ PB_API int pb_tcp_connect(struct pb_tcp *e, const struct pb_tcp_endpoint *local,
 			  uint64_t now_ns, pb_tcp_handle *h);
 /* An application's number that comes back in every event of this handle. */
 PB_API int pb_tcp_set_cookie(struct pb_tcp *e, pb_tcp_handle h, uint32_t cookie);
-/* Copies; returns bytes taken (0 < n <= len) or -errno. */
-PB_API int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t len);
+/* Copies; returns bytes taken (0 < n <= len) or -errno. flags: enum pb_tcp_send_flag. */
+PB_API int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t len, unsigned flags);
 /* Without a copy: frames of owner APP with payload at off >= PB_TCP_HEADROOM; sums[i] is pb_csum_partial() of each
  * payload; PB_DESC_MORE: no PSH, more follows at once. Returns how many were taken (0..n; the rest stay the caller's)
  * or -errno. The send buffer is not checked. */
@@ -185,9 +134,14 @@ PB_API int pb_tcp_close(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns);
 /* RST; also of a connection whose handle was closed, until it is gone. */
 PB_API int pb_tcp_abort(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns);
 PB_API int pb_tcp_get_info(struct pb_tcp *e, pb_tcp_handle h, struct pb_tcp_info *info);
-PB_API int pb_tcp_set_nagle(struct pb_tcp *e, pb_tcp_handle h, bool on);
-PB_API int pb_tcp_set_keepalive(struct pb_tcp *e, pb_tcp_handle h, uint64_t idle_ns, uint64_t interval_ns,
-				uint32_t probes, uint64_t now_ns);
+/* enum pb_tcp_option. -EINVAL: value out of range, or not in this state; -ENOPROTOOPT: no such option. */
+PB_API int pb_tcp_set_option(struct pb_tcp *e, pb_tcp_handle h, unsigned option, int64_t value, uint64_t now_ns);
+PB_API int pb_tcp_get_option(struct pb_tcp *e, pb_tcp_handle h, unsigned option, int64_t *value);
+/* Another algorithm, from now on: it starts from the window there is. -EINVAL: not of this ABI. */
+PB_API int pb_tcp_set_cc(struct pb_tcp *e, pb_tcp_handle h, const struct pb_cc_ops *cc);
+/* Takes up to n records of the trace, oldest first; *lost: how many were overwritten before they were read, since the
+ * last call. 0 without trace_records. */
+PB_API int pb_tcp_trace_read(struct pb_tcp *e, struct pb_tcp_trace *t, int n, uint64_t *lost);
 PB_API const struct pb_tcp_stats *pb_tcp_get_stats(struct pb_tcp *e);
 PB_API const char *pb_tcp_state_name(unsigned state);
 

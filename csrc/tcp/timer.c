@@ -51,7 +51,8 @@ static void sift_down(struct pb_tcp *e, uint32_t pos)
 static uint64_t earliest(const struct tcb *c)
 {
 	uint64_t t = c->t_rtx < c->t_delack ? c->t_rtx : c->t_delack;
-	return t < c->t_misc ? t : c->t_misc;
+	uint64_t u = c->t_misc < c->t_pace ? c->t_misc : c->t_pace;
+	return t < u ? t : u;
 }
 
 void timer_update(struct pb_tcp *e, struct tcb *c)

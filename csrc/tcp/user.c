@@ -55,7 +55,7 @@ int pb_tcp_shutdown(struct pb_tcp *e, pb_tcp_handle h, int how, uint64_t now_ns)
 	return 0;
 }
 
-static void send_rst(struct pb_tcp *e, const struct tcb *c)
+void send_rst(struct pb_tcp *e, const struct tcb *c, uint64_t now_ns)
 {
 	if (e->reply_n == REPLY_MAX)
 		return;
@@ -67,10 +67,14 @@ static void send_rst(struct pb_tcp *e, const struct tcb *c)
 		.seq = c->snd_nxt,
 		.ack = c->rcv_nxt,
 		.flags = PB_TCP_RST | PB_TCP_ACK,
+		.tos = c->tos,
+		.has_ts = c->flags & TCB_TS, /* RFC 7323 3.2: SHOULD */
+		.ts_val = now_ts_ms(c, now_ns),
+		.ts_ecr = c->ts_recent,
 	};
 }
 
-static void abort_conn(struct pb_tcp *e, struct tcb *c)
+static void abort_conn(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	/* 3.10.5: nothing is sent from SYN-SENT, CLOSING, LAST-ACK and TIME-WAIT. The RFC's connection is in CLOSING or
 	 * LAST-ACK only when all its data went out, ours as soon as the FIN is queued. */
@@ -78,17 +82,17 @@ static void abort_conn(struct pb_tcp *e, struct tcb *c)
 	bool last = c->state == PB_TCP_CLOSING || c->state == PB_TCP_LAST_ACK;
 	if (c->state == PB_TCP_SYN_RCVD || (last && pending) ||
 	    (c->state >= PB_TCP_ESTABLISHED && c->state <= PB_TCP_CLOSE_WAIT))
-		send_rst(e, c);
+		send_rst(e, c, now_ns);
 	tcb_closed(e, c, ECONNABORTED);
 }
 
 /* Children still in the handshake or waiting for accept. */
-static void close_listener(struct pb_tcp *e, struct tcb *l)
+static void close_listener(struct pb_tcp *e, struct tcb *l, uint64_t now_ns)
 {
 	for (uint32_t i = 0; l->waiting && i < e->ntcbs; i++) {
 		struct tcb *c = &e->tcbs[i];
 		if (c->state != PB_TCP_CLOSED && c->listener == l->idx)
-			abort_conn(e, c);
+			abort_conn(e, c, now_ns);
 	}
 	for (uint32_t i = 0; i < e->nlisten; i++)
 		if (e->listeners[i] == l->idx)
@@ -105,7 +109,7 @@ int pb_tcp_close(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns)
 	c->flags |= TCB_DETACHED;
 	switch (c->state) {
 	case PB_TCP_LISTEN:
-		close_listener(e, c);
+		close_listener(e, c, now_ns);
 		return 0;
 	case PB_TCP_CLOSED:
 		rcv_free_all(e, c);
@@ -119,15 +123,19 @@ int pb_tcp_close(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns)
 	}
 	bool unread = c->rq_bytes || c->oq_head != NONE;
 	rcv_free_all(e, c);
-	if (unread && c->state != PB_TCP_TIME_WAIT) {
+	if ((unread || !c->linger_ns) && c->state != PB_TCP_TIME_WAIT) {
 		/* RFC 2525 2.17: the peer must learn that data was thrown away. */
-		abort_conn(e, c);
+		if (unread)
+			COUNT(e, TcpExtTCPAbortOnClose);
+		else
+			COUNT(e, TcpExtTCPAbortOnLinger);
+		abort_conn(e, c, now_ns);
 		return 0;
 	}
 	queue_fin(e, c);
 	spare_push(e, c);
 	if (c->state == PB_TCP_FIN_WAIT_2) {
-		c->t_misc = now_ns + e->cfg.fin_wait2_ns;
+		c->t_misc = now_ns + c->fin_wait2_ns;
 		timer_update(e, c);
 	}
 	return 0;
@@ -144,79 +152,7 @@ int pb_tcp_abort(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns)
 	if (c->state == PB_TCP_LISTEN || c->state == PB_TCP_CLOSED)
 		return pb_tcp_close(e, h, now_ns);
 	c->flags |= TCB_DETACHED;
-	abort_conn(e, c);
-	return 0;
-}
-
-int pb_tcp_set_nagle(struct pb_tcp *e, pb_tcp_handle h, bool on)
-{
-	struct tcb *c = tcb_get(e, h);
-	if (!c)
-		return -EBADF;
-	c->flags = on ? c->flags | TCB_NAGLE : c->flags & ~(uint32_t)TCB_NAGLE;
-	if (!on && c->sq_next != NONE)
-		tcb_ready(e, c);
-	return 0;
-}
-
-int pb_tcp_set_keepalive(struct pb_tcp *e, pb_tcp_handle h, uint64_t idle_ns, uint64_t interval_ns, uint32_t probes,
-			 uint64_t now_ns)
-{
-	struct tcb *c = tcb_get(e, h);
-	if (!c)
-		return -EBADF;
-	if (idle_ns && (!interval_ns || !probes))
-		return -EINVAL;
-	c->ka_idle_ns = idle_ns;
-	c->ka_interval_ns = interval_ns;
-	c->ka_probes = probes;
-	c->ka_sent = 0;
-	if (keepalive_state(c)) {
-		c->t_misc = idle_ns ? now_ns + idle_ns : NEVER;
-		timer_update(e, c);
-	}
-	return 0;
-}
-
-int pb_tcp_get_info(struct pb_tcp *e, pb_tcp_handle h, struct pb_tcp_info *info)
-{
-	struct tcb *c = tcb_get(e, h);
-	if (!c)
-		return -EBADF;
-	*info = (struct pb_tcp_info){
-		.state = c->state,
-		.mss = c->mss,
-		.cwnd_bytes = c->cc.cwnd,
-		.ssthresh_bytes = c->cc.ssthresh,
-		.srtt_us = c->srtt8_us / 8,
-		.rttvar_us = c->rttvar4_us / 4,
-		.rto_us = (uint32_t)(rto_ns(e, c) / NS_PER_US),
-		.min_rtt_us = c->min_rtt_us == UINT32_MAX ? 0 : c->min_rtt_us,
-		.snd_wnd = c->snd_wnd,
-		.rcv_wnd = c->rcv_adv - c->rcv_nxt,
-		.snd_wscale = c->snd_wscale,
-		.rcv_wscale = c->rcv_wscale,
-		.inflight_bytes = in_flight(c),
-		.unsent_bytes = c->sq_next == NONE ? 0 : c->snd_end - c->snd_nxt,
-		.unread_bytes = c->rq_bytes,
-		.ooo_segs = c->oq_count,
-		.bytes_sent = c->bytes_sent,
-		.bytes_acked = c->bytes_acked,
-		.bytes_received = c->bytes_received,
-		.bytes_retransmitted = c->bytes_rexmit,
-		.segs_out = c->segs_out,
-		.segs_in = c->segs_in,
-		.retransmits = c->rexmits,
-		.fast_retransmits = c->fast_rexmits,
-		.timeouts = c->timeouts,
-		.dup_acks_in = c->dupacks_in,
-		.zero_window_probes = c->probes_out,
-		.flags = (c->flags & TCB_TS ? 1u : 0) | (c->flags & TCB_SACK ? 2u : 0) |
-			 (c->flags & TCB_WSCALE ? 4u : 0),
-		.error = c->error,
-		.local = {c->laddr, c->lport},
-		.remote = {c->raddr, c->rport},
-	};
+	abort_conn(e, c, now_ns);
 	return 0;
 }
 

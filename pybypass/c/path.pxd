@@ -2,7 +2,7 @@
 from pybypass.c.dev cimport pb_dev, pb_dev_stats
 from pybypass.c.drops cimport pb_drops
 from pybypass.c.pool cimport pb_desc
-from pybypass.c.tcp cimport pb_tcp_config, pb_tcp_endpoint, pb_tcp_info, pb_tcp_stats
+from pybypass.c.tcp cimport pb_cc_ops, pb_tcp_config, pb_tcp_endpoint, pb_tcp_info, pb_tcp_stats
 from pybypass.c.types cimport int64_t, pb_ip, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "net/net.h" nogil:
@@ -114,15 +114,16 @@ cdef extern from "path/sock.h" nogil:
     int pb_sock_connect(pb_app *a, const pb_tcp_endpoint *local, const pb_tcp_endpoint *remote)
     int pb_sock_listen(pb_app *a, const pb_tcp_endpoint *local, uint32_t backlog)
     int pb_sock_accept(pb_app *a, int listener)
-    int64_t pb_sock_send(pb_app *a, int s, const void *buf, size_t n)
+    int64_t pb_sock_send(pb_app *a, int s, const void *buf, size_t n, unsigned flags)
     int64_t pb_sock_recv(pb_app *a, int s, void *buf, size_t n)
     int pb_sock_recv_frame(pb_app *a, int s, pb_desc *d)
     void pb_sock_release(pb_app *a, int s, uint64_t serial, const pb_desc *d)
     uint64_t pb_sock_serial(pb_app *a, int s)
     int pb_sock_shutdown(pb_app *a, int s, int how)
     int pb_sock_info(pb_app *a, int s)
-    int pb_sock_set_nagle(pb_app *a, int s, bint on)
-    int pb_sock_set_keepalive(pb_app *a, int s, uint64_t idle_ns, uint64_t interval_ns, uint32_t probes)
+    int pb_sock_set_option(pb_app *a, int s, unsigned option, int64_t value)
+    int pb_sock_get_option(pb_app *a, int s, unsigned option, int64_t *value)
+    int pb_sock_set_cc(pb_app *a, int s, const pb_cc_ops *cc)
     int pb_sock_reply(pb_app *a, int s, pb_tcp_info *info)
     int pb_sock_close(pb_app *a, int s, bint abort)
     unsigned pb_sock_poll(pb_app *a, int s)

@@ -163,7 +163,7 @@ static UNUSED uint64_t resets(void)
 {
 	uint64_t n = 0;
 	for (int i = 0; i <= MEMBERS; i++)
-		n += w.path[i] ? pb_tcp_get_stats(w.path[i]->tcp)->resets_out : 0;
+		n += w.path[i] ? pb_tcp_get_stats(w.path[i]->tcp)->n[PB_C_TcpOutRsts] : 0;
 	return n;
 }
 
@@ -224,8 +224,8 @@ static UNUSED uint32_t exchange(int who, int s, pb_tcp_handle h)
 			uint32_t n = BYTES - sent[side] < sizeof(out) ? BYTES - sent[side] : sizeof(out);
 			for (uint32_t j = 0; j < n; j++)
 				out[j] = (uint8_t)((sent[side] + j) * 7 + (uint32_t)side);
-			int64_t put = n ? side ? pb_tcp_send(w.path[CLIENT]->tcp, h, out, n)
-					       : pb_sock_send(w.app[who], s, out, n)
+			int64_t put = n ? side ? pb_tcp_send(w.path[CLIENT]->tcp, h, out, n, 0)
+					       : pb_sock_send(w.app[who], s, out, n, 0)
 					: 0;
 			sent[side] += put > 0 ? (uint32_t)put : 0;
 		}

@@ -317,7 +317,7 @@ static UNUSED int64_t script_send(struct script *s, uint32_t at, uint32_t n)
 	static uint8_t buf[1 << 20];
 	for (uint32_t i = 0; i < n; i++)
 		buf[i] = tx_byte(at + i);
-	int64_t k = pb_tcp_send(s->e, s->h, buf, n);
+	int64_t k = pb_tcp_send(s->e, s->h, buf, n, 0);
 	script_ok(s, __FILE__, __LINE__);
 	return k;
 }

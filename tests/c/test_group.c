@@ -53,7 +53,7 @@ TEST(active_open_answered_elsewhere)
 		pb_sock_close(w.app[who], s, true);
 		steps(5);
 	}
-	uint64_t aborted = pb_tcp_get_stats(w.path[0]->tcp)->resets_out + pb_tcp_get_stats(w.path[1]->tcp)->resets_out;
+	uint64_t aborted = pb_tcp_get_stats(w.path[0]->tcp)->n[PB_C_TcpOutRsts] + pb_tcp_get_stats(w.path[1]->tcp)->n[PB_C_TcpOutRsts];
 	CHECK_EQ(resets(), aborted); /* none but those of the two closes */
 	CHECK_EQ(aborted, MEMBERS);
 	world_close();
@@ -80,7 +80,7 @@ TEST(syn_again_to_another_queue)
 	int s = accepted(listener, &who);
 	REQUIRE(s >= 0);
 	CHECK_EQ(who, 1);
-	CHECK_EQ(pb_tcp_get_stats(w.path[0]->tcp)->passive_opens, 0);
+	CHECK_EQ(pb_tcp_get_stats(w.path[0]->tcp)->n[PB_C_TcpPassiveOpens], 0);
 	CHECK_EQ(exchange(1, s, h), BYTES);
 	check_strays(true);
 	world_close();
@@ -114,7 +114,7 @@ TEST(ring_full)
 	steps(10);
 	int s = accepted(listener, &who);
 	REQUIRE(s >= 0 && who == 1);
-	CHECK_EQ(pb_tcp_send(w.path[CLIENT]->tcp, h, "x", 1), 1);
+	CHECK_EQ(pb_tcp_send(w.path[CLIENT]->tcp, h, "x", 1, 0), 1);
 	flood(0, PB_GROUP_RING + 44);
 	CHECK_EQ(w.path[0]->stats.stray_out, PB_GROUP_RING);
 	CHECK_EQ(drops(0, PB_DROP_STRAY), 44);
@@ -146,7 +146,7 @@ TEST(no_frame_to_copy_into)
 	REQUIRE(s >= 0 && who == 1);
 	while ((k = pb_pool_get(w.path[1]->dev->cache, addrs + n, 64, 0, PB_OWN_APP)))
 		n += k;
-	CHECK_EQ(pb_tcp_send(w.path[CLIENT]->tcp, h, "x", 1), 1);
+	CHECK_EQ(pb_tcp_send(w.path[CLIENT]->tcp, h, "x", 1, 0), 1);
 	flood(0, 3);
 	CHECK_EQ(drops(0, PB_DROP_STRAY), 3);
 	CHECK_EQ(w.path[0]->stats.stray_out, 0);
@@ -206,7 +206,7 @@ TEST(leaving)
 	steps(10);
 	REQUIRE(accepted(listener, &who) >= 0 && who == 1);
 	CHECK_EQ(pb_group_flows(w.group), 1);
-	CHECK_EQ(pb_tcp_send(w.path[CLIENT]->tcp, h, "x", 1), 1);
+	CHECK_EQ(pb_tcp_send(w.path[CLIENT]->tcp, h, "x", 1, 0), 1);
 	flood(0, 5);
 	CHECK_EQ(w.path[0]->stats.stray_out, 5);
 	close_member(1);

@@ -25,14 +25,14 @@ static uint32_t echo_all(int who, int s, pb_tcp_handle h)
 		uint32_t n = BYTES - sent < sizeof(out) ? BYTES - sent : sizeof(out);
 		for (uint32_t j = 0; j < n; j++)
 			out[j] = (uint8_t)((sent + j) * 11);
-		int64_t put = n ? pb_tcp_send(w.path[CLIENT]->tcp, h, out, n) : 0;
+		int64_t put = n ? pb_tcp_send(w.path[CLIENT]->tcp, h, out, n, 0) : 0;
 		sent += put > 0 ? (uint32_t)put : 0;
 		for (int i = 0; i <= MEMBERS; i++)
 			carry(i, now);
 		pb_path_step(w.path[CLIENT], now);
 		int64_t k = pb_sock_recv(w.app[who], s, in, sizeof(in));
 		for (int64_t done = 0; done < k;) {
-			int64_t m = pb_sock_send(w.app[who], s, in + done, (size_t)(k - done));
+			int64_t m = pb_sock_send(w.app[who], s, in + done, (size_t)(k - done), 0);
 			done += m > 0 ? m : 0;
 		}
 		pb_chan_wake_loop(&w.chan[who]);
@@ -91,10 +91,10 @@ static void loops(bool own_pools)
 		pb_loop_stop(loop[i]);
 		if (!i) {
 			CHECK(w.path[0]->stats.stray_out > 50 && w.path[0]->stats.stray_in > 50);
-			CHECK_EQ(pb_tcp_get_stats(w.path[0]->tcp)->resets_out, 0);
+			CHECK_EQ(pb_tcp_get_stats(w.path[0]->tcp)->n[PB_C_TcpOutRsts], 0);
 			close_member(0);
 		} else {
-			CHECK_EQ(pb_tcp_get_stats(w.path[1]->tcp)->resets_out, 0);
+			CHECK_EQ(pb_tcp_get_stats(w.path[1]->tcp)->n[PB_C_TcpOutRsts], 0);
 		}
 	}
 	world_close();

@@ -161,7 +161,7 @@ TEST(more_connections_than_places)
 		gone += freed(e);
 	}
 	CHECK_EQ(gone, 8);
-	CHECK_EQ(pb_tcp_get_stats(rig_tcp(&w.r, 0))->time_wait_recycled, 8);
+	CHECK_EQ(pb_tcp_get_stats(rig_tcp(&w.r, 0))->n[PB_C_TcpExtTCPTimeWaitOverflow], 8);
 	run(61000000000);
 	CHECK_EQ(freed(e), 4);
 	/* Open ones are counted: the fifth is refused. */
@@ -181,7 +181,7 @@ TEST(close_with_a_full_ring)
 	REQUIRE(s >= 0 && t >= 0 && u >= 0);
 	CHECK_EQ(pb_sock_close(w.app, u, false), 0); /* before it has a handle */
 	CHECK_EQ(pb_sock_close(w.app, t, false), 0);
-	CHECK_EQ(pb_tcp_send(rig_tcp(&w.r, 1), server[1], "data", 4), 4);
+	CHECK_EQ(pb_tcp_send(rig_tcp(&w.r, 1), server[1], "data", 4, 0), 4);
 	while (pb_sock_info(w.app, s) == -EINPROGRESS)
 		;
 	CHECK_EQ(pb_sock_info(w.app, s), -EAGAIN);
@@ -214,17 +214,17 @@ TEST(sends_leave_room_for_control)
 	pb_tcp_handle server;
 	REQUIRE(world_open(128, 64));
 	int s = connected(1000, &server), k = 0;
-	CHECK(pb_sock_send(w.app, s, data, sizeof(data)) > 0);
-	CHECK_EQ(pb_sock_send(w.app, s, data, 1), -EAGAIN);
+	CHECK(pb_sock_send(w.app, s, data, sizeof(data), 0) > 0);
+	CHECK_EQ(pb_sock_send(w.app, s, data, 1, 0), -EAGAIN);
 	CHECK(!(pb_sock_poll(w.app, s) & PB_SOCK_WRITE));
 	while (pb_sock_info(w.app, s) == -EINPROGRESS)
 		k++;
 	CHECK_EQ(k, 32);
 	CHECK_EQ(pb_sock_shutdown(w.app, s, SHUT_WR), -EAGAIN);
 	run(100000000);
-	CHECK_EQ(pb_sock_send(w.app, s, data, 1), 1);
+	CHECK_EQ(pb_sock_send(w.app, s, data, 1, 0), 1);
 	CHECK_EQ(pb_sock_shutdown(w.app, s, SHUT_WR), -EINPROGRESS);
-	CHECK_EQ(pb_sock_send(w.app, s, data, 1), -EPIPE);
+	CHECK_EQ(pb_sock_send(w.app, s, data, 1, 0), -EPIPE);
 	CHECK_EQ(pb_sock_close(w.app, s, true), 0);
 	world_close();
 }

@@ -149,7 +149,7 @@ TEST(too_big_for_all_to_that_destination)
 	NONE_OUT();
 	turn_to(&other);
 	CHECK_EQ(script_info(s).mss, 1460);
-	CHECK_EQ(pb_tcp_get_stats(s->e)->pmtu_updates, 1);
+	CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTCPPmtuUpdates], 1);
 	CLOSE(s);
 }
 

@@ -147,7 +147,7 @@ TEST(syn_retries)
 	NONE_OUT();
 	CHECK(s->events & PB_TCP_EV_CLOSED);
 	CHECK_EQ(s->error, ETIMEDOUT);
-	CHECK_EQ(pb_tcp_get_stats(s->e)->attempt_fails, 1);
+	CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpAttemptFails], 1);
 	CHECK_EQ(script_send(s, 1, 1), (uint64_t)-ETIMEDOUT);
 	CLOSE_H();
 	CLOSE(s);

@@ -56,7 +56,7 @@ TEST(rst_in_window_is_challenged)
 	WAIT(MS);
 	IN_DROP(TCP_RST, .f = R, .seq = 2);
 	OUT(.f = A, .seq = 1, .ack = 1);
-	CHECK_EQ(pb_tcp_get_stats(s->e)->challenge_acks, 2);
+	CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTCPChallengeACK], 2);
 	STATE(ESTABLISHED);
 	/* An honest peer answers the challenge with the exact number. */
 	IN_OK(.f = R, .seq = 1);

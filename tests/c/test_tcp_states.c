@@ -171,7 +171,7 @@ TEST(guessed_handles)
 		for (uint64_t idx = 0; idx < 12; idx++) {
 			pb_tcp_handle h = gen << 32 | idx;
 			CHECK_EQ(pb_tcp_close(s->e, h, s->now_ns), (uint64_t)-EBADF);
-			CHECK_EQ(pb_tcp_send(s->e, h, "x", 1), (uint64_t)-EBADF);
+			CHECK_EQ(pb_tcp_send(s->e, h, "x", 1, 0), (uint64_t)-EBADF);
 		}
 	NONE_OUT();
 	CLOSE(s);

@@ -26,7 +26,7 @@ static void pump(struct rig *r, int side, struct flow *f, struct pb_rng *rng)
 			n = (uint32_t)(f->total - f->sent);
 		for (uint32_t i = 0; i < n; i++)
 			buf[i] = pattern(f->sent + i, f->tx_key);
-		int64_t k = pb_tcp_send(e, f->h, buf, n);
+		int64_t k = pb_tcp_send(e, f->h, buf, n, 0);
 		if (k < 0) {
 			CHECK(k == -EAGAIN);
 			break;

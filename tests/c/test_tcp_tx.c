@@ -96,9 +96,9 @@ TEST(nagle)
 	OUT(.f = A | P, .seq = 31, .ack = 1, .len = 1460);
 	SEND(1491, 10);
 	NONE_OUT();
-	CHECK_EQ(pb_tcp_set_nagle(s->e, s->h, false), 0);
+	CHECK_EQ(pb_tcp_set_option(s->e, s->h, PB_TCP_O_NODELAY, !(false), s->now_ns), 0);
 	OUT(.f = A | P, .seq = 1491, .ack = 1, .len = 10);
-	CHECK_EQ(pb_tcp_set_nagle(s->e, s->h, true), 0);
+	CHECK_EQ(pb_tcp_set_option(s->e, s->h, PB_TCP_O_NODELAY, !(true), s->now_ns), 0);
 	SEND(1501, 10);
 	NONE_OUT();
 	SHUT(SHUT_WR); /* nothing will be added: no reason to wait */
@@ -281,7 +281,8 @@ TEST(errors)
 	OUT(.f = F | A, .seq = 1, .ack = 1);
 	NONE_OUT();
 	CHECK_EQ(pb_tcp_consumed(s->e, s->h, 1), (uint64_t)-EINVAL);
-	CHECK_EQ(pb_tcp_set_keepalive(s->e, s->h, 1, 0, 1, 0), (uint64_t)-EINVAL);
+	CHECK_EQ(pb_tcp_set_option(s->e, s->h, PB_TCP_O_KEEPALIVE_INTERVAL_NS, 0, 0), (uint64_t)-EINVAL);
+	CHECK_EQ(pb_tcp_set_option(s->e, s->h, PB_TCP_O_COUNT, 0, 0), (uint64_t)-ENOPROTOOPT);
 	CLOSE(s);
 }
 

@@ -232,7 +232,7 @@ static void app_send(struct fuzz *f, uint8_t how)
 	static const uint8_t zeros[8192];
 	uint64_t addr;
 	if (how & 1) {
-		pb_tcp_send(f->e, f->h, zeros, how * 32u);
+		pb_tcp_send(f->e, f->h, zeros, how * 32u, 0);
 		return;
 	}
 	if (!pb_pool_get(f->cache, &addr, 1, 40, PB_OWN_APP))
@@ -316,7 +316,7 @@ static void step(struct fuzz *f)
 		events(f);
 		break;
 	case 14:
-		pb_tcp_set_keepalive(f->e, f->h, op & 16 ? 1000000000 : 0, 1000000000, 3, f->now_ns);
+		pb_tcp_set_option(f->e, f->h, PB_TCP_O_KEEPALIVE_IDLE_NS, op & 16 ? 1000000000 : 0, f->now_ns);
 		pb_tcp_set_nagle(f->e, f->h, op & 32);
 		break;
 	default:

@@ -1,0 +1,184 @@
+/* Segments are written: the header in front of the payload, so that data is sent without a copy. */
+#include "tcp/out.h"
+
+static uint32_t ip_write(const struct ip_about *ip, uint8_t *p, const struct pb_ip *src, const struct pb_ip *dst,
+			 uint32_t len)
+{
+	if (pb_ip_is4(dst))
+		return pb_ip4_write(p, src, dst, PB_IPPROTO_TCP, ip->ttl, ip->tos, ip->id, ip->df, len);
+	return pb_ip6_write(p, src, dst, PB_IPPROTO_TCP, ip->ttl, ip->tos, 0, len);
+}
+
+/* Everything that a segment acknowledges is acknowledged now. */
+static void acked_now(struct pb_tcp *e, struct tcb *c)
+{
+	if (c->bits & BIT_DELACK_TIMED)
+		COUNT(e, TcpExtDelayedACKs);
+	c->flags &= ~(uint32_t)TCB_ACK_NOW;
+	c->bits &= ~(uint32_t)(BIT_DELACK_TIMED | BIT_DSACK);
+	c->t_delack = NEVER;
+	if (c->quickacks && c->last_ack_sent != c->rcv_nxt)
+		c->quickacks--;
+	c->last_ack_sent = c->rcv_nxt;
+}
+
+void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *g, struct pb_tcp_opts *opts)
+{
+	uint8_t buf[PB_TCP_OPTS_MAX], flags = g->flags;
+	if (c->flags & TCB_TS) {
+		opts->has_ts = true;
+		opts->ts_val = now_ts_ms(c, o->now_ns);
+		opts->ts_ecr = c->ts_recent;
+	}
+	struct ip_about about = {
+		.ttl = c->ttl, .tos = (uint8_t)(c->tos | g->ecn), .id = c->ip_id++, .df = !(c->flags & TCB_NO_PMTUD)};
+	uint32_t opts_len = pb_tcp_opts_write(buf, opts), hdr = PB_TCP_HLEN + opts_len;
+	bool syn = flags & PB_TCP_SYN;
+	if ((c->bits & BIT_ECE) && !syn)
+		flags |= PB_TCP_ECE;
+	uint16_t wnd = (uint16_t)rcv_window_scaled(e, c, syn);
+	uint32_t ack = flags & PB_TCP_ACK ? c->rcv_nxt : 0;
+	uint8_t *tcp = frame_ptr(e, g->frame) + g->off - hdr, *ip = tcp - c->ip_hdr_len;
+	pb_tcp_write(tcp, c->lport, c->rport, g->seq, ack, flags, wnd, opts_len);
+	memcpy(tcp + PB_TCP_HLEN, buf, opts_len);
+	pb_tcp_set_csum_with(tcp, hdr, g->len, g->sum, &c->laddr, &c->raddr);
+	ip_write(&about, ip, &c->laddr, &c->raddr, hdr + g->len);
+	o->d[o->n++] = (struct pb_desc){.addr = frame_addr(e, g->frame),
+					.off = (uint16_t)(g->off - hdr - c->ip_hdr_len),
+					.len = (uint16_t)(c->ip_hdr_len + hdr + g->len)};
+	if (flags & PB_TCP_ACK)
+		acked_now(e, c);
+	c->segs_out++;
+	COUNT(e, TcpOutSegs);
+}
+
+bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags, struct pb_tcp_opts *opts)
+{
+	uint32_t frame = frame_alloc(e, false);
+	if (frame == NONE) {
+		o->stuck = true;
+		return false;
+	}
+	e->segs[frame].flags = SEG_INDEV | SEG_ORPHAN;
+	struct segment g = {.frame = frame, .seq = seq, .off = PB_TCP_HEADROOM, .flags = flags};
+	emit(e, c, o, &g, opts);
+	return true;
+}
+
+void send_syn(struct pb_tcp *e, struct tcb *c, struct out *o)
+{
+	bool first = c->state == PB_TCP_SYN_SENT;
+	struct pb_tcp_opts opts = {
+		.has_mss = true,
+		.mss = c->advmss,
+		.sack_ok = first ? e->cfg.sack : !!(c->flags & TCB_SACK),
+		.has_wscale = first ? e->cfg.wscale : !!(c->flags & TCB_WSCALE),
+		.wscale = c->rcv_wscale,
+	};
+	uint8_t flags = first ? PB_TCP_SYN : PB_TCP_SYN | PB_TCP_ACK;
+	if (first && e->cfg.timestamps) {
+		opts.has_ts = true;
+		opts.ts_val = now_ts_ms(c, o->now_ns);
+	}
+	/* RFC 3168 6.1.1; 6.1.1.1: whoever drops such a SYN gets one without. */
+	if (first && e->cfg.ecn == PB_TCP_ECN_ON && !c->syns_sent)
+		flags |= PB_TCP_ECE | PB_TCP_CWR;
+	else if (!first && (c->bits & BIT_ECN) && !c->syns_sent)
+		flags |= PB_TCP_ECE;
+	if (!emit_control(e, c, o, c->iss, flags, &opts))
+		return;
+	if (first && (flags & PB_TCP_ECE))
+		c->bits |= BIT_SYN_ECN;
+	else if (first)
+		c->bits &= ~(uint32_t)BIT_SYN_ECN;
+	c->flags &= ~(uint32_t)TCB_SYN_OUT;
+	c->syn_ns = c->syns_sent++ ? 0 : o->now_ns;
+}
+
+bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq)
+{
+	struct pb_tcp_opts opts = {0};
+	if ((c->flags & TCB_SACK) && (c->oq_count || (c->bits & BIT_DSACK)))
+		opts.n_sack = (uint8_t)rcv_sack_blocks(e, c, &opts, c->flags & TCB_TS ? 3 : 4);
+	return emit_control(e, c, o, seq, PB_TCP_ACK, &opts);
+}
+
+bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame)
+{
+	struct seg *s = &e->segs[frame];
+	uint32_t from = frame;
+	if (s->flags & SEG_INDEV) {
+		from = frame_alloc(e, false);
+		if (from == NONE) {
+			o->stuck = true;
+			return false;
+		}
+		memcpy(frame_ptr(e, from) + PB_TCP_HEADROOM, frame_ptr(e, frame) + s->off, s->len);
+		e->segs[from].flags = SEG_INDEV | SEG_ORPHAN;
+	} else {
+		s->flags |= SEG_INDEV;
+	}
+	bool last = s->next == NONE, fresh = !(s->flags & SEG_SENT);
+	struct segment g = {.frame = from,
+			    .seq = s->seq,
+			    .off = from == frame ? s->off : PB_TCP_HEADROOM,
+			    .len = s->len,
+			    .sum = s->csum,
+			    .flags = PB_TCP_ACK};
+	if (s->flags & SEG_PUSH)
+		g.flags |= PB_TCP_PSH;
+	if (last && (c->flags & TCB_FIN_QUEUED)) {
+		g.flags |= PB_TCP_FIN;
+		if (!(c->flags & TCB_FIN_SENT) && s->seq + s->len == c->snd_end) {
+			c->flags |= TCB_FIN_SENT;
+			c->snd_nxt = c->snd_end + 1;
+		}
+		c->flags &= ~(uint32_t)TCB_FIN_OUT;
+	}
+	/* RFC 3168 6.1.5: what is sent again carries no ECT; the answer to ECE goes with new data (6.1.2). */
+	if ((c->bits & BIT_ECN) && fresh) {
+		g.ecn = PB_ECN_ECT0;
+		if (c->bits & BIT_CWR)
+			g.flags |= PB_TCP_CWR;
+		c->bits &= ~(uint32_t)BIT_CWR;
+	}
+	struct pb_tcp_opts opts = {0};
+	emit(e, c, o, &g, &opts);
+	s->flags |= SEG_SENT;
+	s->sent_ns = c->last_send_ns = o->now_ns;
+	s->delivered = c->delivered_segs;
+	c->bytes_sent += s->len;
+	c->data_segs_out++;
+	if (c->ca_state == PB_TCP_CA_CWR || c->ca_state == PB_TCP_CA_RECOVERY)
+		c->prr_out += s->len;
+	if (c->pacing_rate)
+		pace(c, (uint32_t)c->ip_hdr_len + PB_TCP_HLEN + s->len, o->now_ns);
+	return true;
+}
+
+void send_replies(struct pb_tcp *e, struct out *o)
+{
+	while (e->reply_n && o->n < o->room) {
+		uint32_t frame = frame_alloc(e, false);
+		if (frame == NONE)
+			return;
+		e->segs[frame].flags = SEG_INDEV | SEG_ORPHAN;
+		const struct reply *r = &e->replies[--e->reply_n];
+		struct pb_tcp_opts opts = {.has_ts = r->has_ts, .ts_val = r->ts_val, .ts_ecr = r->ts_ecr};
+		uint8_t buf[PB_TCP_OPTS_MAX];
+		uint32_t opts_len = pb_tcp_opts_write(buf, &opts), hdr = PB_TCP_HLEN + opts_len;
+		uint8_t *tcp = frame_ptr(e, frame) + PB_TCP_HEADROOM - hdr;
+		uint32_t ip_len = pb_ip_is4(&r->dst) ? PB_IP4_HLEN : PB_IP6_HLEN;
+		struct ip_about about = {.ttl = e->cfg.ttl, .tos = r->tos, .df = true};
+		pb_tcp_write(tcp, r->sport, r->dport, r->seq, r->ack, r->flags, 0, opts_len);
+		memcpy(tcp + PB_TCP_HLEN, buf, opts_len);
+		pb_tcp_set_csum(tcp, hdr, &r->src, &r->dst);
+		ip_write(&about, tcp - ip_len, &r->src, &r->dst, hdr);
+		o->d[o->n++] = (struct pb_desc){.addr = frame_addr(e, frame),
+						.off = (uint16_t)(PB_TCP_HEADROOM - hdr - ip_len),
+						.len = (uint16_t)(hdr + ip_len)};
+		COUNT(e, TcpOutSegs);
+		if (r->flags & PB_TCP_RST)
+			COUNT(e, TcpOutRsts);
+	}
+}

@@ -1,0 +1,33 @@
+/* Between the files that decide what goes out and those that write it. Private to csrc/tcp. */
+#ifndef PB_TCP_OUT_H
+#define PB_TCP_OUT_H
+#include "tcp/tcb.h"
+
+struct out {
+	struct pb_desc *d;
+	int n, room;
+	bool stuck; /* no frame for a control segment: try again at the next call */
+	uint64_t now_ns;
+};
+
+struct ip_about {
+	uint8_t ttl, tos;
+	uint16_t id;
+	bool df;
+};
+
+struct segment {
+	uint32_t frame, seq, sum;
+	uint16_t off, len; /* payload */
+	uint8_t flags, ecn;
+};
+
+void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *g, struct pb_tcp_opts *opts);
+/* A segment without payload. False: no frame. */
+bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags, struct pb_tcp_opts *opts);
+void send_syn(struct pb_tcp *e, struct tcb *c, struct out *o);
+bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq);
+/* Sends the segment in `frame`, from its own frame if the device does not hold it. False: no frame. */
+bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame);
+void send_replies(struct pb_tcp *e, struct out *o);
+#endif
