@@ -108,7 +108,7 @@ int64_t pb_host_send(struct pb_host *h, int fd, const void *buf, size_t n, int f
 	if (n > room)
 		n = room;
 	s->last_write_ns = h->now_ns;
-	int64_t k = pb_tcp_send(h->tcp, s->conn, buf, n);
+	int64_t k = pb_tcp_send(h->tcp, s->conn, buf, n, 0);
 	host_settle(h);
 	return k < 0 ? send_failed(s, k) : k;
 }

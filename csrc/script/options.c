@@ -89,13 +89,16 @@ static int apply(struct pb_host *h, struct sock *s, enum opt o)
 {
 	switch (o) {
 	case OPT_NODELAY:
-		return pb_tcp_set_nagle(h->tcp, s->conn, !s->opt[OPT_NODELAY]);
+		return pb_tcp_set_option(h->tcp, s->conn, PB_TCP_O_NODELAY, s->opt[OPT_NODELAY], h->now_ns);
 	case OPT_KEEPALIVE:
 	case OPT_KEEPIDLE:
+		return pb_tcp_set_option(h->tcp, s->conn, PB_TCP_O_KEEPALIVE_IDLE_NS,
+					 s->opt[OPT_KEEPALIVE] ? (int64_t)sec_ns(s->opt[OPT_KEEPIDLE]) : 0, h->now_ns);
 	case OPT_KEEPINTVL:
+		return pb_tcp_set_option(h->tcp, s->conn, PB_TCP_O_KEEPALIVE_INTERVAL_NS,
+					 (int64_t)sec_ns(s->opt[OPT_KEEPINTVL]), h->now_ns);
 	case OPT_KEEPCNT:
-		return pb_tcp_set_keepalive(h->tcp, s->conn, s->opt[OPT_KEEPALIVE] ? sec_ns(s->opt[OPT_KEEPIDLE]) : 0,
-					    sec_ns(s->opt[OPT_KEEPINTVL]), (uint32_t)s->opt[OPT_KEEPCNT], h->now_ns);
+		return pb_tcp_set_option(h->tcp, s->conn, PB_TCP_O_KEEPALIVE_PROBES, s->opt[OPT_KEEPCNT], h->now_ns);
 	default:
 		return 0;
 	}
