@@ -81,6 +81,10 @@ CODES: dict[str, tuple[str, str]] = {
     "PB098": ("the drivers of DPDK cannot be read", "install DPDK: apt-get install libdpdk-dev"),
     "PB095": ("flow rule refused", "the item and the driver's words are in the message; see help(pybypass.flow.Rule)"),
     "PB099": ("unexpected error", "report it, with the traceback: PYBYPASS_DEBUG=1 shows it for commands"),
+    "PB100": ("the script is not understood", "the language is in help(pybypass.script); the place is in the message"),
+    "PB101": ("the script asks for what is not there", "what there is: help(pybypass.script); the name is in the message"),
+    "PB102": ("no script there", "name a file that can be read, or give the script as text=..."),
+    "PB103": ("the capture cannot be read", "it must be pcap or pcapng with Ethernet, raw IP or Linux cooked packets"),
 }
 
 

@@ -66,8 +66,6 @@ PB_API unsigned pb_host_input(struct pb_host *h, const void *ip, uint32_t len);
 PB_API int pb_host_output(struct pb_host *h, void *ip, uint32_t room, uint64_t *time_ns);
 /* Nothing can leave any more (a queue without room), or it can again. */
 PB_API void pb_host_set_stuck(struct pb_host *h, bool stuck);
-/* What the path carries now, for one family (4 or 6); smaller than before reaches connections at once. */
-PB_API int pb_host_set_mtu(struct pb_host *h, int family, uint16_t mtu);
 
 /* ---- sockets ---- */
 /* family 4 or 6, type and protocol as Linux counts them: streams of TCP only. */
