@@ -36,12 +36,15 @@ struct pb_host *pb_host_create(const struct pb_host_config *cfg, int *err)
 	if (!h)
 		return NULL;
 	h->cfg = *cfg;
-	if (cfg->cc)
-		strncpy(h->cc, cfg->cc, CC_NAME_MAX - 1);
-	h->cfg.cc = NULL;
+	h->cfg.cc = NULL; /* the caller's */
 	h->now_ns = cfg->start_ns;
 	h->next_port = 32768;
 	knobs_default(h);
+	if (pb_host_set_congestion(h, cfg->cc ? cfg->cc : "cubic")) {
+		free(h);
+		*err = -EPROTONOSUPPORT;
+		return NULL;
+	}
 	h->pool = pb_pool_create(cfg->frames, PKT_BYTES, PB_WANT_4K, err);
 	h->cache = h->pool ? pb_pool_cache_create(h->pool, err) : NULL;
 	if (!h->cache || !outbox_init(&h->out)) {

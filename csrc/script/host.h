@@ -52,6 +52,9 @@ PB_API const char *pb_host_knob_name(unsigned i, unsigned *fields);
 PB_API int pb_host_set_knob(struct pb_host *h, const char *name, unsigned field, int64_t value);
 PB_API int pb_host_get_knob(const struct pb_host *h, const char *name, unsigned field, int64_t *value);
 
+/* tcp_congestion_control: of sockets made from now on. -ENOENT: not known here. "cubic" to begin with. */
+PB_API int pb_host_set_congestion(struct pb_host *h, const char *name);
+
 /* ---- time and packets ---- */
 PB_API uint64_t pb_host_now(const struct pb_host *h);
 /* UINT64_MAX: nothing is due. Never in the past. */

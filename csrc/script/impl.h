@@ -149,10 +149,9 @@ struct sock {
 	uint8_t family; /* 4 or 6 */
 	uint8_t phase;
 	bool rcv_shut, snd_shut;
-	int32_t error;          /* SO_ERROR */
-	pb_tcp_handle conn;     /* or listener; 0: none */
-	pb_tcp_handle next;     /* listener: what accept() will give; 0: ask the engine */
-	uint64_t last_write_ns; /* TCP_INFO */
+	int32_t error;      /* SO_ERROR */
+	pb_tcp_handle conn; /* or listener; 0: none */
+	pb_tcp_handle next; /* listener: what accept() will give; 0: ask the engine */
 	struct pb_tcp_endpoint local, remote;
 	struct pb_lx_linger linger;
 	uint64_t set; /* options that the application set: a bit each */
@@ -163,7 +162,7 @@ _Static_assert(OPT_COUNT <= 64, "one bit each in sock.set");
 
 struct pb_host {
 	struct pb_host_config cfg;
-	char cc[CC_NAME_MAX]; /* of cfg, kept */
+	char cc[CC_NAME_MAX]; /* of sockets that name none */
 	uint64_t now_ns;
 	struct pb_pool *pool;
 	struct pb_pool_cache *cache;

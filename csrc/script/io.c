@@ -107,8 +107,7 @@ int64_t pb_host_send(struct pb_host *h, int fd, const void *buf, size_t n, int f
 		return -EAGAIN;
 	if (n > room)
 		n = room;
-	s->last_write_ns = h->now_ns;
-	int64_t k = pb_tcp_send(h->tcp, s->conn, buf, n, 0);
+	int64_t k = pb_tcp_send(h->tcp, s->conn, buf, n, flags & LX_MSG_MORE ? PB_TCP_MORE : 0);
 	host_settle(h);
 	return k < 0 ? send_failed(s, k) : k;
 }

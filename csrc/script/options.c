@@ -1,6 +1,8 @@
 /* setsockopt() and getsockopt(): one table of what there is, with Linux's numbers and limits. */
 #include "script/impl.h"
 
+#include "cc/cc.h"
+
 #include <errno.h>
 
 enum kind { K_INT, K_BOOL, K_BUFFER, K_SPAN };
@@ -79,33 +81,87 @@ void options_default(struct pb_host *h, struct sock *s)
 	sock_buffers(h, s);
 }
 
-static uint64_t sec_ns(int32_t v)
+static int64_t sec_ns(int32_t v)
 {
-	return (uint32_t)v * NS_PER_S;
+	return v * (int64_t)NS_PER_S;
 }
 
-/* What the engine has to be told of one option. 0 or -errno. */
-static int apply(struct pb_host *h, struct sock *s, enum opt o)
+static int64_t ms_ns(int32_t v)
+{
+	return v * (int64_t)NS_PER_MS;
+}
+
+static int tell(struct pb_host *h, const struct sock *s, enum pb_tcp_option what, int64_t value)
+{
+	return pb_tcp_set_option(h->tcp, s->conn, what, value, h->now_ns);
+}
+
+/* Times that segments and connections have. */
+static int apply_time(struct pb_host *h, struct sock *s, enum opt o, int32_t v)
 {
 	switch (o) {
-	case OPT_NODELAY:
-		return pb_tcp_set_option(h->tcp, s->conn, PB_TCP_O_NODELAY, s->opt[OPT_NODELAY], h->now_ns);
 	case OPT_KEEPALIVE:
 	case OPT_KEEPIDLE:
-		return pb_tcp_set_option(h->tcp, s->conn, PB_TCP_O_KEEPALIVE_IDLE_NS,
-					 s->opt[OPT_KEEPALIVE] ? (int64_t)sec_ns(s->opt[OPT_KEEPIDLE]) : 0, h->now_ns);
+		return tell(h, s, PB_TCP_O_KEEPALIVE_IDLE_NS, s->opt[OPT_KEEPALIVE] ? sec_ns(s->opt[OPT_KEEPIDLE]) : 0);
 	case OPT_KEEPINTVL:
-		return pb_tcp_set_option(h->tcp, s->conn, PB_TCP_O_KEEPALIVE_INTERVAL_NS,
-					 (int64_t)sec_ns(s->opt[OPT_KEEPINTVL]), h->now_ns);
+		return tell(h, s, PB_TCP_O_KEEPALIVE_INTERVAL_NS, sec_ns(v));
 	case OPT_KEEPCNT:
-		return pb_tcp_set_option(h->tcp, s->conn, PB_TCP_O_KEEPALIVE_PROBES, s->opt[OPT_KEEPCNT], h->now_ns);
+		return tell(h, s, PB_TCP_O_KEEPALIVE_PROBES, v);
+	case OPT_USER_TIMEOUT:
+		return tell(h, s, PB_TCP_O_USER_TIMEOUT_NS, ms_ns(v));
+	case OPT_LINGER2:
+		return tell(h, s, PB_TCP_O_FIN_WAIT2_NS, v < 0 ? 0 : sec_ns(v));
+	case OPT_RTO_MAX_MS:
+		return tell(h, s, PB_TCP_O_RTO_MAX_NS, ms_ns(v));
+	case OPT_RTO_MIN_US:
+		return tell(h, s, PB_TCP_O_RTO_MIN_NS, v < 1000 ? ms_ns(1) : v * 1000ll);
+	case OPT_DELACK_MAX_US:
+		return tell(h, s, PB_TCP_O_DELACK_NS, v * 1000ll);
 	default:
 		return 0;
 	}
 }
 
+/* What the engine has to be told of one option. 0 or -errno. */
+static int apply(struct pb_host *h, struct sock *s, enum opt o)
+{
+	int32_t v = s->opt[o];
+	switch (o) {
+	case OPT_NODELAY:
+		return tell(h, s, PB_TCP_O_NODELAY, v);
+	case OPT_CORK:
+		return tell(h, s, PB_TCP_O_CORK, v);
+	case OPT_QUICKACK:
+		return tell(h, s, PB_TCP_O_QUICKACK, v & 1);
+	case OPT_MAXSEG: /* later it changes nothing, and is no error */
+		return v && tell(h, s, PB_TCP_O_MAXSEG, v) == -EBADF ? -EBADF : 0;
+	case OPT_SYNCNT:
+		return tell(h, s, PB_TCP_O_SYN_RETRIES, v);
+	case OPT_WINDOW_CLAMP:
+		return tell(h, s, PB_TCP_O_WINDOW_CLAMP, v);
+	case OPT_RCVBUF:
+		return tell(h, s, PB_TCP_O_RCVBUF, v);
+	case OPT_TOS:
+		return tell(h, s, PB_TCP_O_TOS, v < 0 ? 0 : v);
+	case OPT_TTL:
+		return tell(h, s, PB_TCP_O_TTL, v);
+	case OPT_MTU_DISCOVER:
+		return tell(h, s, PB_TCP_O_PMTU_DISCOVERY, v != 0);
+	case OPT_MAX_PACING_RATE: /* all ones: none */
+		return tell(h, s, PB_TCP_O_PACING_RATE, v < 0 ? 0 : v);
+	case OPT_NOTSENT_LOWAT:
+		return tell(h, s, PB_TCP_O_NOTSENT_LOWAT, v < 0 ? 0 : v);
+	default:
+		return apply_time(h, s, o, v);
+	}
+}
+
 int options_apply(struct pb_host *h, struct sock *s)
 {
+	const char *cc = s->cc[0] ? s->cc : h->cc;
+	int bad = pb_tcp_set_cc(h->tcp, s->conn, pb_cc_find(cc));
+	if (bad)
+		return bad;
 	for (int o = 0; o < OPT_COUNT; o++)
 		if (s->set >> o & 1) {
 			int rc = apply(h, s, (enum opt)o);
@@ -129,9 +185,11 @@ static int set_cc(struct pb_host *h, struct sock *s, const char *v, uint32_t n)
 {
 	char name[CC_NAME_MAX] = {0};
 	memcpy(name, v, n < CC_NAME_MAX ? n : CC_NAME_MAX - 1);
-	(void)h;
+	const struct pb_cc_ops *ops = pb_cc_find(name);
+	if (!ops)
+		return -ENOENT;
 	memcpy(s->cc, name, CC_NAME_MAX);
-	return 0;
+	return s->conn ? pb_tcp_set_cc(h->tcp, s->conn, ops) : 0;
 }
 
 int pb_host_setsockopt(struct pb_host *h, int fd, int level, int name, const void *v, uint32_t n)
@@ -228,7 +286,7 @@ static int get_special(struct pb_host *h, struct sock *s, int level, int name, v
 		return -ENOPROTOOPT;
 	if (!s->conn || pb_tcp_get_info(h->tcp, s->conn, &i))
 		return -ENOTCONN;
-	return give_int(v, n, h->cfg.mtu[s->family == 6]);
+	return give_int(v, n, (int32_t)i.pmtu);
 }
 
 int pb_host_getsockopt(struct pb_host *h, int fd, int level, int name, void *v, uint32_t *n)
