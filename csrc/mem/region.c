@@ -20,14 +20,18 @@ struct pb_region {
 	_Atomic int refs;
 };
 
-static void touch(void *base, size_t bytes)
+/* All pages, here and now: by the policy of this thread (csrc/mem/numa.h), and not by whoever comes first. */
+static bool touch(void *base, size_t bytes)
 {
 #ifdef MADV_POPULATE_WRITE
 	if (!madvise(base, bytes, MADV_POPULATE_WRITE))
-		return;
+		return true;
+	if (errno != EINVAL) /* kernels before 5.14 do not know it */
+		return false;
 #endif
 	for (size_t i = 0; i < bytes; i += 4096)
 		((volatile char *)base)[i] = 0;
+	return true;
 }
 
 /* Whether smaps shows transparent huge pages in the mapping that holds addr. */
@@ -59,7 +63,10 @@ static bool map_hugetlb(struct pb_region *r)
 		return false;
 	r->base = r->map;
 	r->pages = PB_PAGES_HUGETLB;
-	return true;
+	if (touch(r->base, r->bytes))
+		return true;
+	munmap(r->map, r->map_bytes);
+	return false;
 }
 
 static bool map_plain(struct pb_region *r, bool thp)
@@ -70,7 +77,10 @@ static bool map_plain(struct pb_region *r, bool thp)
 		return false;
 	r->base = (void *)(((uintptr_t)r->map + HUGE_BYTES - 1) & ~(uintptr_t)(HUGE_BYTES - 1));
 	madvise(r->base, r->bytes, thp ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
-	touch(r->base, r->bytes);
+	if (!touch(r->base, r->bytes)) {
+		munmap(r->map, r->map_bytes);
+		return false;
+	}
 	r->pages = thp && has_thp(r->base) ? PB_PAGES_THP : PB_PAGES_4K;
 	return true;
 }

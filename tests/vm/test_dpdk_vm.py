@@ -137,7 +137,7 @@ def test_a_port_and_what_it_reports(card, driver):
     with opened(card, "promisc=1") as port:
         r = port.report
         assert (r["driver"], r["device"], port.mode) == (DPDK_DRIVER[driver], card.address, f"dpdk {DPDK_DRIVER[driver]}")
-        assert (r["mac"], port.mac, r["mtu"], r["numa_node"]) == (card.mac, card.mac, 1500, None)
+        assert (r["mac"], port.mac, r["mtu"], r["numa_node"]) == (card.mac, card.mac, 1500, 1)
         assert (r["max_rx_queues"], r["max_tx_queues"]) == MULTI_QUEUE[driver]
         for way in ("rx", "tx"):
             low, high = r[f"{way}_desc_limits"]
@@ -150,6 +150,7 @@ def test_a_port_and_what_it_reports(card, driver):
         assert link["up"] and link["full_duplex"]
         assert link["speed_mbps"] == {"igb": 1000, "e1000e": 1000, "vmxnet3": 10000, "virtio_net": None}[driver]
         assert port.pool()["iova"] == "va"  # the IOMMU translates
+        assert port.pool()["numa_node"] == port.umem.info()["node"] == 1  # as the device
         assert any(h.pid for h in hugepages.look().holders)
 
 

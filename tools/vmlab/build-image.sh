@@ -28,6 +28,8 @@ guest_packages+=,libdpdk-dev,pci.ids
 # Drivers; what they depend on is added from modules.dep.
 modules="virtio_blk virtio_net virtio_iommu e1000e igb vmxnet3 9p 9pnet_virtio erofs overlay veth 8021q xsk_diag"
 modules+=" vfio-pci vfio_iommu_type1 uio_pci_generic"
+# Flow rules of DPDK's net_tap.
+modules+=" tun sch_multiq sch_ingress cls_flower act_gact act_skbedit act_mirred"
 # What the initramfs loads to reach the root.
 boot_modules="virtio_blk erofs overlay"
 

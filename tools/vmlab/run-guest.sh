@@ -1,11 +1,13 @@
 #!/bin/bash
 # Boots the guest with pairs of emulated NICs, each pair joined back to back, and runs a command in it.
 #
-# Usage: run-guest.sh [-k KERNEL] [-n "NIC ..."] [-i] [-c CPUS] [-m MIB] [-a "KERNEL ARGUMENTS"] [-t SECONDS] [-s DIR] COMMAND...
+# Usage: run-guest.sh [-k KERNEL] [-n "NIC ..."] [-i] [-N] [-c CPUS] [-m MIB] [-a "KERNEL ARGUMENTS"] [-t SECONDS] [-s DIR] COMMAND...
 #
 #   -n  each makes TWO such NICs: TYPE[:QUEUES[:QEMU DEVICE OPTIONS]], TYPE one of virtio, igb, e1000e, vmxnet3.
 #       Pair N is the interfaces pN0 and pN1 of the guest.
 #   -i  with an IOMMU (virtio does zero copy only then)
+#   -N  two NUMA nodes with half of the memory each: CPU 0 on node 0, the others on node 1, and so the second end of
+#       each pair; the first is of none
 #   -k  one of those that build-image.sh found, as "6.12"; default: the newest
 #   -s  a directory that is /host in the guest; the kernel's console is written to console.log there
 #   -t  seconds for the command
@@ -20,12 +22,13 @@ if [ -z "${VMLAB_NAMESPACES:-}" ]; then
 	VMLAB_NAMESPACES=1 exec unshare --net --mount -- "$0" "$@"
 fi
 
-kernel='' nics='' iommu='' cpus=2 memory=2048 arguments='' seconds=240 share=''
-while getopts k:n:ic:m:a:t:s: option; do
+kernel='' nics='' iommu='' numa='' cpus=2 memory=2048 arguments='' seconds=240 share=''
+while getopts k:n:iNc:m:a:t:s: option; do
 	case $option in
 	k) kernel=$OPTARG ;;
 	n) nics=$OPTARG ;;
 	i) iommu=1 ;;
+	N) numa=1 ;;
 	c) cpus=$OPTARG ;;
 	m) memory=$OPTARG ;;
 	a) arguments=$OPTARG ;;
@@ -77,6 +80,17 @@ if [ -n "$iommu" ]; then
 	arguments="intel_iommu=on $arguments"
 fi
 
+far_bus=pcie.0
+if [ -n "$numa" ]; then
+	# shellcheck disable=SC2054
+	qemu+=(
+		-object "memory-backend-ram,id=near,size=$((memory / 2))M" -numa node,nodeid=0,memdev=near,cpus=0
+		-object "memory-backend-ram,id=far,size=$((memory / 2))M" -numa "node,nodeid=1,memdev=far,cpus=1-$((cpus - 1))"
+		-device pxb-pcie,id=farbus,bus_nr=128,numa_node=1,bus=pcie.0,addr=0x7
+	)
+	far_bus=farbus
+fi
+
 # Nothing is to be on the wire but what the guest sends.
 echo 1 >/proc/sys/net/ipv6/conf/default/disable_ipv6
 
@@ -94,7 +108,9 @@ for nic in $nics; do
 	for side in 0 1; do
 		id=p$pair$side
 		# A root port for each NIC: only so does each have an IOMMU group of its own.
-		qemu+=(-device "pcie-root-port,id=r$id,chassis=$((slot + 1)),addr=$(printf '0x%x' $slot)")
+		bus=pcie.0
+		[ $side = 0 ] || bus=$far_bus
+		qemu+=(-device "pcie-root-port,id=r$id,bus=$bus,chassis=$((slot + 1)),addr=$(printf '0x%x' $slot)")
 		slot=$((slot + 1))
 		device="netdev=$id,mac=52:54:00:0$pair:00:0$side,bus=r$id,romfile="
 		if [ "$type" = virtio ]; then

@@ -40,6 +40,7 @@ mkdir -p "$share"
 arguments=''
 [ $# -eq 0 ] || arguments=$(printf '%q ' "$@")
 export VMLAB_OUT=$out
-# Huge pages for DPDK's drivers of cards, which do not work on others; an IOMMU (-i) for vfio-pci and virtio's zero copy.
-exec "$here/run-guest.sh" "${kernel[@]}" -i -n "$nics" -m 3072 -a hugepages=256 -t 1800 -s "$share" \
+# Huge pages for DPDK's drivers of cards, which do not work on others; an IOMMU (-i) for vfio-pci and virtio's zero copy;
+# two NUMA nodes (-N).
+exec "$here/run-guest.sh" "${kernel[@]}" -i -N -n "$nics" -m 3072 -a hugepages=256 -t 1800 -s "$share" \
 	"cd /opt/pybypass && VMLAB_EXPECT='${expect# }' python3 -m pytest -ra -p no:cacheprovider --durations=5 ${arguments:-tests/vm}"
