@@ -24,6 +24,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
+    # DPDK last: once it has started it stays, and nobody knows what its threads cost the others.
+    items.sort(key=lambda item: item.path.name == "test_dpdk.py")
     only = set(filter(None, os.environ.get("PB_BENCH_ONLY", "").split(",")))
     if not only:
         return
