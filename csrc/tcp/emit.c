@@ -134,6 +134,7 @@ bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame)
 			c->snd_nxt = c->snd_end + 1;
 		}
 		c->flags &= ~(uint32_t)TCB_FIN_OUT;
+		c->bits &= ~(uint32_t)BIT_FIN_ALONE;
 	}
 	/* RFC 3168 6.1.5: what is sent again carries no ECT; the answer to ECE goes with new data (6.1.2). */
 	if ((c->bits & BIT_ECN) && fresh) {

@@ -46,7 +46,7 @@ static void syn_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 
 static uint32_t orphan_retries(const struct pb_tcp *e)
 {
-	return e->cfg.orphan_retries ? e->cfg.orphan_retries : 8;
+	return min_u32(e->cfg.orphan_retries ? e->cfg.orphan_retries : 8, e->cfg.data_retries);
 }
 
 /* A window that stays closed is probed for ever while the peer answers (RFC 9293 3.8.6.1). */
@@ -80,7 +80,7 @@ static bool held_by_window(const struct tcb *c, uint64_t now_ns)
 
 static void rto_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
-	uint32_t limit = c->flags & TCB_DETACHED ? min_u32(orphan_retries(e), e->cfg.data_retries) : e->cfg.data_retries;
+	uint32_t limit = c->flags & TCB_DETACHED ? orphan_retries(e) : e->cfg.data_retries;
 	uint64_t since = c->retrans_ns;
 	if ((c->tries >= limit && !held_by_window(c, now_ns)) || (c->tries && user_timed_out(c, since, now_ns))) {
 		give_up(e, c);

@@ -246,12 +246,12 @@ static enum pb_drop in_synchronised(struct pb_tcp *e, struct tcb *c, struct pkt 
 		c->snd_wl1 = p->seq;
 		c->snd_wl2 = p->tcp.ack;
 	}
-	update_ts_recent(c, p, now_ns);
 	c->last_rx_ns = now_ns;
 	c->ka_sent = 0;
 	why = in_ack(e, c, p, now_ns);
 	if (why || c->state == PB_TCP_CLOSED)
 		return why;
+	update_ts_recent(c, p, now_ns); /* after the ACK was found possible: RFC 7323 5.3 R3, and nobody else's */
 	if (c->bits & BIT_ECN)
 		ecn_data(e, c, p);
 	if (p->data_len && seq_lt(p->seq, c->rcv_nxt))

@@ -211,7 +211,7 @@ void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	if (pmtu)
 		reduce_mss(e, c, pmtu);
 	c->snd_una = c->iss + 1;
-	c->fack = c->rack_end = c->cwnd_seq = c->recover_seq = c->small_end = c->snd_una;
+	c->fack = c->rack_end = c->cwnd_seq = c->recover_seq = c->small_end = c->pushed_seq = c->snd_una;
 	c->flags &= ~(uint32_t)TCB_SYN_OUT;
 	c->retrans_ns = 0;
 	c->rtx_kind = RTX_NONE;

@@ -177,6 +177,7 @@ static bool send_fin(struct pb_tcp *e, struct tcb *c, struct out *o)
 			c->retrans_ns = o->now_ns;
 	}
 	c->last_send_ns = o->now_ns;
+	c->bits |= BIT_FIN_ALONE;
 	c->flags = (c->flags | TCB_FIN_SENT) & ~(uint32_t)TCB_FIN_OUT;
 	c->snd_nxt = c->snd_end + 1;
 	return true;
@@ -193,7 +194,7 @@ static void send_tlp(struct pb_tcp *e, struct tcb *c, struct out *o)
 	if (f != NONE && seq_leq(e->segs[f].seq + min_u32(e->segs[f].len, c->mss), c->snd_una + c->snd_wnd)) {
 		if (!send_next(e, c, o, min_u32(e->segs[f].len, c->mss)))
 			return;
-	} else if ((c->flags & TCB_FIN_SENT) && c->sq_head == NONE) {
+	} else if ((c->flags & TCB_FIN_SENT) && (c->sq_head == NONE || (c->bits & BIT_FIN_ALONE))) {
 		c->flags |= TCB_FIN_OUT;
 		again = send_fin(e, c, o);
 	} else {

@@ -200,6 +200,15 @@ static uint32_t fill_tail(struct pb_tcp *e, struct tcb *c, const uint8_t *buf, u
 	return n;
 }
 
+/* A receiver that waits for PSH gets one for each half of the largest window that it ever offered. */
+static void push_often(struct tcb *c, struct seg *s)
+{
+	if (!seq_lt(c->pushed_seq + c->max_snd_wnd / 2, c->snd_end))
+		return;
+	s->flags |= SEG_PUSH;
+	c->pushed_seq = c->snd_end;
+}
+
 int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t len, unsigned flags)
 {
 	struct tcb *c;
@@ -226,6 +235,7 @@ int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t l
 		s->csum = pb_csum_copy(frame_ptr(e, frame) + s->off, (const uint8_t *)buf + done, s->len, 0);
 		sq_append(e, c, frame);
 		done += s->len;
+		push_often(c, s);
 	}
 	if (!done)
 		return -EAGAIN;
@@ -234,6 +244,8 @@ int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t l
 		last->flags = (uint16_t)((last->flags | SEG_MORE) & ~SEG_PUSH);
 	else
 		last->flags = (uint16_t)((last->flags | SEG_PUSH) & ~SEG_MORE);
+	if (last->flags & SEG_PUSH)
+		c->pushed_seq = c->snd_end;
 	tcb_ready(e, c);
 	return done;
 }

@@ -130,6 +130,7 @@ enum tcb_bit {
 	BIT_TLP = 1u << 20,          /* a tail loss probe is out, up to tlp_seq */
 	BIT_PUSHED = 1u << 21,       /* a segment below rcv_mss waits for its ACK */
 	BIT_PUSHED_TWICE = 1u << 22, /* more than one */
+	BIT_FIN_ALONE = 1u << 23,    /* the FIN went in a segment of its own, the last time */
 	BIT_RATE_LIMITED = 1u << 19, /* pacing holds the next segment back */
 };
 
@@ -208,6 +209,7 @@ struct tcb {
 	uint32_t tlp_seq; /* snd_nxt when the probe went */
 	uint32_t prr_delivered, prr_out; /* bytes since the reduction began (RFC 6937) */
 	uint32_t prior_cwnd, prior_ssthresh;
+	uint32_t pushed_seq; /* end of the last segment that was queued with PSH */
 	uint32_t small_end; /* end of the last segment below the MSS (Minshall) */
 	uint32_t undo_una; /* snd_una when cwnd was reduced; undo_on: valid */
 	int32_t undo_retrans; /* retransmissions that nobody has reported as duplicates; -1: none were sent */

@@ -1,5 +1,6 @@
 /* Loss: fast retransmit with and without SACK, the timeout, and exact windows of NewReno. MSS 1000, so that numbers can
  * be read: segment k is the bytes from 1000 k + 1. */
+#include "cc/cc.h"
 #include "tcp_script.h"
 
 #define MSS 1000u
@@ -12,6 +13,7 @@ static bool flight(bool sack, uint32_t n, uint32_t more)
 {
 	struct pb_tcp_config c = script_config();
 	c.sack = sack;
+	c.cc = &pb_cc_newreno;
 	if (!script_open(s, &c))
 		return false;
 	CHECK_EQ(script_connect(s), 0);
@@ -54,8 +56,8 @@ TEST(slow_start_and_avoidance)
 	WINDOWS(10 * MSS, UINT32_MAX);
 	IN_OK(.f = A, .seq = 1, .ack = AT(1));
 	WINDOWS(11 * MSS, UINT32_MAX);
-	IN_OK(.f = A, .seq = 1, .ack = AT(5)); /* not more than 2 MSS for one ACK (RFC 3465) */
-	WINDOWS(13 * MSS, UINT32_MAX);
+	IN_OK(.f = A, .seq = 1, .ack = AT(5)); /* stretch ACKs count in full, as in Linux */
+	WINDOWS(15 * MSS, UINT32_MAX);
 	FORGET();
 	CLOSE(s);
 }
@@ -71,7 +73,7 @@ TEST(newreno)
 	dup(1);
 	OUT(.f = A, .seq = AT(0), .ack = 1, .len = MSS); /* at once, although 9 are still in flight */
 	NONE_OUT();
-	WINDOWS(5 * MSS, 5 * MSS); /* of 10: what limited transmit added does not count */
+	WINDOWS(9 * MSS, 5 * MSS); /* 8 in the network and the retransmission; it comes down as ACKs come (RFC 6937) */
 	/* 12 sent; each duplicate says that one has left. */
 	for (unsigned i = 0; i < 4; i++)
 		dup(1);
@@ -140,7 +142,7 @@ TEST(sack_scoreboard)
 	sack(1, AT(1), AT(4));
 	OUT(.f = A, .seq = AT(0), .ack = 1, .len = MSS);
 	NONE_OUT();
-	WINDOWS(5 * MSS, 5 * MSS);
+	WINDOWS(9 * MSS, 5 * MSS);
 	/* 4 is lost as well: sent as soon as the pipe has room, 5 to 7 are not sent again. */
 	struct pb_tcp_opts o = {.n_sack = 2};
 	o.sack[0].left = s->iss + AT(5);
@@ -154,12 +156,12 @@ TEST(sack_scoreboard)
 	OUT(.f = A, .seq = AT(4), .ack = 1, .len = MSS);
 	NONE_OUT();
 	sack(AT(8), AT(9), AT(10));
+	OUT(.f = A, .seq = AT(8), .ack = 1, .len = MSS); /* sent before 9, which arrived (RFC 8985) */
 	OUT(.f = A, .seq = AT(12), .ack = 1, .len = MSS);
-	OUT(.f = A, .seq = AT(13), .ack = 1, .len = MSS);
 	FORGET();
 	IN_OK(.f = A, .seq = 1, .ack = AT(12));
 	WINDOWS(5 * MSS, 5 * MSS);
-	CHECK_EQ(script_info(s).retransmits, 2);
+	CHECK_EQ(script_info(s).retransmits, 3);
 	FORGET();
 	CLOSE(s);
 }
@@ -193,8 +195,10 @@ TEST(sack_with_small_segments)
 	for (uint32_t k = 0; k < 3; k++)
 		sack(AT(1), AT(1) + 30, AT(1) + 40 + 10 * k);
 	OUT(.f = A, .seq = AT(1), .ack = 1, .len = 10);
-	sack(AT(1) + 20, AT(1) + 30, AT(1) + 60);
+	OUT(.f = A, .seq = AT(1) + 10, .ack = 1, .len = 10); /* all that was sent before what arrived, */
 	OUT(.f = A, .seq = AT(1) + 20, .ack = 1, .len = 10); /* without waiting for the timer */
+	sack(AT(1) + 20, AT(1) + 30, AT(1) + 60);
+	NONE_OUT();
 	FORGET();
 	CLOSE(s);
 }
@@ -225,17 +229,19 @@ TEST(rto_doubles_and_resets)
 	REQUIRE(flight(false, 2, 0));
 	SEND(AT(2), MSS);
 	FORGET();
-	WAIT(190 * MS);
+	WAIT(199 * MS);
+	NONE_OUT();
+	WAIT(MS); /* SRTT and the floor of the variance */
 	OUT(.f = A, .seq = AT(0), .ack = 1, .len = MSS);
 	NONE_OUT(); /* the loss window is one segment */
-	WINDOWS(MSS, 2 * MSS);
-	uint64_t rto = 400 * MS;
+	WINDOWS(MSS, 5 * MSS);
+	uint64_t rto = 420 * MS;
 	for (unsigned k = 0; k < 4; k++, rto *= 2) {
 		WAIT(rto - MS);
 		NONE_OUT();
 		WAIT(MS);
 		OUT(.f = A, .seq = AT(0), .ack = 1, .len = MSS);
-		WINDOWS(MSS, 2 * MSS); /* held (RFC 5681 3.1) */
+		WINDOWS(MSS, 5 * MSS); /* held (RFC 5681 3.1) */
 	}
 	CHECK_EQ(script_info(s).timeouts, 5);
 	/* Karn: this ACK may be of any of the six. No sample, and the RTO stays as it is. */
@@ -250,7 +256,7 @@ TEST(rto_doubles_and_resets)
 	FORGET();
 	WAIT(10 * MS);
 	IN_OK(.f = A, .seq = 1, .ack = AT(3) + 10); /* of a segment that was sent once */
-	CHECK_EQ(script_info(s).rto_us, 200000);
+	CHECK_EQ(script_info(s).rto_us, 210000);
 	CLOSE(s);
 }
 
@@ -279,7 +285,7 @@ TEST(gives_up)
 {
 	REQUIRE(flight(true, 2, 0));
 	WAIT(3600 * SEC);
-	CHECK_EQ(s->n, 15); /* data_retries */
+	CHECK_EQ(s->n, 16); /* the tail loss probe and data_retries */
 	s->n = 0;
 	STATE(CLOSED);
 	CHECK_EQ(s->error, ETIMEDOUT);
@@ -314,9 +320,11 @@ TEST(fin_lost)
 			SEND(AT(1), 10);
 		SHUT(SHUT_WR);
 		OUT(.f = F | A, .seq = AT(1), .ack = 1, .len = data * 10);
-		WAIT(200 * MS);
+		WAIT(210 * MS); /* the probe, in place of the timeout, which is later */
 		OUT(.f = F | A, .seq = AT(1), .ack = 1, .len = data * 10);
-		WAIT(400 * MS);
+		WAIT(210 * MS);
+		OUT(.f = F | A, .seq = AT(1), .ack = 1, .len = data * 10);
+		WAIT(420 * MS);
 		OUT(.f = F | A, .seq = AT(1), .ack = 1, .len = data * 10);
 		if (data) { /* the data arrived once, the FIN never */
 			IN_OK(.f = A, .seq = 1, .ack = AT(1) + 10);

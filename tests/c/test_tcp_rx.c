@@ -6,7 +6,7 @@ static struct script script, *const s = &script;
 static void eat_quickacks(uint32_t *at)
 {
 	for (unsigned i = 0; i < 16; i++, (*at)++)
-		IN_OK(.f = A, .seq = *at, .ack = 1, .len = 1);
+		IN_OK(.f = A, .seq = *at, .ack = 1, .len = 1), FORGET();
 	FORGET();
 }
 
