@@ -202,6 +202,7 @@ def _recv(m: Machine, call: Call) -> Trial:
 def _send_with(m: Machine, d: Descriptor, data: bytes | None, flags: int) -> Trial:
     done = 0
     once = d.nonblocking or bool(flags & _DONTWAIT)
+    flags |= _DONTWAIT if once else 0
 
     def attempt() -> int:
         nonlocal done

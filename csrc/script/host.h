@@ -82,7 +82,8 @@ PB_API int pb_host_connect(struct pb_host *h, int s, const struct pb_tcp_endpoin
 /* flags: MSG_TRUNC (thrown away); MSG_WAITALL is the caller's affair, MSG_PEEK -EOPNOTSUPP. buf may be NULL with
  * MSG_TRUNC. */
 PB_API int64_t pb_host_recv(struct pb_host *h, int s, void *buf, size_t n, int flags);
-/* Bytes taken, perhaps not all. */
+/* Bytes taken, perhaps not all. After -EAGAIN there must be a third of the buffer free, as for a call that waits in
+ * Linux; with MSG_DONTWAIT any room will do. */
 PB_API int64_t pb_host_send(struct pb_host *h, int s, const void *buf, size_t n, int flags);
 PB_API int pb_host_shutdown(struct pb_host *h, int s, int how);
 /* With SO_LINGER of no time, RST. The socket is gone in any case: who wants to linger lets time pass. */

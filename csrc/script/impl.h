@@ -154,7 +154,10 @@ struct sock {
 	pb_tcp_handle next; /* listener: what accept() will give; 0: ask the engine */
 	struct pb_tcp_endpoint local, remote;
 	struct pb_lx_linger linger;
-	uint64_t set; /* options that the application set: a bit each */
+	uint32_t tail_bytes; /* in the buffer that was begun last (io.c) */
+	uint32_t max_wnd;    /* the largest window that the peer had */
+	bool nospace;        /* send() had no room, so it waits for some */
+	uint64_t set;        /* options that the application set: a bit each */
 	int32_t opt[OPT_COUNT];
 	char cc[CC_NAME_MAX];
 };

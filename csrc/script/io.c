@@ -3,9 +3,9 @@
 
 #include <errno.h>
 
-/* Linux counts what a socket queues by whole buffers with their descriptors, not by payload: a segment of payload n
- * costs n and about this much. */
-#define SKB_OVERHEAD 1280u
+#define SKB_MAX 65536u /* of one buffer's data */
+#define SKB_SEGS 5u    /* segments that one holds in the mean */
+#define SKB_OVERHEAD 768u
 
 static bool eof_seen(const struct pb_tcp_info *i)
 {
@@ -62,14 +62,76 @@ int64_t pb_host_recv(struct pb_host *h, int fd, void *buf, size_t n, int flags)
 	return (int64_t)done;
 }
 
-/* Room in the send buffer as Linux would see it: half of SO_SNDBUF's value was asked for, the rest is for overhead. */
-static uint32_t send_room(const struct sock *s, const struct pb_tcp_info *i, uint32_t queued)
+/* What Linux counts for data that is queued: the data, and what describes it, about so much per super-segment. */
+static uint64_t memory_of(uint32_t queued, uint32_t mss)
+{
+	return queued + (uint64_t)(queued / (SKB_SEGS * mss)) * SKB_OVERHEAD;
+}
+
+/* SO_SNDBUF; grows with the window as long as nobody has set it (tcp_sndbuf_expand). */
+static uint64_t send_memory(const struct pb_host *h, const struct sock *s, const struct pb_tcp_info *i)
+{
+	uint64_t all = (uint64_t)s->opt[OPT_SNDBUF];
+	if (s->set >> OPT_SNDBUF & 1 || !i->mss)
+		return all;
+	uint32_t per_mss = 256, cwnd = i->cwnd_bytes / i->mss;
+	while (per_mss < i->mss + 640)
+		per_mss *= 2;
+	uint64_t grown = 2ull * (cwnd > 10 ? cwnd : 10) * (per_mss + 256);
+	uint64_t most = (uint64_t)h->knob[KNOB_tcp_wmem][2];
+	grown = grown < most ? grown : most;
+	return all > grown ? all : grown;
+}
+
+static uint32_t lowat_of(const struct pb_host *h, const struct sock *s)
+{
+	bool own = s->set >> OPT_NOTSENT_LOWAT & 1 && s->opt[OPT_NOTSENT_LOWAT];
+	return own ? (uint32_t)s->opt[OPT_NOTSENT_LOWAT] : clamp_u32(h->knob[KNOB_tcp_notsent_lowat][0], 0, UINT32_MAX);
+}
+
+/* Whether another buffer may be begun; who waits for one is woken only when a third of the memory is free. */
+static bool send_space(const struct pb_host *h, const struct sock *s, const struct pb_tcp_info *i, bool woken)
+{
+	uint64_t used = memory_of(i->inflight_bytes + i->unsent_bytes, i->mss ? i->mss : 536);
+	uint64_t all = send_memory(h, s, i), lowat = lowat_of(h, s), unsent = i->unsent_bytes;
+	return woken ? 3 * used <= 2 * all && 2 * unsent < lowat : used < all && unsent < lowat;
+}
+
+/* Bytes that Linux puts into one buffer: at most half of the largest window there was (tcp_xmit_size_goal). */
+static uint32_t goal_of(struct sock *s, const struct pb_tcp_info *i)
 {
 	uint32_t mss = i->mss ? i->mss : 536;
-	uint64_t segs = (queued + mss - 1) / mss;
-	uint64_t used = queued + segs * SKB_OVERHEAD / (mss < 1448 ? 16 : 8);
-	uint64_t all = (uint64_t)s->opt[OPT_SNDBUF];
-	return used >= all ? 0 : (uint32_t)(all - used);
+	s->max_wnd = i->snd_wnd > s->max_wnd ? i->snd_wnd : s->max_wnd;
+	uint32_t most = s->max_wnd > 536 ? s->max_wnd / 2 : s->max_wnd;
+	most = most < SKB_MAX ? most : SKB_MAX;
+	return most < mss ? mss : most / mss * mss;
+}
+
+/* Queues up to n bytes by buffers, as sendmsg() would: one that was begun and not sent is filled first. */
+static int64_t queue_data(struct pb_host *h, struct sock *s, const uint8_t *buf, size_t n, int flags)
+{
+	struct pb_tcp_info i;
+	size_t done = 0;
+	while (done < n && !pb_tcp_get_info(h->tcp, s->conn, &i)) {
+		uint32_t goal = goal_of(s, &i), tail = s->tail_bytes < i.unsent_bytes ? s->tail_bytes : i.unsent_bytes;
+		if (!tail || tail >= goal) {
+			if (!send_space(h, s, &i, s->nospace && !(flags & LX_MSG_DONTWAIT))) {
+				s->nospace = true;
+				break;
+			}
+			s->nospace = false;
+			tail = 0;
+		}
+		size_t k = n - done < goal - tail ? n - done : goal - tail;
+		bool more = flags & LX_MSG_MORE || done + k < n;
+		int64_t took = pb_tcp_send(h->tcp, s->conn, buf + done, k, more ? PB_TCP_MORE : 0);
+		if (took <= 0)
+			return done ? (int64_t)done : took;
+		s->tail_bytes = tail + (uint32_t)took;
+		done += (size_t)took;
+		host_settle(h);
+	}
+	return done ? (int64_t)done : -EAGAIN;
 }
 
 static int64_t send_failed(struct sock *s, int64_t rc)
@@ -102,13 +164,7 @@ int64_t pb_host_send(struct pb_host *h, int fd, const void *buf, size_t n, int f
 		return 0;
 	if (!buf)
 		return -EFAULT;
-	uint32_t room = send_room(s, &i, i.inflight_bytes + i.unsent_bytes);
-	if (!room)
-		return -EAGAIN;
-	if (n > room)
-		n = room;
-	int64_t k = pb_tcp_send(h->tcp, s->conn, buf, n, flags & LX_MSG_MORE ? PB_TCP_MORE : 0);
-	host_settle(h);
+	int64_t k = queue_data(h, s, buf, n, flags);
 	return k < 0 ? send_failed(s, k) : k;
 }
 
@@ -162,9 +218,7 @@ int pb_host_events(struct pb_host *h, int fd)
 		ev |= LX_POLLIN | LX_POLLRDHUP;
 	if (i.unread_bytes)
 		ev |= LX_POLLIN;
-	uint32_t queued = i.inflight_bytes + i.unsent_bytes;
-	/* Writable when a third of the buffer is free. */
-	if (out_end || send_room(s, &i, queued) >= (uint32_t)s->opt[OPT_SNDBUF] / 3)
+	if (out_end || send_space(h, s, &i, true))
 		ev |= LX_POLLOUT;
 	return ev;
 }

@@ -113,6 +113,7 @@ static ssize_t call_send(void *u, int fd, const void *buf, size_t n, int flags)
 	if (s < 0)
 		return pd_leave(s);
 	bool nonblocking = pd_fd_nonblocking(fd) || flags & MSG_DONTWAIT;
+	flags |= nonblocking ? MSG_DONTWAIT : 0;
 	struct sending t = {.sock = s, .buf = buf, .n = n, .flags = flags, .nonblocking = nonblocking};
 	return pd_leave(pd_block(try_send, &t, nonblocking));
 }
