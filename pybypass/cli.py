@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from . import __version__, bench, bindjob, devicesjob, doctor, echo, hugepagesjob, labjob, nicjob
+from . import __version__, bench, bindjob, devicesjob, doctor, echo, hugepagesjob, labjob, nicjob, scriptjob
 from .errors import PybypassError
 
 __all__ = ["EXIT_FAILED", "EXIT_OK", "EXIT_PERMISSION", "EXIT_UNSUPPORTED", "EXIT_USAGE", "exit_code", "main"]
@@ -22,12 +22,12 @@ EXIT_OK, EXIT_FAILED, EXIT_USAGE, EXIT_UNSUPPORTED, EXIT_PERMISSION = range(5)
 # Each adds its sub-commands, with `run` set to what is called with the parsed arguments and returns the exit code.
 REGISTER: tuple[Callable[[Any], None], ...] = (
     doctor.add_parser, labjob.add_parser, echo.add_parser, bench.add_parser, nicjob.add_parser,
-    hugepagesjob.add_parser, devicesjob.add_parser, bindjob.add_parser,
+    hugepagesjob.add_parser, devicesjob.add_parser, bindjob.add_parser, scriptjob.add_parser,
 )  # fmt: skip
 
 # Errors that say the arguments are wrong, and that something is missing here.
-_USAGE_CODES = frozenset({"PB010", "PB040", "PB044", "PB072"})
-_UNSUPPORTED_CODES = frozenset({"PB011", "PB028", "PB029", "PB030", "PB031", "PB060", "PB071"})
+_USAGE_CODES = frozenset({"PB010", "PB040", "PB044", "PB072", "PB100", "PB102", "PB103"})
+_UNSUPPORTED_CODES = frozenset({"PB011", "PB028", "PB029", "PB030", "PB031", "PB060", "PB071", "PB101"})
 _UNSUPPORTED_ERRNOS = frozenset({errno.ENOSYS, errno.EOPNOTSUPP, errno.EAFNOSUPPORT, errno.EPROTONOSUPPORT})
 
 

@@ -155,7 +155,8 @@ def _plan(script: Script, s: Settings) -> _Plan:
             local=(ends[0], int(get("bind_port", "8080"))),
             remote=(ends[1], int(get("connect_port", "8080"))),
             tolerance=Tolerance(
-                int(get("tolerance_usecs", str(s.tolerance_us))), float(get("tolerance_percent", str(s.tolerance_percent)))
+                int(get("tolerance_usecs", str(s.tolerance_us))),
+                float(get("tolerance_percent", str(s.tolerance_percent))),
             ),
             tick_us=int(get("tcp_ts_tick_usecs", str(s.ts_tick_us))),
             strict="strict_segments" in options,
@@ -163,12 +164,12 @@ def _plan(script: Script, s: Settings) -> _Plan:
     except PybypassError:
         raise
     except (ValueError, OSError) as e:
-        raise trouble("PB100", script.path, script.options[0][2] if script.options else 1, 0, f"an option: {e}") from None
+        raise trouble(
+            "PB100", script.path, script.options[0][2] if script.options else 1, 0, f"an option: {e}"
+        ) from None
 
 
-def run(
-    path: str | os.PathLike[str] = "", settings: Settings | None = None, *, text: str | None = None
-) -> Result:
+def run(path: str | os.PathLike[str] = "", settings: Settings | None = None, *, text: str | None = None) -> Result:
     """Runs the script in a file, or in `text` (then `path` is its name in messages).
 
     A script that does not hold is no exception: Result.ok is False and Result.failure says where and why.

@@ -95,10 +95,10 @@ def _where(e: Expr, default: tuple[bytes | None, int]) -> tuple[bytes | None, in
     if isinstance(e, Ellipsis_):
         return default
     if not isinstance(e, Record):
-        raise TypeError("an address ({sa_family=..., sin_port=htons(N), sin_addr=inet_addr(\"A\")}) or ... was expected")
+        raise TypeError('an address ({sa_family=..., sin_port=htons(N), sin_addr=inet_addr("A")}) or ... was expected')
     port, addr = e.get("sin_port"), e.get("sin_addr")
     if not isinstance(port, Name) or not port.arguments or not isinstance(addr, Name) or not addr.arguments:
-        raise TypeError("sin_port=htons(N) and sin_addr=inet_addr(\"A\") were expected")
+        raise TypeError('sin_port=htons(N) and sin_addr=inet_addr("A") were expected')
     text = addr.arguments[0]
     if not isinstance(text, Text):
         raise TypeError("an address in quotes was expected")
@@ -183,7 +183,9 @@ def _recv_with(m: Machine, d: Descriptor, n: int, flags: int, into: Expr | None 
             start = d.flow.read
             d.flow.read += result
             if data and data != payload(start, len(data)):
-                raise Mismatch(f"bytes {start} to {start + len(data)} of the stream were read, and are not what came in")
+                raise Mismatch(
+                    f"bytes {start} to {start + len(data)} of the stream were read, and are not what came in"
+                )
         return result
 
     return Trial(attempt, d.nonblocking or bool(flags & (_DONTWAIT | _ERRQUEUE)))
@@ -347,7 +349,9 @@ def _getsockopt(m: Machine, call: Call) -> Trial:
         got = seen[0].rstrip(b"\0") if isinstance(want, Text) else seen[0]
         if wanted != got:
             numbers = [v for (v,) in struct.iter_unpack("=i", got)] if len(got) % 4 == 0 else [got]
-            raise Mismatch(f"the value is {numbers}, the script has {list(wanted) if len(wanted) % 4 else _show(wanted)}")
+            raise Mismatch(
+                f"the value is {numbers}, the script has {list(wanted) if len(wanted) % 4 else _show(wanted)}"
+            )
 
     return Trial(attempt, check=check)
 

@@ -131,9 +131,7 @@ def _options_differ(want: tuple[Option, ...], got: tuple[Option, ...], tick_us: 
     )
 
 
-def differences(
-    want: TcpPacket, got: TcpPacket, *, tick_us: int = 0, slack_us: int = 0
-) -> list[Difference]:
+def differences(want: TcpPacket, got: TcpPacket, *, tick_us: int = 0, slack_us: int = 0) -> list[Difference]:
     """In which fields a packet is not the expected one. Window and options only as far as the script has them; of
     timestamps the value when a tick is given, never the echo."""
     found: list[Difference] = []

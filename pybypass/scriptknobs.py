@@ -23,6 +23,8 @@ _DEFAULTS: dict[str, tuple[int, ...]] = {
 }  # fmt: skip
 # No host of ours has what these ask for or change, and nothing that a script can see depends on them.
 _NOTHING = re.compile(r"(ip tcp_metrics flush|ethtool -K|nstat\s*(>|$)|true$|:$|sleep )|/tmp/sysctl_restore_")
+# Parameters of kernel modules that have the value which the engine always has.
+_MODULES = frozenset({("/sys/module/tcp_cubic/parameters/hystart_detect", "3")})
 # Text, not numbers.
 _TEXTS = frozenset({"tcp_fastopen_key", "tcp_congestion_control"})
 
@@ -55,6 +57,15 @@ def _assign(host: Host, word: str) -> None:
     _set(host, name, value)
 
 
+def _echo(host: Host, words: list[str]) -> None:
+    """`echo VALUE > FILE`."""
+    *values, arrow, name = words[1:] if len(words) > 3 else ["", "", ""]
+    if arrow == ">" and name.startswith(_PROC):
+        _set(host, name.removeprefix(_PROC), " ".join(values))
+    elif arrow != ">" or (name, *values) not in _MODULES:
+        raise Unknown(f"{' '.join(words)!r}: only knobs of {_PROC} can be written")
+
+
 def _qdisc(host: Host, words: list[str]) -> None:
     """A queue without room lets nothing out."""
     if "limit" in words and words[words.index("limit") + 1 :][:1] == ["0"]:
@@ -70,8 +81,9 @@ def _one(host: Host, text: str) -> None:
         words = shlex.split(text)
     except ValueError as e:
         raise Unknown(f"{text!r}: {e}") from None
-    while words and re.match(r"[12]?>", words[-1]):
-        words.pop()
+    if words[0] == "echo":
+        _echo(host, words)
+        return
     words = [w for w in words if not re.match(r"[12&]?>", w) and w != "/dev/null"]
     command = words[0].rsplit("/", 1)[-1]
     if command == "defaults.sh":
@@ -96,7 +108,8 @@ def run_command(host: Host, text: str) -> None:
     qdisc with limit 0 (nothing leaves) and without. Unknown for any other.
     """
     text = re.sub(r"\\\n", " ", text)
+    text = re.sub(r"(^|\s)#[^\n]*", "", text)
     for line in re.split(r"[\n;]|&&", text):
         line = line.strip()
-        if line and not line.startswith("#"):
+        if line:
             _one(host, line)

@@ -49,7 +49,7 @@ def tokens(text: str, path: str) -> Iterator[Token]:
     for found in _PATTERN.finditer(text):
         kind, word = found.lastgroup or "", found[0]
         column = found.start() - start + 1
-        if kind == "char" and word in '"`' or (kind == "char" and text.startswith(("%{", "/*"), found.start())):
+        if (kind == "char" and word in '"`') or (kind == "char" and text.startswith(("%{", "/*"), found.start())):
             raise trouble("PB100", path, line, column, f"what begins here with {word!r} does not end")
         if kind == "ellipsis":
             kind = "..."

@@ -216,9 +216,7 @@ class _Parser:
         length = self.integer("a length", 0, 65535)
         self.take(")")
         if (start + length) & 0xFFFFFFFF != end:
-            raise trouble(
-                "PB100", self.path, first.line, first.column, f"{start} and {length} bytes do not make {end}"
-            )
+            raise trouble("PB100", self.path, first.line, first.column, f"{start} and {length} bytes do not make {end}")
         return start, length
 
     def tcp(self, outbound: bool, ip: IpFields) -> TcpPacket:

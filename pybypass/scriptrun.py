@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import sys
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -196,14 +198,19 @@ class Machine:
         elif isinstance(action, Code):
             self.code(action)
 
-    def check_time(self, at: int, start: int, end: int | None, what: str, since: int | None = None, line: int | None = None) -> None:
+    def check_time(
+        self, at: int, start: int, end: int | None, what: str, since: int | None = None, line: int | None = None
+    ) -> None:
         since = self.last_us if since is None else since
         slack = self.tolerance.of(start - since) if since is not None else self.tolerance.us
         if start - slack <= at <= (end if end is not None else start) + slack:
             return
         wanted = f"{_seconds(start)}" + (f" to {_seconds(end)}" if end is not None else "")
         raise self.fail(
-            f"{what} came at another time (tolerance {_seconds(slack)} s)", f"at {wanted} s", f"at {_seconds(at)} s", line
+            f"{what} came at another time (tolerance {_seconds(slack)} s)",
+            f"at {wanted} s",
+            f"at {_seconds(at)} s",
+            line,
         )
 
     # ---- packets in ----
@@ -228,7 +235,9 @@ class Machine:
         except ValueError as e:
             raise self.fail(str(e)) from None
         start = (p.seq - flow.peer_isn - (0 if "S" in p.flags else 1)) & 0xFFFFFFFF
-        ports = (p.ports[0] or flow.remote[1], p.ports[1] or flow.local[1]) if p.ports else (flow.remote[1], flow.local[1])
+        ports = (
+            (p.ports[0] or flow.remote[1], p.ports[1] or flow.local[1]) if p.ports else (flow.remote[1], flow.local[1])
+        )
         try:
             raw = build_tcp(wire, flow.remote[0], flow.local[0], ports, payload(start, p.length))
         except ValueError as e:
@@ -318,7 +327,9 @@ class Machine:
         shown = replace(shown, options=None) if want.options is None else shown
         if found:
             reason = "the packet is not the expected one: " + "; ".join(map(str, found))
-            raise self.fail(reason, f"{_seconds(self.expected_us)} > {text_of(want)}", f"{_seconds(at_us)} > {text_of(got)}")
+            raise self.fail(
+                reason, f"{_seconds(self.expected_us)} > {text_of(want)}", f"{_seconds(at_us)} > {text_of(got)}"
+            )
         if self.event and self.event.when.kind != "any":
             self.check_time(at_us, self.expected_us, end, f"> {text_of(shown)}")
         flow = self.flow
@@ -330,9 +341,8 @@ class Machine:
     # ---- calls ----
 
     def call(self, event: Event, call: Call, base: int) -> None:
-        if any(w.result is None for w in self.waiting):
-            if call.end_us is not None:
-                raise self.fail("a blocking call begins while another is not through")
+        if call.end_us is not None and any(w.result is None for w in self.waiting):
+            raise self.fail("a blocking call begins while another is not through")
         if call.name not in CALLS:
             raise self.not_there(f"the call {call.name}()")
         try:
@@ -412,7 +422,11 @@ class Machine:
         self.names.update(variables(self.host, d.sock))
         text = code.text.replace("\\\n", "\n").strip()
         try:
-            exec(compile(_outdented(text), f"{self.script.path}:{self.event.line if self.event else 0}", "exec"), self.names)
+            with contextlib.redirect_stdout(sys.stderr):  # stdout is the caller's
+                exec(
+                    compile(_outdented(text), f"{self.script.path}:{self.event.line if self.event else 0}", "exec"),
+                    self.names,
+                )
         except AssertionError as e:
             raise self.fail("the assertion does not hold", text, str(e) or "no message") from None
         except SyntaxError as e:
@@ -428,4 +442,3 @@ def _outdented(text: str) -> str:
     rest = [len(line) - len(line.lstrip()) for line in lines[1:] if line.strip()]
     cut = min(rest, default=0) if not lines[0].rstrip().endswith(":") else 0
     return "\n".join([lines[0], *(line[cut:] for line in lines[1:])])
-
