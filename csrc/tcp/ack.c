@@ -89,6 +89,15 @@ static void advance(struct pb_tcp *e, struct tcb *c, uint32_t ack, struct ack_ne
 	plpmtud_acked(e, c, n->now_ns);
 }
 
+/* What was delivered between the sending of the newest segment that arrived and its ACK. */
+static void delivery_rate(struct tcb *c, const struct ack_news *n)
+{
+	if (!n->newest_ns || n->now_ns <= n->newest_ns)
+		return;
+	uint64_t bytes = (uint64_t)(c->delivered_segs - n->prior_delivered) * c->mss;
+	c->rate_bytes_s = bytes * 1000000000ull / (n->now_ns - n->newest_ns);
+}
+
 /* Not an ACK that just moves on: a duplicate, SACKs, congestion, or anything while losses are being repaired. */
 static bool is_dubious(const struct tcb *c, const struct ack_news *n)
 {
@@ -127,6 +136,7 @@ static void process_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, struct a
 	if (is_dubious(c, n))
 		recovery_on_ack(e, c, n);
 	cwnd_on_ack(e, c, n, pipe, lost);
+	delivery_rate(c, n);
 	if (n->set_timer)
 		rtx_restart(e, c, n->now_ns);
 	if (e->trace)
@@ -150,6 +160,9 @@ enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now
 		COUNT(e, TcpExtTCPPureAcks);
 	process_ack(e, c, p, &n);
 	chrono_update(c, now_ns);
+	/* A promise of more holds until the next ACK, as in Linux; then Nagle's rule alone. */
+	if (n.acked && c->sq_next != NONE)
+		e->segs[c->sq_tail].flags &= (uint16_t)~SEG_MORE;
 	if (c->sq_next != NONE || c->todo_bytes || (c->flags & TCB_FIN_QUEUED))
 		tcb_ready(e, c);
 	if (n.fin)

@@ -143,6 +143,7 @@ static void misc_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 
 void pb_tcp_expire(struct pb_tcp *e, uint64_t now_ns)
 {
+	e->now_ns = now_ns;
 	while (e->heap_n) {
 		struct tcb *c = &e->tcbs[e->heap[0]];
 		if (c->heap_key > now_ns)

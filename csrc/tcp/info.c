@@ -28,8 +28,11 @@ static void count_segs(const struct pb_tcp *e, const struct tcb *c, struct pb_tc
 		i->unacked_segs++;
 }
 
-static void times(const struct tcb *c, struct pb_tcp_info *i)
+static void times(const struct pb_tcp *e, const struct tcb *c, struct pb_tcp_info *i)
 {
+	uint64_t sum[CHRONO_COUNT];
+	memcpy(sum, c->chrono_sum, sizeof(sum));
+	sum[c->chrono] += e->now_ns - c->chrono_ns;
 	i->srtt_us = c->srtt8_us / 8;
 	i->rttvar_us = c->mdev4_us / 4;
 	i->rto_us = (uint32_t)(rto_ns(c) / NS_PER_US);
@@ -38,9 +41,9 @@ static void times(const struct tcb *c, struct pb_tcp_info *i)
 	i->last_data_sent_ns = c->last_send_ns;
 	i->last_data_recv_ns = c->last_data_ns;
 	i->last_ack_recv_ns = c->last_rx_ns;
-	i->rwnd_limited_ns = c->chrono_sum[CHRONO_RWND];
-	i->sndbuf_limited_ns = c->chrono_sum[CHRONO_SNDBUF];
-	i->busy_ns = c->chrono_sum[CHRONO_BUSY] + i->rwnd_limited_ns + i->sndbuf_limited_ns;
+	i->rwnd_limited_ns = sum[CHRONO_RWND];
+	i->sndbuf_limited_ns = sum[CHRONO_SNDBUF];
+	i->busy_ns = sum[CHRONO_BUSY] + i->rwnd_limited_ns + i->sndbuf_limited_ns;
 	i->delivery_rate = c->rate_bytes_s;
 	i->pacing_rate = c->pacing_rate;
 }
@@ -95,7 +98,7 @@ int pb_tcp_get_info(struct pb_tcp *e, pb_tcp_handle h, struct pb_tcp_info *info)
 		.remote = {c->raddr, c->rport},
 	};
 	count_segs(e, c, info);
-	times(c, info);
+	times(e, c, info);
 	const char *name = c->cc_ops->name;
 	for (uint32_t i = 0; i + 1 < sizeof(info->cc_name) && name[i]; i++)
 		info->cc_name[i] = name[i];

@@ -324,6 +324,7 @@ static enum pb_drop arrives(struct pb_tcp *e, struct pkt *p, uint64_t now_ns)
 void pb_tcp_input(struct pb_tcp *e, const struct pb_desc *d, int n, uint64_t now_ns, struct pb_tcp_verdict *v)
 {
 	struct pkt pkts[PB_BURST_MAX];
+	e->now_ns = now_ns;
 	for (int i = 0; i < n; i++) {
 		pkts[i].reason = (uint8_t)parse(e, &d[i], &pkts[i]);
 		if (!pkts[i].reason)

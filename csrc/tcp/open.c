@@ -225,7 +225,7 @@ void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 		c->cc.cwnd = min_u32(c->cc.cwnd, c->mss);
 	c->backoff = c->tries = 0;
 	c->t_rtx = NEVER;
-	c->last_rx_ns = c->last_send_ns = c->cwnd_ns = now_ns;
+	c->last_rx_ns = c->last_send_ns = c->last_data_ns = c->cwnd_ns = now_ns;
 	plpmtud_start(e, c, now_ns);
 	if (c->ka_idle_ns)
 		c->t_misc = now_ns + c->ka_idle_ns;

@@ -95,8 +95,8 @@ static int set_behaviour(struct pb_tcp *e, struct tcb *c, unsigned option, int64
 	switch (option) {
 	case PB_TCP_O_NODELAY:
 		set_flag(c, TCB_NAGLE, !v);
-		if (v && !(c->flags & TCB_CORK))
-			push_held(e, c);
+		if (v)
+			push_held(e, c); /* what a cork holds too, once */
 		return 0;
 	case PB_TCP_O_CORK:
 		set_flag(c, TCB_CORK, v);
@@ -244,6 +244,6 @@ int pb_tcp_set_cc(struct pb_tcp *e, pb_tcp_handle h, const struct pb_cc_ops *cc)
 	if (!cc || cc->abi != PB_CC_ABI)
 		return -EINVAL;
 	c->cc_ops = cc;
-	cc->init(&c->cc, c->snd_nxt, c->last_rx_ns);
+	cc->init(&c->cc, c->snd_nxt, e->now_ns);
 	return 0;
 }

@@ -118,6 +118,8 @@ static bool send_next(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t l
 		return false;
 	}
 	uint32_t next = s->next;
+	if (c->flags & TCB_FORCE)
+		s->flags |= SEG_PUSH; /* nobody knows what comes next, or when */
 	if (!send_seg(e, c, o, f))
 		return false;
 	c->sq_next = next;
@@ -272,6 +274,7 @@ static bool more_to_do(const struct tcb *c)
 int pb_tcp_output(struct pb_tcp *e, struct pb_desc *d, int room, uint64_t now_ns)
 {
 	struct out o = {.d = d, .room = room, .now_ns = now_ns};
+	e->now_ns = now_ns;
 	if (e->sweep_left)
 		pmtu_sweep(e, now_ns);
 	send_replies(e, &o);

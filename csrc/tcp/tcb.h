@@ -309,6 +309,7 @@ struct pb_tcp {
 	uint32_t who;
 	uint32_t sweep_at, sweep_left; /* slots that are still to be looked at: a path's MTU became smaller */
 	struct pb_tcp_stats stats;
+	uint64_t now_ns;       /* the latest that was heard of */
 	uint64_t challenge_ns; /* start of the second that challenges counts */
 	uint32_t challenges;
 	struct pb_tcp_trace *trace; /* ring */
