@@ -3,6 +3,7 @@
 
 import errno as _errno
 import os
+from array import array
 
 cimport cython
 from cpython.pycapsule cimport PyCapsule_GetPointer, PyCapsule_New, PyCapsule_SetName
@@ -176,10 +177,6 @@ cdef class PortHandle:
     def capsule(self):
         return PyCapsule_New(self.handle(), PORT_CAPSULE, NULL)
 
-    @property
-    def port_id(self):
-        return c.pb_dpdk_port_id(self.handle())
-
     def queue(self, int q):
         cdef int err = 0
         cdef c.pb_dev *dev = c.pb_dpdk_queue_open(self.handle(), <uint16_t>q, &err)
@@ -262,13 +259,8 @@ cdef class PortHandle:
         return [table[i] for i in range(n)]
 
     def reta_set(self, table):
-        cdef uint16_t raw[512]
-        cdef uint32_t n = len(table), i
-        if n > 512:
-            raise error_of(-22)
-        for i in range(n):
-            raw[i] = table[i]
-        check(c.pb_dpdk_reta_set(self.handle(), raw, n))
+        cdef const uint16_t[::1] raw = array("H", table or [0])
+        check(c.pb_dpdk_reta_set(self.handle(), &raw[0], <uint32_t>len(table)))
 
     def clock(self):
         cdef uint64_t ns = 0
@@ -285,29 +277,22 @@ cdef class PortHandle:
         cdef c.pb_flow_rule r
         cdef c.pb_dpdk_flow_fail f
         rule_in(rule, &r)
-        if c.pb_dpdk_flow_validate(self.handle(), &r, &f):
-            raise flow_error(&f)
+        flow_check(c.pb_dpdk_flow_validate(self.handle(), &r, &f), &f)
 
     def flow_create(self, dict rule):
         cdef c.pb_flow_rule r
         cdef c.pb_dpdk_flow_fail f
-        cdef int id
         rule_in(rule, &r)
-        id = c.pb_dpdk_flow_create(self.handle(), &r, &f)
-        if id < 0:
-            raise flow_error(&f)
-        return id
+        return flow_check(c.pb_dpdk_flow_create(self.handle(), &r, &f), &f)
 
     def flow_destroy(self, int id):
         cdef c.pb_dpdk_flow_fail f
-        if c.pb_dpdk_flow_destroy(self.handle(), id, &f):
-            raise flow_error(&f)
+        flow_check(c.pb_dpdk_flow_destroy(self.handle(), id, &f), &f)
 
     def flow_query(self, int id):
         cdef c.pb_dpdk_flow_fail f
         cdef uint64_t hits = 0, nbytes = 0, unknown = 0xffffffffffffffff
-        if c.pb_dpdk_flow_query(self.handle(), id, &hits, &nbytes, &f):
-            raise flow_error(&f)
+        flow_check(c.pb_dpdk_flow_query(self.handle(), id, &hits, &nbytes, &f), &f)
         return hits if hits != unknown else None, nbytes if nbytes != unknown else None
 
     def flow_state(self, int id):
@@ -332,29 +317,33 @@ cdef object flow_error(const c.pb_dpdk_flow_fail *f):
     return e
 
 
-cdef int bytes_in(uint8_t *out, bytes raw, size_t room) except -1:
-    if <size_t>len(raw) > room:
-        raise ValueError(f"{len(raw)} bytes for {room}")
-    memcpy(out, <const char *>raw, len(raw))
+cdef int flow_check(int rc, const c.pb_dpdk_flow_fail *f) except -1:
+    if rc < 0:
+        raise flow_error(f)
+    return rc
+
+
+cdef int pair_in(uint8_t *value, uint8_t *mask, tuple pair, size_t room) except -1:
+    cdef bytes raw = pair[0], bits = pair[1]
+    if <size_t>len(raw) > room or len(raw) != len(bits):
+        raise ValueError(f"{len(raw)} and {len(bits)} bytes for {room}")
+    memcpy(value, <const char *>raw, len(raw))
+    memcpy(mask, <const char *>bits, len(bits))
     return 0
 
 
 cdef int rule_in(dict d, c.pb_flow_rule *r) except -1:
     """Of what pybypass.flow.Rule.for_core() gives."""
     memset(r, 0, sizeof(c.pb_flow_rule))
-    bytes_in(r.src_mac, d["src_mac"][0], 6)
-    bytes_in(r.src_mac_mask, d["src_mac"][1], 6)
-    bytes_in(r.dst_mac, d["dst_mac"][0], 6)
-    bytes_in(r.dst_mac_mask, d["dst_mac"][1], 6)
+    pair_in(r.src_mac, r.src_mac_mask, d["src_mac"], 6)
+    pair_in(r.dst_mac, r.dst_mac_mask, d["dst_mac"], 6)
     r.eth_type, r.eth_type_mask = d["eth_type"]
     r.vlan_tci, r.vlan_mask = d["vlan"]
     r.version = d["version"]
     r.proto, r.proto_mask = d["proto"]
     r.tcp_flags, r.tcp_flags_mask = d["tcp_flags"]
-    bytes_in(r.src_ip, d["src_ip"][0], 16)
-    bytes_in(r.src_ip_mask, d["src_ip"][1], 16)
-    bytes_in(r.dst_ip, d["dst_ip"][0], 16)
-    bytes_in(r.dst_ip_mask, d["dst_ip"][1], 16)
+    pair_in(r.src_ip, r.src_ip_mask, d["src_ip"], 16)
+    pair_in(r.dst_ip, r.dst_ip_mask, d["dst_ip"], 16)
     r.src_port.value, r.src_port.mask, r.src_port.last = d["src_port"]
     r.dst_port.value, r.dst_port.mask, r.dst_port.last = d["dst_port"]
     r.fate = c.PB_FLOW_DROP if d["fate"] == "drop" else c.PB_FLOW_RSS if d["fate"] == "rss" else c.PB_FLOW_QUEUE
@@ -381,10 +370,7 @@ def flow_text(dict rule, bint conv=False):
 
 
 def rss_bits(types):
-    bits = 0
-    for name in types:
-        bits |= RSS_TYPES[name]
-    return bits
+    return sum(RSS_TYPES[name] for name in set(types))
 
 
 def open_port(str devargs, pool_capsule, *, int queues=1, int rx_desc=0, int tx_desc=0, int mtu=0, bint promiscuous=False,

@@ -72,6 +72,14 @@ def card(driver, cards):
     return cards(driver)
 
 
+@pytest.fixture(autouse=True)
+def no_mapping_stays(caplog):
+    """What DPDK says when memory that was mapped for a device's DMA cannot be unmapped, or is mapped again when it is gone."""
+    yield
+    said = [r.getMessage() for r in caplog.get_records("call") if "DMA" in r.getMessage()]
+    assert said == []
+
+
 # ---- binding ----
 
 
@@ -346,7 +354,7 @@ def test_rss_key_table_and_hash(card, driver):
             port.set_rss_table([0] * 7)
         assert caught.value.code == "PB094"
         # By addresses alone: what the port says of a flow follows what was set.
-        assert port.set_rss(["ipv4", "ipv6"]) == port.rss()[1]
+        assert set(port.set_rss(["ipv4", "ipv6"])) <= set(port.rss()[1])
         assert not any("tcp" in name for name in port.rss()[1])
         for data, desc in to_port(port, wire, [data for data, _, _ in flows(card, 40)]):
             v4 = data[12:14] == b"\x08\x00"
