@@ -215,12 +215,11 @@ static unsigned feed(struct pb_host *h, struct burst *b)
 {
 	struct pb_tcp_verdict v[PB_BURST_MAX];
 	unsigned why = PB_DROP_NONE;
-	if (h->tcp)
-		pb_tcp_input(h->tcp, b->d, b->n, h->now_ns, v);
+	pb_tcp_input(h->tcp, b->d, b->n, h->now_ns, v);
 	for (int i = 0; i < b->n; i++) {
-		if (!h->tcp || v[i].what != PB_VERDICT_TAKEN)
+		if (v[i].what != PB_VERDICT_TAKEN)
 			pb_pool_put(h->cache, b->d[i].addr, PB_OWN_RX);
-		if (h->tcp && v[i].reason && !why)
+		if (v[i].reason && !why)
 			why = v[i].reason;
 	}
 	host_settle(h);
@@ -233,9 +232,12 @@ unsigned pb_host_input(struct pb_host *h, const void *packet, uint32_t len)
 	struct pb_ip_view v;
 	struct burst b;
 	b.n = 0;
+	/* Also a host without a socket answers. */
+	if (host_engine(h))
+		return PB_DROP_TCP_NO_CONN;
 	enum pb_drop why = pb_ip_parse(ip, len, &v);
 	if (!why && (v.proto == PB_IPPROTO_ICMP || v.proto == PB_IPPROTO_ICMP6)) {
-		unsigned r = h->tcp ? icmp_input(h, ip, len) : PB_DROP_IP_PROTO;
+		unsigned r = icmp_input(h, ip, len);
 		host_settle(h);
 		return r;
 	}
