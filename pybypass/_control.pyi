@@ -21,6 +21,9 @@ class Control(Core):
         """[(network, prefix length, gateway or None)] take the place of all routes but the static ones."""
 
     def stats(self) -> dict[str, Any]: ...
+    def trace(self, room: int) -> tuple[bytes, int]:
+        """(records as bytes, how many were overwritten before they were read)."""
+
     def capture_start(self, nbytes: int) -> None: ...
     def capture_stop(self) -> tuple[bytes, int, int]:
         """(records, packets, dropped): each record is struct pb_tap_rec (ts_ns u64, len u32, out u32) and the packet."""

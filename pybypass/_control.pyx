@@ -11,6 +11,7 @@ from pybypass._convert cimport ip_in, ip_out, report_dict
 from pybypass._core cimport Core
 from pybypass.c.path cimport *
 from pybypass.c.pool cimport pb_pool
+from pybypass.c.tcp cimport pb_tcp_trace
 from pybypass.c.types cimport pb_ip, uint8_t, uint32_t
 
 from pybypass.errors import PybypassError, connection_error
@@ -112,6 +113,26 @@ cdef class Control(Core):
                 self.ask(PB_CMD_STATS, &self.report)
                 r = self.report
             return report_dict(&r)
+        finally:
+            self.leave()
+
+    def trace(self, int room):
+        """(records as bytes, how many were overwritten before they were read)."""
+        cdef size_t size = sizeof(pb_tcp_trace) * <size_t>room
+        self.enter()
+        try:
+            with self.asking:
+                memset(&self.traced, 0, sizeof(self.traced))
+                self.traced.records = <pb_tcp_trace *>malloc(size)
+                if self.traced.records == NULL:
+                    raise MemoryError
+                self.traced.room = room
+                try:
+                    self.ask(PB_CMD_TRACE, &self.traced)
+                    size = sizeof(pb_tcp_trace) * <size_t>self.traced.n
+                    return PyBytes_FromStringAndSize(<const char *>self.traced.records, <Py_ssize_t>size), self.traced.lost
+                finally:
+                    free(self.traced.records)
         finally:
             self.leave()
 

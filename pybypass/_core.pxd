@@ -18,6 +18,7 @@ cdef class Core:
     cdef readonly object slowpath   # called when exceptions wait and this thread drives the path
     cdef public uint64_t spin_ns
     cdef pb_tap tap
+    cdef pb_trace_want traced
     cdef pb_path_report report      # the loop writes it: it must outlive a caller that gives up
     cdef pb_net_routes routes       # the loop reads it: likewise
     cdef object asking              # one call that wants an answer at a time

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import ipaddress
 import time
 import warnings
-from socket import MSG_MORE
+from socket import MSG_MORE, SHUT_WR
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,6 +45,7 @@ class Socket(Closing):
         self._core = engine._core
         self._s = s
         self._timeout: float | None = None
+        self._linger = -1.0
         engine._sockets.add(self)
 
     def _await_open(self, timeout: float | None, what: str, key: Key) -> None:
@@ -68,6 +70,25 @@ class Socket(Closing):
         if self._s < 0:
             raise connection_error(errno.EBADF, "closed")
         return self._s
+
+    def set_option(self, name: str, value: float) -> None:
+        """One of `sockoptions.OPTIONS` by its name: nodelay, cork, user_timeout, linger, pacing_rate, tos and so on.
+        Seconds, bytes, or True and False; of a listener: what its connections begin with. PB040 for what does not exist or
+        is out of range."""
+        self._core.set_option(self._number(), *to_core(name, value))
+        if name == "linger":
+            self._linger = value
+
+    def get_option(self, name: str) -> float | bool:
+        """The value of an option, in its unit."""
+        return from_core(name, self._core.get_option(self._number(), number_of(name)))
+
+    def set_congestion(self, name: str) -> None:
+        """Another congestion control from now on ("cubic", "reno"); the window stays. PB040: there is none of this name."""
+        try:
+            self._core.set_congestion(self._number(), name)
+        except ValueError as e:
+            raise PybypassError.make("PB040", errno.ENOENT, str(e), hint="cubic or reno") from None
 
     def settimeout(self, timeout: float | None) -> None:
         """Seconds that calls wait; None: for ever; 0: not at all (NotNow)."""
@@ -161,6 +182,15 @@ class Connection(Socket):
         got: int = self._core.recv_into(self._number(), buffer, self._timeout, nbytes)
         return got
 
+    def close(self) -> None:
+        """Gives the connection up: what was queued and the FIN are sent on by the engine; unread data, or a linger of 0, resets
+        it (RFC 2525 2.17). A linger above 0 waits so many seconds for the peer's ACK first. Again does nothing."""
+        if self._linger > 0 and self._s >= 0 and not self._core.closed:
+            with contextlib.suppress(OSError):
+                self.shutdown(SHUT_WR)
+                self.wait_sent(self._linger)
+        super().close()
+
     def recv(self, nbytes: int) -> bytes:
         """Up to nbytes; b"" at the end of the stream."""
         buffer = bytearray(nbytes)
@@ -212,21 +242,6 @@ class Connection(Socket):
         self.set_option("keepalive_interval", interval)
         self.set_option("keepalive_idle", idle)
 
-    def set_option(self, name: str, value: float) -> None:
-        """One of `sockoptions.OPTIONS` by its name: nodelay, cork, user_timeout, linger, pacing_rate, tos and so on.
-        Seconds, bytes, or True and False. PB040 for what does not exist or is out of range."""
-        self._core.set_option(self._number(), *to_core(name, value))
-
-    def get_option(self, name: str) -> float | bool:
-        """The value of an option, in its unit."""
-        return from_core(name, self._core.get_option(self._number(), number_of(name)))
-
-    def set_congestion(self, name: str) -> None:
-        """Another congestion control from now on ("cubic", "reno"); the window stays. PB040: there is none of this name."""
-        try:
-            self._core.set_congestion(self._number(), name)
-        except ValueError as e:
-            raise PybypassError.make("PB040", errno.ENOENT, str(e), hint="cubic or reno") from None
 
     def info(self) -> dict[str, Any]:
         """state (RFC 9293 name), mss, cwnd, ssthresh, snd_wnd, rcv_wnd, inflight, unsent, unread (bytes), srtt_us,

@@ -31,7 +31,7 @@ _NAMES: tuple[tuple[str, str, float, float, str], ...] = (
     ("keepalive_interval", "seconds", 1e-9, 86400 * 365, "between probes"),
     ("keepalive_probes", "int", 1, 127, "probes without an answer that end the connection"),
     ("user_timeout", "seconds", 0, 86400 * 365, "how long data may stay unacknowledged; 0: off (RFC 5482)"),
-    ("linger", "seconds", -1e-9, 86400 * 365, "0: close() resets; below 0: off"),
+    ("linger", "seconds", -1, 86400 * 365, "0: close() resets; below 0: off"),
     ("maxseg", "int", 64, 65515, "largest MSS; before the handshake (RFC 6691)"),
     ("syn_retries", "int", 0, 127, "of a SYN"),
     ("fin_wait2", "seconds", 0, 86400 * 365, "how long FIN_WAIT_2 lasts once the application has closed"),

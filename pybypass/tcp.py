@@ -12,10 +12,14 @@ import weakref
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from . import _engine
 from ._engine import EngineCore
 from ._port import Queue
 from .accept import Policy
+from .ccrecord import TRACE_DTYPE
 from .closing import Closing
 from .engineconfig import EngineConfig, interfaces_of, largest_mtu
 from .errors import PybypassError
@@ -341,6 +345,19 @@ class Engine(Closing):
         """Sets a neighbour's MAC address by hand, or forgets it."""
         raw = bytes.fromhex(mac.replace(":", "")) if mac is not None else None
         self._core.set_neighbour(ipaddress.ip_address(ip).packed, raw)
+
+    def trace(self, room: int = 65536) -> tuple[npt.NDArray[np.void], int]:
+        """What happened to the congestion windows since the last call: (records, how many were lost).
+
+        The records are a structured array of `ccrecord.TRACE_DTYPE`, oldest first, at most `room`: one for each ACK, and for
+        each event of `ccrecord.TRACE_EVENTS`; time_ns is the loop's clock (CLOCK_MONOTONIC), conn tells connections apart,
+        delivered and lost are bytes since the connection began, rtt_us is this ACK's sample (0: none), ca_state indexes
+        `ccrecord.CA_STATES`. Empty unless the configuration has trace=N; the ring keeps the newest N.
+        """
+        if not 0 < room <= 1 << 24:
+            raise ValueError(f"room={room!r} is not from 1 to {1 << 24}")
+        raw, lost = self._core.trace(room)
+        return np.frombuffer(raw, dtype=TRACE_DTYPE), lost
 
     # ---- capture ----
 

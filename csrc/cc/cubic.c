@@ -20,14 +20,14 @@
 #define NS_PER_US 1000u
 
 struct cubic {
-	uint32_t cnt;        /* segments acknowledged per segment of growth */
-	uint32_t last_max;   /* cwnd before the last reduction */
-	uint32_t last_cwnd;  /* when cnt was computed, ... */
-	uint32_t last_ms;    /* ... and when that was */
-	uint32_t origin, k;  /* of the curve: segments, 1/1024 s */
-	uint32_t epoch_ms;   /* 0: no epoch */
-	uint32_t ack_cnt;    /* segments acknowledged in the epoch */
-	uint32_t reno_cwnd;  /* what Reno's window would be */
+	uint32_t cnt;       /* segments acknowledged per segment of growth */
+	uint32_t last_max;  /* cwnd before the last reduction */
+	uint32_t last_cwnd; /* when cnt was computed, ... */
+	uint32_t last_ms;   /* ... and when that was */
+	uint32_t origin, k; /* of the curve: segments, 1/1024 s */
+	uint32_t epoch_ms;  /* 0: no epoch */
+	uint32_t ack_cnt;   /* segments acknowledged in the epoch */
+	uint32_t reno_cwnd; /* what Reno's window would be */
 	uint32_t delay_min_us;
 	uint32_t rest_bytes; /* acknowledged, less than a segment */
 	uint32_t round_end;  /* HyStart: sequence number */

@@ -41,7 +41,7 @@ struct pb_tcp_config {
 	bool frto;                     /* RFC 5682 */
 	bool slow_start_after_idle;    /* RFC 5681 4.1 */
 	bool nagle;
-	bool pmtu_discovery; /* DF on IPv4 packets, and ICMP errors about it are listened to */
+	bool pmtu_discovery;        /* DF on IPv4 packets, and ICMP errors about it are listened to */
 	uint32_t initial_cwnd_segs; /* 0: RFC 6928 */
 	uint32_t reordering_segs;   /* duplicates that mean a loss, to begin with */
 	uint64_t rto_initial_ns, rto_min_ns, rto_max_ns;
@@ -49,21 +49,21 @@ struct pb_tcp_config {
 	uint64_t delack_ns;
 	uint64_t cork_ns; /* a corked segment goes out after this time however small it is */
 	uint64_t time_wait_ns;
-	uint64_t fin_wait2_ns; /* for connections that the application has closed */
+	uint64_t fin_wait2_ns;    /* for connections that the application has closed */
 	uint64_t user_timeout_ns; /* RFC 5482; 0: the retries decide */
 	uint32_t syn_retries, synack_retries, data_retries;
-	uint32_t orphan_retries;      /* of data, when the application has closed; 0: 8 */
-	uint64_t keepalive_idle_ns;   /* 0: off */
+	uint32_t orphan_retries;    /* of data, when the application has closed; 0: 8 */
+	uint64_t keepalive_idle_ns; /* 0: off */
 	uint64_t keepalive_interval_ns;
 	uint32_t keepalive_probes;
-	uint64_t challenge_ns;       /* between two ACKs that answer what is not acceptable, per connection (RFC 5961 7) */
-	uint32_t challenge_per_sec;  /* such ACKs of the whole engine */
-	uint8_t probing;             /* enum pb_tcp_probing */
-	uint8_t rcv_wscale;          /* window scale to offer at least; more if the buffer needs it (RFC 7323 2) */
-	uint16_t probing_base_mss;   /* where the search begins, or goes back to in a black hole */
+	uint64_t challenge_ns; /* between two ACKs that answer what is not acceptable, per connection (RFC 5961 7) */
+	uint32_t challenge_per_sec; /* such ACKs of the whole engine */
+	uint8_t probing;            /* enum pb_tcp_probing */
+	uint8_t rcv_wscale;         /* window scale to offer at least; more if the buffer needs it (RFC 7323 2) */
+	uint16_t probing_base_mss;  /* where the search begins, or goes back to in a black hole */
 	uint16_t probing_floor_mss;
-	uint32_t trace_records;      /* ring of per-ACK records, 0: none; a power of two */
-	uint8_t secret[16];          /* keys the ISN (RFC 6528), the timestamp offset and the flow table */
+	uint32_t trace_records; /* ring of per-ACK records, 0: none; a power of two */
+	uint8_t secret[16];     /* keys the ISN (RFC 6528), the timestamp offset and the flow table */
 	const struct pb_cc_ops *cc;
 };
 
@@ -71,29 +71,29 @@ PB_API void pb_tcp_config_default(struct pb_tcp_config *cfg);
 
 /* Options of one connection; of a listener: what its connections begin with. Booleans are 0 and 1. */
 enum pb_tcp_option {
-	PB_TCP_O_NODELAY,            /* 1: Nagle's algorithm off, what it held goes out (RFC 896) */
-	PB_TCP_O_CORK,               /* 1: only full segments, or after cork_ns; 0 sends what was held */
-	PB_TCP_O_QUICKACK,           /* 1: acknowledge at once for now, 0: delay from now on */
-	PB_TCP_O_ACKS,               /* enum pb_tcp_acks */
-	PB_TCP_O_DELACK_NS,          /* the longest delay of an ACK, at most 500 ms (RFC 1122 4.2.3.2) */
-	PB_TCP_O_KEEPALIVE_IDLE_NS,  /* 0: off */
+	PB_TCP_O_NODELAY,           /* 1: Nagle's algorithm off, what it held goes out (RFC 896) */
+	PB_TCP_O_CORK,              /* 1: only full segments, or after cork_ns; 0 sends what was held */
+	PB_TCP_O_QUICKACK,          /* 1: acknowledge at once for now, 0: delay from now on */
+	PB_TCP_O_ACKS,              /* enum pb_tcp_acks */
+	PB_TCP_O_DELACK_NS,         /* the longest delay of an ACK, at most 500 ms (RFC 1122 4.2.3.2) */
+	PB_TCP_O_KEEPALIVE_IDLE_NS, /* 0: off */
 	PB_TCP_O_KEEPALIVE_INTERVAL_NS,
 	PB_TCP_O_KEEPALIVE_PROBES,
-	PB_TCP_O_USER_TIMEOUT_NS,    /* RFC 5482; 0: off */
-	PB_TCP_O_LINGER_NS,          /* -1: close() sends what is queued; 0: close() resets; else: the caller may wait */
-	PB_TCP_O_MAXSEG,             /* before the handshake; read: the MSS in use */
+	PB_TCP_O_USER_TIMEOUT_NS, /* RFC 5482; 0: off */
+	PB_TCP_O_LINGER_NS,       /* -1: close() sends what is queued; 0: close() resets; else: the caller may wait */
+	PB_TCP_O_MAXSEG,          /* before the handshake; read: the MSS in use */
 	PB_TCP_O_SYN_RETRIES,
 	PB_TCP_O_FIN_WAIT2_NS,
 	PB_TCP_O_RCVBUF,
 	PB_TCP_O_SNDBUF,
-	PB_TCP_O_WINDOW_CLAMP,       /* never advertise more; 0: off */
+	PB_TCP_O_WINDOW_CLAMP, /* never advertise more; 0: off */
 	PB_TCP_O_TOS,
 	PB_TCP_O_TTL,
 	PB_TCP_O_PMTU_DISCOVERY,
-	PB_TCP_O_PACING_RATE,        /* bytes of IP packets per second, 0: as fast as the windows allow */
-	PB_TCP_O_RTO_MIN_NS,         /* at least 1 ms */
+	PB_TCP_O_PACING_RATE, /* bytes of IP packets per second, 0: as fast as the windows allow */
+	PB_TCP_O_RTO_MIN_NS,  /* at least 1 ms */
 	PB_TCP_O_RTO_MAX_NS,
-	PB_TCP_O_NOTSENT_LOWAT,      /* WRITABLE is told only below so many unsent bytes; 0: off */
+	PB_TCP_O_NOTSENT_LOWAT, /* WRITABLE is told only below so many unsent bytes; 0: off */
 	PB_TCP_O_SLOW_START_AFTER_IDLE,
 	PB_TCP_O_COUNT
 };

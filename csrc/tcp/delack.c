@@ -1,7 +1,7 @@
 /* When to acknowledge (RFC 9293 3.8.6.3, RFC 5681 4.2): at least every second full-sized segment, at once what is out
- * of order, fills a gap or came twice. What else may wait depends on the profile: Linux acknowledges at once at the start
- * of a connection and after a silence, lets ACKs travel with answers once it has seen a dialogue, and adapts how long
- * they wait to how data arrives; BSD waits for every second segment, or for the delay. */
+ * of order, fills a gap or came twice. What else may wait depends on the profile: Linux acknowledges at once at the
+ * start of a connection and after a silence, lets ACKs travel with answers once it has seen a dialogue, and adapts how
+ * long they wait to how data arrives; BSD waits for every second segment, or for the delay. */
 #include "tcp/tcb.h"
 
 #define QUICKACKS_MAX 16u

@@ -34,7 +34,7 @@ struct pb_tcp_info {
 	uint32_t inflight_bytes, unsent_bytes, unread_bytes, ooo_segs;
 	uint32_t unacked_segs, sacked_segs, lost_segs, retrans_segs; /* now; FIN counts in unacked */
 	uint32_t reordering_segs, reord_seen;
-	uint32_t backoff, timeouts_now, probes; /* of the timer; in a row; not answered yet */
+	uint32_t backoff, timeouts_now, probes;           /* of the timer; in a row; not answered yet */
 	uint64_t bytes_sent, bytes_acked, bytes_received; /* payload; sent counts retransmissions too */
 	uint64_t bytes_retransmitted;
 	uint64_t segs_out, segs_in, data_segs_out, data_segs_in;
@@ -68,7 +68,7 @@ enum pb_tcp_trace_event {
 /* One record per ACK that was processed, and per event of the list above. */
 struct pb_tcp_trace {
 	uint64_t time_ns;
-	uint64_t conn; /* handle */
+	uint64_t conn;                        /* handle */
 	uint64_t delivered_bytes, lost_bytes; /* since the start */
 	uint32_t cwnd_bytes, ssthresh_bytes;
 	uint32_t srtt_us, rtt_us; /* rtt: of this ACK, 0: none */

@@ -63,7 +63,8 @@ static bool challenge_allowed(struct pb_tcp *e, uint64_t now_ns)
 		uint64_t key[2] = {now_ns, e->stats.n[PB_C_TcpInSegs]};
 		uint32_t half = (e->cfg.challenge_per_sec + 1) / 2;
 		e->challenge_ns = now_ns;
-		e->challenges = half + (uint32_t)(siphash24(e->cfg.secret, key, sizeof(key)) % max_u32(e->cfg.challenge_per_sec, 1));
+		e->challenges = half + (uint32_t)(siphash24(e->cfg.secret, key, sizeof(key)) %
+						  max_u32(e->cfg.challenge_per_sec, 1));
 	}
 	return e->challenges && e->challenges--;
 }

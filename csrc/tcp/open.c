@@ -15,9 +15,9 @@ static uint16_t default_mss(const struct tcb *c)
 static void negotiate_ecn(const struct pb_tcp *e, struct tcb *c, const struct pkt *p)
 {
 	uint8_t both = p->flags & (PB_TCP_ECE | PB_TCP_CWR);
-	bool ok = p->flags & PB_TCP_ACK ? (c->bits & BIT_SYN_ECN) && both == PB_TCP_ECE
-					: e->cfg.ecn != PB_TCP_ECN_OFF && both == (PB_TCP_ECE | PB_TCP_CWR) &&
-						  p->ecn == PB_ECN_NOT;
+	bool ok = p->flags & PB_TCP_ACK
+			  ? (c->bits & BIT_SYN_ECN) && both == PB_TCP_ECE
+			  : e->cfg.ecn != PB_TCP_ECN_OFF && both == (PB_TCP_ECE | PB_TCP_CWR) && p->ecn == PB_ECN_NOT;
 	if (ok)
 		c->bits |= BIT_ECN;
 	else

@@ -217,7 +217,9 @@ int pb_tcp_get_option(struct pb_tcp *e, pb_tcp_handle h, unsigned option, int64_
 		[PB_TCP_O_KEEPALIVE_PROBES] = c->ka_probes,
 		[PB_TCP_O_USER_TIMEOUT_NS] = (int64_t)c->user_timeout_ns,
 		[PB_TCP_O_LINGER_NS] = c->linger_ns,
-		[PB_TCP_O_MAXSEG] = c->state >= PB_TCP_ESTABLISHED ? c->mss : c->max_mss ? c->max_mss : 536,
+		[PB_TCP_O_MAXSEG] = c->state >= PB_TCP_ESTABLISHED ? c->mss
+				    : c->max_mss                   ? c->max_mss
+								   : 536,
 		[PB_TCP_O_SYN_RETRIES] = c->syn_retries,
 		[PB_TCP_O_FIN_WAIT2_NS] = (int64_t)c->fin_wait2_ns,
 		[PB_TCP_O_RCVBUF] = c->rcvbuf,

@@ -24,7 +24,8 @@ struct segment {
 
 void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *g, struct pb_tcp_opts *opts);
 /* A segment without payload. False: no frame. */
-bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags, struct pb_tcp_opts *opts);
+bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags,
+		  struct pb_tcp_opts *opts);
 void send_syn(struct pb_tcp *e, struct tcb *c, struct out *o);
 bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq);
 /* Sends the segment in `frame`, from its own frame if the device does not hold it. False: no frame. */

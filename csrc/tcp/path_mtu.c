@@ -6,7 +6,7 @@
 
 #include <errno.h>
 
-#define LEAST_MSS 48u /* as Linux: an ICMP error cannot make every byte a packet (tcp_min_snd_mss) */
+#define LEAST_MSS 48u     /* as Linux: an ICMP error cannot make every byte a packet (tcp_min_snd_mss) */
 #define SWEEP_SLOTS 2048u /* a portion: the default engine as a whole */
 
 /* RFC 1191 6.3, RFC 8201: segments above the new size are lost for certain. */

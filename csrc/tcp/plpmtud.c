@@ -3,10 +3,10 @@
  * packets. */
 #include "tcp/tcb.h"
 
-#define PROBE_THRESHOLD 8u                            /* a search whose bounds are this near is over (Linux) */
-#define SEARCH_AGAIN_NS (600ull * 1000 * NS_PER_MS)   /* RFC 4821 7.3 */
-#define CWND_SEGS 11u                                 /* 7.4: room for the losses of a probe */
-#define BLACK_HOLE_TRIES 3u                           /* R1 of RFC 1122 4.2.3.5 */
+#define PROBE_THRESHOLD 8u                          /* a search whose bounds are this near is over (Linux) */
+#define SEARCH_AGAIN_NS (600ull * 1000 * NS_PER_MS) /* RFC 4821 7.3 */
+#define CWND_SEGS 11u                               /* 7.4: room for the losses of a probe */
+#define BLACK_HOLE_TRIES 3u                         /* R1 of RFC 1122 4.2.3.5 */
 
 static uint32_t overhead(const struct tcb *c)
 {

@@ -79,7 +79,8 @@ static uint64_t detect(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 			continue;
 		if (!sent_after(c->rack_sent_ns, s->sent_ns, c->rack_end, s->seq + s->len)) {
 			if (!(s->flags & SEG_REXMIT))
-				break; /* those behind it were sent later still, or they are retransmissions of the same episode */
+				break; /* those behind it were sent later still, or they are retransmissions of the same
+					  episode */
 			continue;
 		}
 		if (rack_is_old(c, s, reo_us, now_ns, &wait_ns))

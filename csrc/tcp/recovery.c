@@ -267,7 +267,8 @@ static void mark_all_lost(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 		struct seg *s = &e->segs[f];
 		if (reneged)
 			seg_unmark(c, s, SEG_SACKED);
-		else if (e->cfg.rack && (c->flags & TCB_SACK) && f != c->sq_head && !rack_is_old(c, s, 0, now_ns, &wait_ns))
+		else if (e->cfg.rack && (c->flags & TCB_SACK) && f != c->sq_head &&
+			 !rack_is_old(c, s, 0, now_ns, &wait_ns))
 			continue;
 		seg_mark_lost(e, c, s);
 	}

@@ -61,7 +61,7 @@ uint64_t rto_ns(const struct tcb *c)
 uint64_t rto_due(const struct pb_tcp *e, const struct tcb *c, uint64_t now_ns)
 {
 	uint64_t sent = c->sq_head != NONE && (e->segs[c->sq_head].flags & SEG_SENT) ? e->segs[c->sq_head].sent_ns
-										      : c->last_send_ns;
+										     : c->last_send_ns;
 	uint64_t due = sent + rto_ns(c);
 	return due > now_ns ? due : now_ns + NS_PER_US;
 }

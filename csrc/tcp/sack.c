@@ -101,8 +101,8 @@ static bool dsack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, struct a
 	if (!seq_lt(b.left, b.right))
 		return false;
 	bool low = seq_lt(b.left, p->tcp.ack);
-	if (!low && !(p->opts.n_sack > 1 && seq_leq(b.right, p->opts.sack[1].right) &&
-		      seq_leq(p->opts.sack[1].left, b.left)))
+	if (!low &&
+	    !(p->opts.n_sack > 1 && seq_leq(b.right, p->opts.sack[1].right) && seq_leq(p->opts.sack[1].left, b.left)))
 		return false;
 	if (low)
 		COUNT(e, TcpExtTCPDSACKRecv);

@@ -86,38 +86,38 @@ enum tcb_flag {
 	TCB_RCV_SHUT = 1u << 11, /* SHUT_RD: data is acknowledged and thrown away */
 	TCB_PASSIVE = 1u << 12,
 	TCB_NAGLE = 1u << 13,
-	TCB_CORK = 1u << 14,     /* only full segments for now */
-	TCB_PROBE = 1u << 15,    /* a window or keepalive probe is to be sent */
-	TCB_READY = 1u << 16,    /* on the output list */
-	TCB_EVENT = 1u << 17,    /* on the event list */
-	TCB_QUEUED = 1u << 18,   /* on its listener's accept queue */
+	TCB_CORK = 1u << 14,         /* only full segments for now */
+	TCB_PROBE = 1u << 15,        /* a window or keepalive probe is to be sent */
+	TCB_READY = 1u << 16,        /* on the output list */
+	TCB_EVENT = 1u << 17,        /* on the event list */
+	TCB_QUEUED = 1u << 18,       /* on its listener's accept queue */
 	TCB_FRTO = 1u << 19,         /* a timeout that may be spurious (RFC 5682) */
 	TCB_RENEGED = 1u << 20,      /* the receiver took SACKs back in this recovery */
 	TCB_CWND_LIMITED = 1u << 21, /* cwnd, not the application, bounds the flight (RFC 7661) */
-	TCB_HASHED = 1u << 22, /* in the flow table */
-	TCB_FORCE = 1u << 23,  /* sender SWS override: send what fits */
-	TCB_DEAD = 1u << 25,   /* freed, and on the output list still */
-	TCB_EMBRYO = 1u << 24, /* counted in its listener's backlog */
-	TCB_ASK = 1u << 27,    /* listener: each SYN is for the accept policy first */
-	TCB_SPARE = 1u << 26,  /* on the list of those that a new connection may replace */
-	TCB_PUSH_ALL = 1u << 28,   /* what was held by Nagle or a cork goes out now */
-	TCB_KA_PROBE = 1u << 29,   /* TCB_PROBE is a keepalive's */
-	TCB_NO_PMTUD = 1u << 30,   /* DF clear, ICMP about it ignored */
-	TCB_TLP_DUE = 1u << 31,    /* a tail loss probe goes with the next output */
+	TCB_HASHED = 1u << 22,       /* in the flow table */
+	TCB_FORCE = 1u << 23,        /* sender SWS override: send what fits */
+	TCB_DEAD = 1u << 25,         /* freed, and on the output list still */
+	TCB_EMBRYO = 1u << 24,       /* counted in its listener's backlog */
+	TCB_ASK = 1u << 27,          /* listener: each SYN is for the accept policy first */
+	TCB_SPARE = 1u << 26,        /* on the list of those that a new connection may replace */
+	TCB_PUSH_ALL = 1u << 28,     /* what was held by Nagle or a cork goes out now */
+	TCB_KA_PROBE = 1u << 29,     /* TCB_PROBE is a keepalive's */
+	TCB_NO_PMTUD = 1u << 30,     /* DF clear, ICMP about it ignored */
+	TCB_TLP_DUE = 1u << 31,      /* a tail loss probe goes with the next output */
 };
 
 /* The second word of flags: acknowledging, ECN, recovery. */
 enum tcb_bit {
-	BIT_PINGPONG = 1u << 0,  /* a dialogue: ACKs travel with the answers */
+	BIT_PINGPONG = 1u << 0, /* a dialogue: ACKs travel with the answers */
 	BIT_ACKS_BSD = 1u << 1,
-	BIT_DSACK = 1u << 2,     /* dsack_left to dsack_right arrived twice and is to be reported */
-	BIT_ECN = 1u << 3,       /* negotiated */
+	BIT_DSACK = 1u << 2, /* dsack_left to dsack_right arrived twice and is to be reported */
+	BIT_ECN = 1u << 3,   /* negotiated */
 	BIT_ECN_SEEN = 1u << 4,
-	BIT_ECE = 1u << 5,       /* ACKs carry ECE until CWR comes */
-	BIT_CWR = 1u << 6,       /* the next segment of new data carries CWR */
+	BIT_ECE = 1u << 5, /* ACKs carry ECE until CWR comes */
+	BIT_CWR = 1u << 6, /* the next segment of new data carries CWR */
 	BIT_RACK_ADVANCED = 1u << 7,
-	BIT_RACK_DSACK = 1u << 8,  /* a duplicate was reported in this round */
-	BIT_TLP_REXMIT = 1u << 9,  /* the probe in flight was a retransmission */
+	BIT_RACK_DSACK = 1u << 8, /* a duplicate was reported in this round */
+	BIT_TLP_REXMIT = 1u << 9, /* the probe in flight was a retransmission */
 	BIT_DSACK_SEEN = 1u << 10,
 	BIT_DELACK_TIMED = 1u << 11, /* TCB_ACK_NOW was set by the timer */
 	BIT_IDLE_RESTART = 1u << 12, /* slow start after idle (RFC 5681 4.1) */
@@ -176,10 +176,10 @@ struct tcb {
 	uint32_t held_frames; /* of these, the application's */
 	uint32_t rcvbuf;      /* bytes of frames */
 	uint32_t rfin_seq;
-	uint16_t rcv_mss;    /* what the peer's full segments seem to hold */
-	uint8_t quickacks;   /* ACKs that go at once */
-	uint16_t last_small; /* the last segment below rcv_mss */
-	uint32_t ato_us;     /* how long an ACK may wait (Linux profile) */
+	uint16_t rcv_mss;      /* what the peer's full segments seem to hold */
+	uint8_t quickacks;     /* ACKs that go at once */
+	uint16_t last_small;   /* the last segment below rcv_mss */
+	uint32_t ato_us;       /* how long an ACK may wait (Linux profile) */
 	uint64_t last_data_ns; /* when data last came in */
 	uint32_t dsack_left, dsack_right;
 	uint32_t wnd_clamp;
@@ -199,19 +199,19 @@ struct tcb {
 	uint8_t ca_state; /* enum pb_tcp_ca_state */
 	uint8_t rtx_kind; /* enum rtx_kind */
 	uint8_t rack_steps, rack_persist;
-	uint32_t reordering; /* segments */
+	uint32_t reordering;  /* segments */
 	uint32_t recover_seq; /* snd_nxt when the state began (high_seq) */
 	uint32_t dupacks;
 	uint64_t rack_sent_ns; /* send time of the newest segment known to have arrived, ... */
 	uint32_t rack_end;     /* ... and its end */
 	uint32_t rack_rtt_us;
 	uint32_t rack_last_delivered;
-	uint32_t tlp_seq; /* snd_nxt when the probe went */
+	uint32_t tlp_seq;                /* snd_nxt when the probe went */
 	uint32_t prr_delivered, prr_out; /* bytes since the reduction began (RFC 6937) */
 	uint32_t prior_cwnd, prior_ssthresh;
-	uint32_t pushed_seq; /* end of the last segment that was queued with PSH */
-	uint32_t small_end; /* end of the last segment below the MSS (Minshall) */
-	uint32_t undo_una; /* snd_una when cwnd was reduced; undo_on: valid */
+	uint32_t pushed_seq;  /* end of the last segment that was queued with PSH */
+	uint32_t small_end;   /* end of the last segment below the MSS (Minshall) */
+	uint32_t undo_una;    /* snd_una when cwnd was reduced; undo_on: valid */
 	int32_t undo_retrans; /* retransmissions that nobody has reported as duplicates; -1: none were sent */
 	bool undo_on;
 	uint8_t chrono; /* enum chrono */
@@ -220,7 +220,7 @@ struct tcb {
 	uint32_t cwnd_seq;   /* end of the window that cwnd-limited speaks of */
 	uint32_t max_out;    /* most bytes in flight in it */
 	uint32_t cwnd_used;
-	uint64_t cwnd_ns;     /* when cwnd was last found in full use */
+	uint64_t cwnd_ns; /* when cwnd was last found in full use */
 	uint64_t delivered_bytes, lost_total_bytes;
 	uint32_t delivered_segs, delivered_ce_segs, lost_total_segs;
 	uint32_t iss, irs;
@@ -240,7 +240,8 @@ struct tcb {
 	uint32_t tries;      /* timeouts in a row without progress */
 	uint32_t next[LIST_COUNT];
 	uint32_t events;
-	int32_t error, soft_error; /* soft: reported by ICMP; says why when the connection is given up (RFC 1122 4.2.3.9) */
+	int32_t error,
+		soft_error; /* soft: reported by ICMP; says why when the connection is given up (RFC 1122 4.2.3.9) */
 	uint32_t cookie;
 	/* listener: accept queue; child: its listener and its place in the queue (in TIME-WAIT: among the spare) */
 	struct queue aq;
@@ -319,24 +320,25 @@ struct pb_tcp {
 /* What an ACK showed, gathered on its way through in_ack(). */
 struct ack_news {
 	uint64_t now_ns;
-	uint64_t first_ns, last_ns; /* send times of the oldest and newest segment that was sent once and is acknowledged */
-	uint64_t rexmit_ns;         /* of the newest retransmission that is acknowledged, 0: none */
+	uint64_t first_ns,
+		last_ns;    /* send times of the oldest and newest segment that was sent once and is acknowledged */
+	uint64_t rexmit_ns; /* of the newest retransmission that is acknowledged, 0: none */
 	uint64_t sack_first_ns, sack_last_ns; /* as the first two, of what was SACKed just now */
 	uint64_t newest_ns;                   /* send time of the newest segment that arrived, ... */
 	uint32_t prior_delivered;             /* ... and delivered_segs at that time */
 	uint32_t prior_una, prior_fack;
-	uint32_t acked;           /* sequence numbers, a FIN included */
-	uint32_t delivered;       /* bytes newly known to have arrived: acknowledged or SACKed */
-	uint32_t segs;            /* segments that were acknowledged cumulatively */
-	uint32_t sacked;          /* bytes SACKed just now */
+	uint32_t acked;             /* sequence numbers, a FIN included */
+	uint32_t delivered;         /* bytes newly known to have arrived: acknowledged or SACKed */
+	uint32_t segs;              /* segments that were acknowledged cumulatively */
+	uint32_t sacked;            /* bytes SACKed just now */
 	uint32_t rtt_us, cc_rtt_us; /* 0: none */
-	uint32_t reord;           /* lowest sequence number, never sent again, that filled a hole */
+	uint32_t reord;             /* lowest sequence number, never sent again, that filled a hole */
 	uint32_t ts_ecr;
 	bool has_ecr, fin, ece, dsack, dsack_tlp;
-	bool not_dup;       /* data, a new window or progress: no duplicate ACK */
-	bool orig_acked;    /* something that was sent before the episode and not again (F-RTO) */
-	bool rexmit_acked;  /* something that was sent again is acknowledged cumulatively */
-	bool lost_retrans;  /* a retransmission was found lost */
+	bool not_dup;      /* data, a new window or progress: no duplicate ACK */
+	bool orig_acked;   /* something that was sent before the episode and not again (F-RTO) */
+	bool rexmit_acked; /* something that was sent again is acknowledged cumulatively */
+	bool lost_retrans; /* a retransmission was found lost */
 	bool set_timer, reneged;
 };
 

@@ -1,6 +1,6 @@
-/* Recoveries that need not have been: when the receiver reports all retransmissions as duplicates (RFC 3708 with DSACK),
- * or acknowledges first transmissions by their timestamps (Eifel, RFC 3522), or never-retransmitted data after a timeout
- * (F-RTO, RFC 5682), the window is what it was. */
+/* Recoveries that need not have been: when the receiver reports all retransmissions as duplicates (RFC 3708 with
+ * DSACK), or acknowledges first transmissions by their timestamps (Eifel, RFC 3522), or never-retransmitted data after
+ * a timeout (F-RTO, RFC 5682), the window is what it was. */
 #include "tcp/tcb.h"
 
 void undo_arm(struct tcb *c)

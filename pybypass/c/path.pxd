@@ -2,7 +2,7 @@
 from pybypass.c.dev cimport pb_dev, pb_dev_stats
 from pybypass.c.drops cimport pb_drops
 from pybypass.c.pool cimport pb_desc
-from pybypass.c.tcp cimport pb_cc_ops, pb_tcp_config, pb_tcp_endpoint, pb_tcp_info, pb_tcp_stats
+from pybypass.c.tcp cimport pb_cc_ops, pb_tcp_trace, pb_tcp_config, pb_tcp_endpoint, pb_tcp_info, pb_tcp_stats
 from pybypass.c.types cimport int64_t, pb_ip, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "net/net.h" nogil:
@@ -23,8 +23,13 @@ cdef extern from "path/tap.h" nogil:
 cdef extern from "path/chan.h" nogil:
     cdef enum pb_cmd_op:
         PB_CMD_STATS
+        PB_CMD_TRACE
         PB_CMD_TAP
         PB_CMD_ROUTES
+    cdef struct pb_trace_want:
+        pb_tcp_trace *records
+        int room, n
+        uint64_t lost
     cdef enum pb_exc_reason:
         PB_EXC_ARP
         PB_EXC_ICMP

@@ -53,7 +53,8 @@ TEST(active_open_answered_elsewhere)
 		pb_sock_close(w.app[who], s, true);
 		steps(5);
 	}
-	uint64_t aborted = pb_tcp_get_stats(w.path[0]->tcp)->n[PB_C_TcpOutRsts] + pb_tcp_get_stats(w.path[1]->tcp)->n[PB_C_TcpOutRsts];
+	uint64_t aborted = pb_tcp_get_stats(w.path[0]->tcp)->n[PB_C_TcpOutRsts] +
+			   pb_tcp_get_stats(w.path[1]->tcp)->n[PB_C_TcpOutRsts];
 	CHECK_EQ(resets(), aborted); /* none but those of the two closes */
 	CHECK_EQ(aborted, MEMBERS);
 	world_close();

@@ -121,7 +121,7 @@ static int move(uint64_t bytes)
 	while (side[0].received < goal || side[1].received < goal) {
 		for (int i = 0; i < 2; i++) {
 			struct side *s = &side[i];
-			int64_t k = s->sent < goal ? pb_sock_send(s->app, s->sock, out, CHUNK) : 0;
+			int64_t k = s->sent < goal ? pb_sock_send(s->app, s->sock, out, CHUNK, 0) : 0;
 			if (k < 0 && k != -EAGAIN)
 				return (int)k;
 			s->sent += k > 0 ? (uint64_t)k : 0;
@@ -142,7 +142,7 @@ static uint64_t segments_out(void)
 	struct pb_path_report r[2];
 	for (int i = 0; i < 2; i++)
 		pb_path_report(side[i].path, &r[i]);
-	return r[0].tcp.segs_out + r[1].tcp.segs_out;
+	return r[0].tcp.n[PB_C_TcpOutSegs] + r[1].tcp.n[PB_C_TcpOutSegs];
 }
 
 int main(int argc, char **argv)
