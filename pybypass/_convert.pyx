@@ -51,7 +51,7 @@ cdef dict info_dict(const pb_tcp_info *i):
         "bytes_retransmitted": i.bytes_retransmitted, "segs_out": i.segs_out, "segs_in": i.segs_in,
         "retransmits": i.retransmits, "fast_retransmits": i.fast_retransmits, "timeouts": i.timeouts,
         "dup_acks_in": i.dup_acks_in, "zero_window_probes": i.zero_window_probes,
-        "timestamps": bool(i.flags & 1), "sack": bool(i.flags & 2), "wscale": bool(i.flags & 4), "error": i.error,
+        "timestamps": bool(i.flags & 1), "sack": bool(i.flags & 2), "wscale": bool(i.flags & 4), "error": i.error, "soft_error": i.soft_error,
         "ecn": bool(i.flags & 8), "ecn_seen": bool(i.flags & 16), "dsack_seen": bool(i.flags & 32),
         "tcpi": tcpi_dict(i, now),
     }

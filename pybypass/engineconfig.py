@@ -69,7 +69,7 @@ class EngineConfig:
     delayed_ack: float = 0.04
     time_wait: float = 60.0
     fin_wait2: float = 60.0
-    syn_retries: int = 6
+    syn_retries: int = 7
     synack_retries: int = 5
     data_retries: int = 15
     keepalive_idle: float = 0.0

@@ -247,7 +247,7 @@ class Connection(Socket):
         """state (RFC 9293 name), mss, cwnd, ssthresh, snd_wnd, rcv_wnd, inflight, unsent, unread (bytes), srtt_us,
         rttvar_us, rto_us, min_rtt_us, bytes_sent (retransmissions included), bytes_acked, bytes_received,
         bytes_retransmitted, segs_out, segs_in, retransmits (segments), fast_retransmits (episodes), timeouts,
-        dup_acks_in, zero_window_probes, ooo_segs, timestamps, sack, wscale, snd_wscale, rcv_wscale, error (errno),
+        dup_acks_in, zero_window_probes, ooo_segs, timestamps, sack, wscale, snd_wscale, rcv_wscale, error, soft_error (errno),
         ca_state, congestion (name), ecn, ecn_seen, dsack_seen; and "tcpi": the names and units of Linux's tcp_info
         (tcpi_rtt in us, tcpi_snd_cwnd in segments, tcpi_busy_time in us, tcpi_last_data_sent in ms, ...)."""
         found: dict[str, Any] = self._core.info(self._number())

@@ -94,6 +94,7 @@ int pb_tcp_get_info(struct pb_tcp *e, pb_tcp_handle h, struct pb_tcp_info *info)
 		.lost_total_segs = c->lost_total_segs,
 		.flags = flags_of(c),
 		.error = c->error,
+		.soft_error = c->soft_error,
 		.local = {c->laddr, c->lport},
 		.remote = {c->raddr, c->rport},
 	};

@@ -63,7 +63,7 @@ cdef extern from "tcp/tcp.h" nogil:
         uint64_t busy_ns, rwnd_limited_ns, sndbuf_limited_ns
         uint64_t pacing_rate, delivery_rate
         uint32_t flags
-        int32_t error
+        int32_t error, soft_error
         char cc_name[16]
         pb_tcp_endpoint local, remote
     enum: PB_TCP_COUNTER_COUNT

@@ -37,8 +37,10 @@ TEST(unreachable_later_is_soft)
 	FORGET();
 	CHECK_EQ(icmp(0, ECONNREFUSED, 0), (uint64_t)-EINVAL);
 	CHECK_EQ(icmp(101, ECONNREFUSED, 0), (uint64_t)-EINVAL);
+	CHECK_EQ(script_info(s).soft_error, 0);
 	CHECK_EQ(icmp(1, ECONNREFUSED, 0), 0);
 	STATE(ESTABLISHED);
+	CHECK_EQ(script_info(s).soft_error, ECONNREFUSED);
 	NONE_OUT();
 	CLOSE(s);
 }
