@@ -18,7 +18,8 @@ Shell commands in backticks are not run: `sysctl net.ipv4.NAME=VALUE` and packet
 set the host's knobs, `tc qdisc ... limit 0` keeps everything from going out; any other is an error. UDP, tunnels, epoll,
 pipe, splice, control messages, Fast Open and accurate ECN are not there: PB101 names what a script asked for.
 Options before the first event: --tolerance_usecs, --tolerance_percent, --tcp_ts_tick_usecs, --ip_version, --mtu,
---local_ip, --remote_ip, --bind_port, --connect_port, --strict_segments, --define.
+--local_ip, --remote_ip, --bind_port, --connect_port, --strict_segments, --define, and --so_flags=opts=linux,psh=linux,
+acks=linux,cc=NAME as the engine's shared object for packetdrill has them.
 
 Code blocks are run in this process: treat a script as you would a Python program.
 """
@@ -28,9 +29,9 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from ._script import Host
 from .errors import PybypassError
@@ -49,7 +50,7 @@ _ACKS = {"linux": 0, "bsd": 1}
 _KNOWN = frozenset(
     {
         "tolerance_usecs", "tolerance_percent", "tcp_ts_tick_usecs", "ip_version", "mtu", "local_ip", "remote_ip",
-        "bind_port", "connect_port", "strict_segments", "define",
+        "bind_port", "connect_port", "strict_segments", "define", "so_flags",
         "tcp_ts_ecr_scaled", "gateway_ip", "netmask_ip", "speed", "mss", "init_scripts", "verbose", "non_fatal",
         "connect_ip", "send_omit_free",
     }
@@ -169,6 +170,22 @@ def _plan(script: Script, s: Settings) -> _Plan:
         ) from None
 
 
+def _flagged(script: Script, s: Settings) -> Settings:
+    """With what --so_flags says."""
+    names = {"opts": "layout", "acks": "acks", "cc": "cc"}
+    found: dict[str, Any] = {}
+    for name, value, line in script.options:
+        for flag in value.split(",") if name == "so_flags" else ():
+            key, _, word = flag.partition("=")
+            if flag == "psh=linux":
+                found["psh"] = True
+            elif key not in names or not word:
+                raise trouble("PB101", script.path, line, 0, f"the flag {flag!r}")
+            else:
+                found[names[key]] = word
+    return replace(s, **found)
+
+
 def run(path: str | os.PathLike[str] = "", settings: Settings | None = None, *, text: str | None = None) -> Result:
     """Runs the script in a file, or in `text` (then `path` is its name in messages).
 
@@ -183,6 +200,7 @@ def run(path: str | os.PathLike[str] = "", settings: Settings | None = None, *, 
         except (OSError, UnicodeDecodeError) as e:
             raise PybypassError.make("PB102", getattr(e, "errno", None) or errno.EINVAL, f"{name}: {e}") from None
     script = parse(text, name, settings.defines)
+    settings = _flagged(script, settings)
     plan = _plan(script, settings)
     mtu = (plan.mtu, 1500) if plan.ip == 4 else (1500, plan.mtu)
     four = plan.local[0] if plan.ip == 4 else bytes([192, 168, 0, 1])

@@ -17,7 +17,7 @@ void pb_host_config_default(struct pb_host_config *cfg)
 	static const uint8_t v4[4] = {192, 168, 0, 1}, v6[16] = {0xfd, 0x3d, 0xfa, 0x7b, 0xd1, 0x7d, [15] = 1};
 	*cfg = (struct pb_host_config){
 		.mtu = {1500, 1500},
-		.frames = 8192,
+		.frames = 4096,
 		.start_ns = 1000 * NS_PER_S,
 		.secret = "script host key",
 		.addr = {pb_ip_from4(v4), pb_ip_from6(v6)},
