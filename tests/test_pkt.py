@@ -37,8 +37,8 @@ def test_the_grid_is_what_its_table_says():
     assert {str(p.relative_to(ROOT / "grid")): p.read_text() for p in (ROOT / "grid").rglob("*.pkt")} == wanted
 
 
-@pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: str(p.relative_to(ROOT)))
-def test_each_names_its_clause(path):
-    head = path.read_text().split("\n")[:6]
-    assert head[0].startswith("// ")
-    assert any(re.search(r"RFC \d+|Linux", line) for line in head if line.startswith("//")), head
+def test_each_names_its_clause():
+    assert len(SCRIPTS) > 200
+    for path in SCRIPTS:
+        head = [line for line in path.read_text().split("\n")[:6] if line.startswith("//")]
+        assert any(re.search(r"RFC \d+|Linux", line) for line in head), path
