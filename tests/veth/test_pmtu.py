@@ -101,6 +101,50 @@ def test_a_router_says_what_its_next_link_takes(version, owned):
             again.close()
 
 
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_black_hole_is_met_by_smaller_packets(version):
+    """RFC 4821: what is too long for the last link vanishes there, and no router says so."""
+    narrow, base = {4: 1000, 6: 1300}[version], 600
+    overhead = (40 if version == 4 else 60) + 12
+    with routed(version) as (pair, c):
+        run(pair.b, "link set r0 mtu 1500")
+        router = ("10.88.0.1", "fd88::1")[version == 6]
+        # The veth's end drops what is longer than its MTU; the route says what its MSS would be otherwise.
+        run(Side(c), f"link set r1 mtu {narrow}",
+            f"-{version} route replace default via {router} advmss {1460 if version == 4 else 1440}")  # fmt: skip
+        with c:
+            server = socket.create_server((FAR[version], 5000), family=socket.AF_INET if version == 4 else socket.AF_INET6)
+        config = pb.EngineConfig(mtu_probing=1, base_mss=base, rto_min=0.01, time_wait=0.1)
+        ip, near = ((pair.a.ip, pair.b.ip), (pair.a.ip6, pair.b.ip6))[version == 6]
+        with (
+            server,
+            pb.open(f"xdp:{pair.a.ifname}", netns=pair.a.netns) as port,
+            pb.Engine(port, ip=ip, gw=near, config=config) as engine,
+        ):
+            ours = engine.connect((FAR[version], 5000), timeout=10)
+            assert ours.info()["mss"] == 1500 - overhead  # nobody knows yet
+            theirs = server.accept()[0]
+            data, got = os.urandom(600_000), bytearray()
+
+            def read():
+                while piece := theirs.recv(65536):
+                    got.extend(piece)
+
+            thread = threading.Thread(target=read)
+            thread.start()
+            ours.sendall(data)
+            ours.shutdown(socket.SHUT_WR)
+            thread.join(60)
+            assert bytes(got) == data
+            n = engine.stats()["nstat"]
+            assert n["TcpExtTCPTimeouts"] >= 3  # it took some to find out
+            assert n["TcpExtTCPMTUPSuccess"] >= 1  # and then it went up again,
+            assert base < ours.info()["mss"] <= narrow - overhead  # but not too far
+            assert n["TcpExtTCPPmtuUpdates"] == 0
+            theirs.close()
+            ours.close()
+
+
 def test_a_forged_message_changes_nothing(lab):
     """RFC 5927 4.1: it quotes a sequence number that is not in flight."""
     with lab.b.netns:
