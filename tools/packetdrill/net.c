@@ -8,6 +8,7 @@ static int net_send(void *u, const void *ip, size_t n)
 {
 	(void)u;
 	pd_enter();
+	pd_read_qdisc();
 	pb_host_input(pd_host, ip, (uint32_t)n);
 	pd_retry();
 	return (int)pd_leave(0);

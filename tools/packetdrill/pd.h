@@ -43,6 +43,10 @@ void pd_calls(struct pd_interface *i);
 void pd_data(struct pd_interface *i);
 void pd_net(struct pd_interface *i);
 
+/* ---- qdisc.c ---- */
+/* Whether the interface of the test lets anything out now. */
+void pd_read_qdisc(void);
+
 /* ---- flags.c ---- */
 /* Ends the program when a flag is not known, and says which are. */
 void pd_flags(const char *flags, struct pb_host_config *cfg);
