@@ -348,11 +348,11 @@ class Machine:
         try:
             trial = prepare(self, call)
             number(call.result)
+            rc = trial.attempt()
         except KeyError as e:
             raise self.not_there(f"{e.args[0]}, in {call.name}()") from None
         except TypeError as e:
             raise trouble("PB100", self.script.path, event.line, 0, f"{call.name}(): {e}") from None
-        rc = trial.attempt()
         if rc != _EAGAIN or trial.once:
             if call.end_us is not None:
                 end = (base if event.when.kind == "after" else 0) + call.end_us

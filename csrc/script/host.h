@@ -10,8 +10,8 @@
  * once. No call blocks: -EAGAIN is for the caller, who lets time pass and asks again. Results are >= 0 or -errno, with
  * the errno that Linux gives. A socket is a small number from 0 up, its own until pb_host_close().
  *
- * Knobs have the names of /proc/sys/net/ipv4. The engine is made with the first socket or packet, by the knobs as they are then;
- * those of single connections (marked in knobs.c) are read again when a socket connects or listens. */
+ * Knobs have the names of /proc/sys/net/ipv4. The engine is made with the first socket or packet, by the knobs as they
+ * are then; those of single connections (marked in knobs.c) are read again when a socket connects or listens. */
 #ifndef PB_SCRIPT_HOST_H
 #define PB_SCRIPT_HOST_H
 #include "base/drops.h"

@@ -19,13 +19,19 @@ SERVER = """    0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3
    +0 bind(3, ..., ...) = 0
    +0 listen(3, 1) = 0
 """
-SYN = SERVER + """
+SYN = (
+    SERVER
+    + """
    +0 < S 0:0(0) win 32792 <mss 1000>
    +0 > S. 0:0(0) ack 1 win 65535 <mss 1460>
 """
-OPEN = SYN + """  +.1 < . 1:1(0) ack 1 win 32792
+)
+OPEN = (
+    SYN
+    + """  +.1 < . 1:1(0) ack 1 win 32792
    +0 accept(3, ..., ...) = 4
 """
+)
 PEER_FIN = """  +.1 < F. 1:1(0) ack 1 win 32792
    +0 > . 1:1(0) ack 2
 """
@@ -111,7 +117,9 @@ def synchronized(state: str, event: str) -> tuple[str, str]:
     if event == "old-ack":
         return "RFC 9293 3.10.7.4, RFC 5961 5.2: an old acknowledgment is nothing new.", seg[event] + still(*at)
     if event == "future-ack":
-        return "RFC 9293 3.10.7.4: what was never sent cannot be acknowledged: an ACK says so.", challenge(seg[event], *at)
+        return "RFC 9293 3.10.7.4: what was never sent cannot be acknowledged: an ACK says so.", challenge(
+            seg[event], *at
+        )
     return data_or_fin(event, *at)
 
 
@@ -153,6 +161,7 @@ def time_wait(event: str, seg: dict[str, str]) -> tuple[str, str]:
     return "RFC 9293 3.10.7.4, RFC 5961 4.2: a SYN that is no reuse draws an ACK.", seg[event] + ack
 
 
+ACCEPT = "   +0 accept(3, ..., ...) = 4\n"
 QUIET = "RFC 9293 3.10.7.{}: a RST {}is ignored."
 
 
@@ -171,7 +180,11 @@ def closed(event: str) -> tuple[str, str]:
     }
     if event in segments:
         sent, answer = segments[event]
-        why = with_ack if "ack" in sent else "RFC 9293 3.10.7.1: what acknowledges nothing draws a RST that acknowledges it."
+        why = (
+            with_ack
+            if "ack" in sent
+            else "RFC 9293 3.10.7.1: what acknowledges nothing draws a RST that acknowledges it."
+        )
         return why, f"    0 < {sent}\n   +0 > {answer}\n" + probe
     seq = {"rst-exact": 1, "rst-inside": 101, "rst-edge": 65535, "rst-outside": 65536}[event]
     flags = "R." if event == "rst-inside" else "R"
@@ -214,7 +227,11 @@ def syn_sent(event: str) -> tuple[str, str]:
     if event == "rst-exact":
         text = "+.01 < R. 0:0(0) ack 1 win 0\n   +0 connect(3, ..., ...) = -1 ECONNREFUSED (Connection refused)\n"
         return "RFC 9293 3.10.7.3, second: a RST that acknowledges our SYN refuses the connection.", text
-    ignored = {"rst-inside": "R 100:100(0) win 0", "rst-edge": "R 65534:65534(0) win 0", "rst-outside": "R 65535:65535(0) win 0"}
+    ignored = {
+        "rst-inside": "R 100:100(0) win 0",
+        "rst-edge": "R 65534:65534(0) win 0",
+        "rst-outside": "R 65535:65535(0) win 0",
+    }
     if event in ignored:
         why = "RFC 9293 3.10.7.3, second: a RST that acknowledges nothing is dropped, whatever its number."
         return why, f"+.01 < {ignored[event]}\n" + opens
@@ -230,7 +247,10 @@ def syn_rcvd(event: str) -> tuple[str, str]:
     opens = "+.01 < . 1:1(0) ack 1 win 32792\n   +0 accept(3, ..., ...) = 4\n"
     ack = "   +0 > . 1:1(0) ack 1\n"
     if event == "syn":
-        return "RFC 9293 3.10.7.4, RFC 5961 4.2: a SYN in the window draws an ACK.", f"+.01 < S 1:1(0) win 32792 <mss 1000>\n{ack}" + opens
+        return (
+            "RFC 9293 3.10.7.4, RFC 5961 4.2: a SYN in the window draws an ACK.",
+            f"+.01 < S 1:1(0) win 32792 <mss 1000>\n{ack}" + opens,
+        )
     if event == "syn-old":
         text = "+.01 < S 0:0(0) win 32792 <mss 1000>\n   +0 > S. 0:0(0) ack 1 win 65535 <mss 1460>\n"
         return "RFC 9293 3.10.7.4: the peer's SYN again, since our answer was lost: SYN+ACK again.", text + opens
@@ -238,17 +258,27 @@ def syn_rcvd(event: str) -> tuple[str, str]:
         why = "RFC 9293 3.10.7.4, fifth: what acknowledges our SYN opens the connection, the peer's SYN from before included."
         return why, "+.01 < S. 0:0(0) ack 1 win 32792 <mss 1000>\n" + ("   +0 accept(3, ..., ...) = 4\n")
     if event == "rst-exact":
-        return "RFC 9293 3.10.7.4, second: back to LISTEN, in silence.", "+.01 < R 1:1(0) win 0\n+.01 < . 1:1(0) ack 1 win 32792\n   +0 > R 1:1(0)\n"
+        return (
+            "RFC 9293 3.10.7.4, second: back to LISTEN, in silence.",
+            "+.01 < R 1:1(0) win 0\n+.01 < . 1:1(0) ack 1 win 32792\n   +0 > R 1:1(0)\n",
+        )
     if event in ("rst-inside", "rst-edge"):
         seq = 101 if event == "rst-inside" else 65535
-        return "RFC 5961 3.2: a RST in the window, not at RCV.NXT, draws a challenge ACK.", f"+.01 < R {seq}:{seq}(0) win 0\n{ack}" + opens
+        return (
+            "RFC 5961 3.2: a RST in the window, not at RCV.NXT, draws a challenge ACK.",
+            f"+.01 < R {seq}:{seq}(0) win 0\n{ack}" + opens,
+        )
     if event == "rst-outside":
         return "RFC 5961 3.2: a RST beyond the window is dropped in silence.", "+.01 < R 65536:65536(0) win 0\n" + opens
     if event == "fin":
-        text = "+.01 < F. 1:1(0) ack 1 win 32792\n   +0 > . 1:1(0) ack 2\n   +0 accept(3, ..., ...) = 4\n   +0 read(4, ..., 10) = 0\n"
+        text = "+.01 < F. 1:1(0) ack 1 win 32792\n   +0 > . 1:1(0) ack 2\n" + ACCEPT + "   +0 read(4, ..., 10) = 0\n"
         return "RFC 9293 3.10.7.4, fifth and eighth: the ACK opens the connection, the FIN half-closes it.", text
     if event == "data":
-        text = "+.01 < P. 1:101(100) ack 1 win 32792\n   +0 > . 1:1(0) ack 101\n   +0 accept(3, ..., ...) = 4\n   +0 read(4, ..., 1000) = 100\n"
+        text = (
+            "+.01 < P. 1:101(100) ack 1 win 32792\n   +0 > . 1:1(0) ack 101\n"
+            + ACCEPT
+            + "   +0 read(4, ..., 1000) = 100\n"
+        )
         return "RFC 9293 3.10.7.4, fifth and seventh: the ACK opens the connection, the data comes with it.", text
     number = 0 if event == "old-ack" else 1001
     why = "RFC 9293 3.10.7.4, fifth: an ACK of anything but our SYN draws a RST; the opening goes on."
