@@ -35,7 +35,8 @@ if "-O" not in os.environ.get("CFLAGS", ""):
 if os.environ.get("PB_DEBUG") == "1":
     CFLAGS.append("-DPB_DEBUG")
 PLAIN = (
-    "_mem", "_burst", "_port", "_convert", "_group", "_core", "_control", "_engine", "_wire", "_sys", "_measure", "_bench", "_script",
+    "_mem", "_burst", "_port", "_convert", "_group", "_core", "_control", "_engine", "_wire", "_sys", "_measure", "_bench",
+    "_script",
 )  # fmt: skip
 
 

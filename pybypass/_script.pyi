@@ -10,8 +10,8 @@ class Host:
     numbers from 0 up. An end is (address of 4 or 16 bytes or None, port).
     """
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         *,
         layout: int = 0,
         acks: int = 0,
@@ -19,7 +19,7 @@ class Host:
         cc: str | None = None,
         mtu: tuple[int, int] = ...,
         addresses: tuple[bytes, bytes] | None = None,
-    ) -> None:
+    ) -> Host:
         """layout: order of TCP options, 0 the engine's, 1 Linux's, 2 FreeBSD's; acks: 0 Linux's, 1 BSD's; psh: PSH as
         Linux sets it; cc: congestion control; mtu: for IPv4 and IPv6; addresses: source of both families for sockets
         that are not bound. PybypassError: PB001 no memory, PB040 out of range, PB101 no such cc or profile."""
