@@ -144,6 +144,20 @@ enum phase {
 
 #define CC_NAME_MAX 16
 
+#define PSH_KEPT 128u
+
+/* Where Linux would have set PSH in the stream, modulo 2^32 from its first byte: at the end of what was written, and of
+ * a buffer that filled half of the window. It is shown again when the segment is sent again. */
+struct pushes {
+	uint32_t at[PSH_KEPT];
+	uint32_t n;       /* ever added */
+	uint32_t written; /* by the application */
+	uint32_t pushed;  /* up to here it was marked by what was written */
+	uint32_t sent;
+	uint32_t base; /* sequence number of the first byte */
+	bool based;
+};
+
 struct sock {
 	bool used;
 	uint8_t family; /* 4 or 6 */
@@ -154,6 +168,7 @@ struct sock {
 	pb_tcp_handle next; /* listener: what accept() will give; 0: ask the engine */
 	struct pb_tcp_endpoint local, remote;
 	struct pb_lx_linger linger;
+	struct pushes psh;
 	uint32_t tail_bytes; /* in the buffer that was begun last (io.c) */
 	uint32_t max_wnd;    /* the largest window that the peer had */
 	bool nospace;        /* send() had no room, so it waits for some */
@@ -204,6 +219,11 @@ void outbox_free(struct outbox *o);
 bool outbox_add(struct outbox *o, const uint8_t *ip, uint32_t len, uint64_t now_ns);
 /* What went out since the last call is a step: PSH is set, options are laid out. */
 void outbox_end_step(struct pb_host *h);
+
+static inline void psh_add(struct pushes *p, uint32_t pos)
+{
+	p->at[p->n++ % PSH_KEPT] = pos;
+}
 
 /* layout.c: rewrites the options of a segment; returns the new length. buf has PKT_BYTES. */
 uint32_t layout_options(uint8_t *ip, uint32_t len, enum pb_host_layout layout);

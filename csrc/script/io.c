@@ -129,6 +129,12 @@ static int64_t queue_data(struct pb_host *h, struct sock *s, const uint8_t *buf,
 			return done ? (int64_t)done : took;
 		s->tail_bytes = tail + (uint32_t)took;
 		done += (size_t)took;
+		s->psh.written += (uint32_t)took;
+		bool half = s->tail_bytes >= goal && s->psh.written - s->psh.pushed > s->max_wnd / 2;
+		if (!more || half) {
+			psh_add(&s->psh, s->psh.written);
+			s->psh.pushed = s->psh.written;
+		}
 		host_settle(h);
 	}
 	return done ? (int64_t)done : -EAGAIN;

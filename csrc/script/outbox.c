@@ -73,57 +73,92 @@ static void set_psh(struct out_pkt *p, const struct segment *s, bool on)
 	packet_finish(p->b, p->len);
 }
 
+static struct sock *sock_of(struct pb_host *h, const struct segment *s)
+{
+	for (int n = 0; n < PB_HOST_SOCKETS; n++) {
+		struct sock *k = &h->socks[n];
+		if (k->used && k->phase != SOCK_LISTENING && k->conn && k->local.port == s->tcp.sport &&
+		    k->remote.port == s->tcp.dport)
+			return k;
+	}
+	return NULL;
+}
+
+static bool psh_has(const struct pushes *p, uint32_t pos)
+{
+	for (uint32_t i = 0; i < PSH_KEPT && i < p->n; i++)
+		if (p->at[i] == pos)
+			return true;
+	return false;
+}
+
 /* How many segments Linux would put into one super-segment (tcp_tso_autosize): what the pacing rate carries in about a
  * millisecond, more when the path is short; at least tcp_min_tso_segs, and at most half of the window. */
-static uint32_t super_segments(struct pb_host *h, const struct segment *s)
+static uint32_t super_segments(struct pb_host *h, const struct pb_tcp_info *i)
 {
-	struct pb_tcp_info i;
-	struct sock *k = NULL;
-	for (int n = 0; n < PB_HOST_SOCKETS && !k; n++) {
-		struct sock *c = &h->socks[n];
-		if (c->used && c->phase != SOCK_LISTENING && c->conn && c->local.port == s->tcp.sport &&
-		    c->remote.port == s->tcp.dport)
-			k = c;
-	}
-	uint32_t most = TSO_MAX_BYTES / (s->bytes ? s->bytes : 1);
-	if (!k || pb_tcp_get_info(h->tcp, k->conn, &i) || !i.mss)
-		return most;
-	uint32_t cwnd = i.cwnd_bytes / i.mss;
-	bool start = i.cwnd_bytes < i.ssthresh_bytes / 2;
+	uint32_t cwnd = i->cwnd_bytes / i->mss, most = TSO_MAX_BYTES / i->mss;
+	bool start = i->cwnd_bytes < i->ssthresh_bytes / 2;
 	uint64_t ratio = (uint64_t)h->knob[start ? KNOB_tcp_pacing_ss_ratio : KNOB_tcp_pacing_ca_ratio][0];
-	uint64_t bytes = i.srtt_us ? (uint64_t)i.cwnd_bytes * 1000000 / i.srtt_us * ratio / 100 / 1024 : TSO_MAX_BYTES;
+	uint64_t bytes =
+		i->srtt_us ? (uint64_t)i->cwnd_bytes * 1000000 / i->srtt_us * ratio / 100 / 1024 : TSO_MAX_BYTES;
 	uint32_t shift = clamp_u32(h->knob[KNOB_tcp_tso_rtt_log][0], 0, 31);
-	uint32_t r = shift ? i.min_rtt_us >> shift : 32;
+	uint32_t r = shift ? i->min_rtt_us >> shift : 32;
 	bytes = min_u64(bytes + (r < 32 ? TSO_MAX_BYTES >> r : 0), TSO_MAX_BYTES);
-	uint32_t segs = (uint32_t)(bytes / i.mss), least = clamp_u32(h->knob[KNOB_tcp_min_tso_segs][0], 1, 64);
+	uint32_t segs = (uint32_t)(bytes / i->mss), least = clamp_u32(h->knob[KNOB_tcp_min_tso_segs][0], 1, 64);
 	segs = segs > least ? segs : least;
 	segs = segs < most ? segs : most;
 	uint32_t half = cwnd / 2 ? cwnd / 2 : 1;
 	return segs < half ? segs : half;
 }
 
-/* Packet `at` begins a run of segments that follow each other; returns the first after it. */
+/* One segment alone: PSH where the stream has it. What is shorter than a full one ends something in any case. */
+static void push_one(struct out_pkt *p, const struct segment *s, const struct pushes *k, uint32_t end, uint32_t mss)
+{
+	bool own = s->bytes < mss && (s->tcp.flags & PB_TCP_PSH);
+	set_psh(p, s, own || psh_has(k, end));
+}
+
+/* The segments from packet `at` on that would have been one super-segment; returns the first after it. */
 static uint32_t push_run(struct pb_host *h, uint32_t at)
 {
 	struct outbox *o = &h->out;
 	struct segment first, last, next;
+	struct pb_tcp_info info;
 	if (!segment_of(&o->pkts[at], &first))
 		return at + 1;
-	uint32_t limit = super_segments(h, &first), n = 1, end = at + 1;
+	struct sock *k = sock_of(h, &first);
+	if (!k || pb_tcp_get_info(h->tcp, k->conn, &info) || !info.mss)
+		return at + 1;
+	struct pushes *p = &k->psh;
+	if (!p->based) { /* the first data that goes out is the first there is */
+		p->base = first.tcp.seq;
+		p->based = true;
+	}
+	uint32_t pos = first.tcp.seq - p->base, end = pos + first.bytes, next_at = at + 1;
+	if ((int32_t)(pos - p->sent) < 0) { /* sent again, one by one */
+		push_one(&o->pkts[at], &first, p, end, info.mss);
+		return next_at;
+	}
 	last = first;
-	for (; end < o->n && n < limit && last.bytes == first.bytes; end++, n++) {
-		if (!segment_of(&o->pkts[end], &next) || next.tcp.sport != first.tcp.sport ||
+	uint32_t limit = super_segments(h, &info), n = 1;
+	for (; next_at < o->n && n < limit && last.bytes == first.bytes && !psh_has(p, end); next_at++, n++) {
+		if (!segment_of(&o->pkts[next_at], &next) || next.tcp.sport != first.tcp.sport ||
 		    next.tcp.dport != first.tcp.dport || next.tcp.seq != last.tcp.seq + last.bytes)
 			break;
 		last = next;
+		end += next.bytes;
 	}
-	if (n > 1) {
-		for (uint32_t i = at; i < end - 1; i++)
-			if (segment_of(&o->pkts[i], &next))
-				set_psh(&o->pkts[i], &next, false);
-		set_psh(&o->pkts[end - 1], &last, true);
-	}
-	return end;
+	p->sent = end;
+	for (uint32_t i = at; i + 1 < next_at; i++)
+		if (segment_of(&o->pkts[i], &next))
+			set_psh(&o->pkts[i], &next, false);
+	/* Linux would show that of a super-segment again when it is sent again; scripts were written where it did not.
+	 */
+	if (n > 1)
+		set_psh(&o->pkts[next_at - 1], &last, true);
+	else
+		push_one(&o->pkts[at], &first, p, end, info.mss);
+	return next_at;
 }
 
 void outbox_end_step(struct pb_host *h)
