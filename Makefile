@@ -1,7 +1,7 @@
 # What developers run. `make help` lists it; tools/suite.py and tools/lint.py hold the steps of `test` and `lint`.
 PYTHON ?= python3
 VENV ?= .venv
-FUZZ_SECONDS ?= 20
+FUZZ_SECONDS ?= 60
 PYTEST_ARGS ?=
 ONLY ?=
 ROUNDS ?=
@@ -65,7 +65,6 @@ debug: dev ## the Python tests on a build that checks every change of a frame's 
 	PB_DEBUG=1 PB_STRICT=1 $(BIN)/python setup.py -q build --build-lib build/debug --build-temp build/debug-temp
 	PB_EXPECT_DEBUG=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/debug $(BIN)/pytest tests $(PYTEST_ARGS)
 
-fuzz: FUZZ_SECONDS = 60
 fuzz: dev ## the fuzz targets, 60 s each (FUZZ_SECONDS=)
 	$(BIN)/python tools/suite.py --only fuzz --fuzz-seconds $(FUZZ_SECONDS)
 

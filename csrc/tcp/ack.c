@@ -9,7 +9,9 @@ static void update_window(struct pb_tcp *e, struct tcb *c, const struct pkt *p, 
 	n->not_dup |= wnd != c->snd_wnd;
 	if (wnd > c->snd_wnd && c->sq_next != NONE)
 		tcb_ready(e, c);
-	if (wnd && c->rtx_kind == RTX_PERSIST) {
+	/* Open again. What a cork or SWS avoidance holds at an open window goes by the timer as it was set: the peer's
+	 * own traffic must not put it off. */
+	if (wnd && !c->snd_wnd && c->rtx_kind == RTX_PERSIST) {
 		c->rtx_kind = RTX_NONE;
 		c->backoff = c->tries = 0;
 		c->t_rtx = NEVER;

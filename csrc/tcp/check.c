@@ -10,13 +10,14 @@
 static int check_send(struct pb_tcp *e, const struct tcb *c)
 {
 	uint32_t sacked = 0, lost = 0, retrans = 0, todo = 0, segs = 0, seq = 0, tail = NONE;
-	bool first = true, unsent = false;
+	bool first = true, unsent = false, hint = c->rtx_hint == NONE;
 	for (uint32_t f = c->sq_head; f != NONE; f = e->segs[f].next) {
 		const struct seg *s = &e->segs[f];
 		MUST(s->len);
 		MUST(first || s->seq == seq);
 		MUST(!first || seq_leq(s->seq, c->snd_una));
 		unsent |= f == c->sq_next;
+		hint |= f == c->rtx_hint;
 		MUST(unsent == !(s->flags & SEG_SENT));
 		MUST((s->flags & (SEG_SACKED | SEG_LOST)) != (SEG_SACKED | SEG_LOST));
 		sacked += s->flags & SEG_SACKED ? s->len : 0;
@@ -28,7 +29,7 @@ static int check_send(struct pb_tcp *e, const struct tcb *c)
 		tail = f;
 		first = false;
 	}
-	MUST(tail == c->sq_tail);
+	MUST(tail == c->sq_tail && hint);
 	MUST(first || seq == c->snd_end);
 	MUST(unsent == (c->sq_next != NONE));
 	MUST(lost == c->lost_bytes);
@@ -36,6 +37,10 @@ static int check_send(struct pb_tcp *e, const struct tcb *c)
 	MUST(!(c->flags & TCB_SACK) || (sacked == c->sacked_bytes && segs == c->sacked_segs));
 	MUST(seq_leq(c->snd_una, c->snd_nxt));
 	MUST(seq_leq(c->snd_nxt, c->snd_end + 1));
+	MUST(c->sacked_bytes + lost <= in_flight(c) && retrans <= in_flight(c) && pipe_bytes(c) <= 2 * in_flight(c));
+	/* A window that lets nothing out would never open again. */
+	bool sends = c->state >= PB_TCP_ESTABLISHED && c->state != PB_TCP_TIME_WAIT;
+	MUST(!sends || (c->mss && c->cc.mss == c->mss && c->cc.cwnd && (in_flight(c) || c->cc.cwnd >= c->mss)));
 	return 0;
 }
 

@@ -1,127 +1,20 @@
-/* Drives one engine by a script of bytes: segments of a peer relative to where the connection is, time, calls of the
- * application, completions in any order. After each step pb_tcp_check() must hold; the stream must arrive once and in
- * order, the right edge of the advertised window must never move left, and at the end every frame must be FREE.
+/* Drives one engine by a script of bytes: six for the configuration, then steps: segments of a peer relative to where
+ * the connection is, time, calls of the application, completions in any order. After each step pb_tcp_check() must
+ * hold. The streams of both directions must arrive once and in order, the right edge of the advertised window must
+ * never move left, nothing may be sent beyond the peer's, no frame may change while the device has it; and when the
+ * script is at its end, a peer that acknowledges everything must get all that was sent. Then every frame must be FREE.
  *
- * A libFuzzer target: link it with csrc/{base,mem,wire,cc,tcp} under -DPB_DEBUG -fsanitize=fuzzer,address,undefined,
- * and run it on a scratch directory followed by tests/fuzz/corpus/tcp. */
-#include "tcp/tcp.h"
-#include "wire/ip.h"
-#include "wire/tcp.h"
+ * A libFuzzer target: link it with csrc/{base,mem,wire,net,cc,tcp} under -DPB_DEBUG
+ * -fsanitize=fuzzer,address,undefined, and run it on a scratch directory followed by tests/fuzz/corpus/tcp, which
+ * tools/make_tcp_corpus.py writes. */
+#include "tcp_peer.h"
 
-#include <stdio.h>
-#include <stdlib.h>
+#include "cc/cc.h"
+
 #include <sys/socket.h>
 
-#define HOLDS(cond) ((cond) ? (void)0 : (fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #cond), __builtin_trap()))
-#define FRAMES 128
-#define IN_DEV 256
-#define APP_MAX 8
-
-struct fuzz {
-	struct pb_pool *pool;
-	struct pb_pool_cache *cache;
-	struct pb_tcp *e;
-	struct pb_ip us, peer;
-	uint64_t now_ns;
-	pb_tcp_handle h, l;
-	bool open;
-	uint32_t snd, una;  /* the engine's: next it sends and oldest not acknowledged by the peer */
-	uint32_t irs;       /* the peer's */
-	uint32_t rcv, edge; /* what the engine acknowledged, and its window's right edge */
-	bool synced;        /* the engine told where it is */
-	uint8_t wscale;
-	bool ts;
-	uint32_t ts_val, ts_ecr;
-	uint64_t read; /* bytes the application got */
-	uint64_t dev[IN_DEV];
-	uint32_t ndev;
-	uint64_t held[APP_MAX];
-	uint32_t nheld;
-	const uint8_t *p, *end;
-};
-
-static uint8_t take(struct fuzz *f)
-{
-	return f->p < f->end ? *f->p++ : 0;
-}
-
-static uint8_t rx_byte(uint32_t i)
-{
-	return (uint8_t)(i * 11 + (i >> 8) * 3 + (i >> 16));
-}
-
-/* A new connection of the engine: everything that the peer knows starts anew. */
-static void renew(struct fuzz *f)
-{
-	f->synced = false;
-	f->irs = (uint32_t)(f->now_ns * 2654435761u);
-	f->rcv = f->edge = 0;
-	f->wscale = 0;
-	f->read = 0;
-}
-
-static void see(struct fuzz *f, const struct pb_desc *d)
-{
-	const uint8_t *ip = pb_pool_data(f->pool, d);
-	struct pb_ip_view v;
-	struct pb_tcp_view t;
-	struct pb_tcp_opts o;
-	HOLDS(!pb_ip_parse(ip, d->len, &v) && v.total_len == d->len);
-	uint32_t n = v.total_len - v.hdr_len;
-	HOLDS(!pb_tcp_parse(ip + v.hdr_len, n, &t));
-	HOLDS(pb_tcp_csum_ok(ip + v.hdr_len, n, &v.src, &v.dst));
-	HOLDS(!pb_tcp_opts_parse(t.opts, t.opts_len, &o));
-	if (t.flags & PB_TCP_RST)
-		return;
-	if (t.flags & PB_TCP_SYN) {
-		/* A connection begins, or says so again: the peer's stream starts behind the SYN that it acknowledges.
-		 */
-		f->una = t.seq;
-		f->snd = t.seq + 1;
-		f->synced = false;
-		if (t.flags & PB_TCP_ACK)
-			f->irs = t.ack - 1;
-		f->wscale = o.has_wscale ? o.wscale : 0;
-		f->ts = o.has_ts;
-	}
-	if (o.has_ts)
-		f->ts_ecr = o.ts_val;
-	uint32_t end = t.seq + n - t.hdr_len + !!(t.flags & PB_TCP_FIN);
-	if ((int32_t)(end - f->snd) > 0)
-		f->snd = end;
-	if (!(t.flags & PB_TCP_ACK))
-		return;
-	uint32_t edge = t.ack + ((uint32_t)t.wnd << (t.flags & PB_TCP_SYN ? 0 : f->wscale));
-	HOLDS(!f->synced || (int32_t)(t.ack - f->rcv) >= 0);
-	/* A FIN is taken at the edge of a closed window too. */
-	HOLDS(!f->synced || (int32_t)(edge - f->edge) >= 0);
-	f->rcv = t.ack;
-	f->edge = edge;
-	f->synced = true;
-}
-
-static void output(struct fuzz *f, int room)
-{
-	struct pb_desc d[PB_BURST_MAX];
-	if (room > (int)(IN_DEV - f->ndev))
-		room = (int)(IN_DEV - f->ndev);
-	int n = pb_tcp_output(f->e, d, room, f->now_ns);
-	HOLDS(n >= 0 && n <= room);
-	for (int i = 0; i < n; i++) {
-		pb_pool_move(f->cache, d[i].addr, PB_OWN_ENGINE, PB_OWN_TX);
-		see(f, &d[i]);
-		f->dev[f->ndev++] = d[i].addr;
-	}
-}
-
-static void complete(struct fuzz *f, uint32_t which)
-{
-	if (!f->ndev)
-		return;
-	uint32_t i = which % f->ndev;
-	pb_tcp_tx_done(f->e, &f->dev[i], 1);
-	f->dev[i] = f->dev[--f->ndev];
-}
+/* A cwnd of one segment of 64 bytes needs that many. */
+#define LAST_ROUNDS 20000
 
 static void events(struct fuzz *f)
 {
@@ -130,170 +23,230 @@ static void events(struct fuzz *f)
 	for (int i = 0; i < n; i++)
 		if ((ev[i].mask & PB_TCP_EV_GONE) && ev[i].conn == f->h)
 			f->open = false;
+	check_trace(f);
 }
 
-static void fill_opts(struct fuzz *f, struct pb_tcp_opts *o, uint8_t how, uint8_t flags)
+static void syn_opts(struct fuzz *f, struct pb_tcp_opts *o, uint8_t how)
 {
-	if (flags & PB_TCP_SYN) {
-		o->has_mss = !(how & 1);
-		o->mss = (uint16_t)(how & 2 ? 100 : 1460);
-		o->sack_ok = !(how & 4);
-		o->has_wscale = true; /* so that what was offered is what is used */
-		o->wscale = how >> 4;
-	}
-	if ((flags & PB_TCP_SYN) ? !(how & 64) : f->ts && (how & 7) != 7) {
-		o->has_ts = true;
-		o->ts_val = f->ts_val + ((how & 56) == 56 ? 0x80000000u : 0);
-		o->ts_ecr = f->ts_ecr;
-	}
-	if (!(flags & PB_TCP_SYN) && (how & 128)) {
-		o->n_sack = 1 + (how & 1);
-		uint32_t at = take(f) * 100u, len = take(f) * 50u;
-		for (unsigned i = 0; i < o->n_sack; i++) {
-			o->sack[i].left = f->una + at + i * 3000;
-			o->sack[i].right = o->sack[i].left + len;
+	o->has_mss = !(how & 1);
+	o->mss = (uint16_t)(how & 2 ? 100 : 1460);
+	o->sack_ok = !(how & 4);
+	o->has_wscale = true; /* so that what was offered is what is used */
+	o->wscale = (how >> 4) & 3 ? (uint8_t)((how >> 4) & 3) * 3 : 14;
+	if (!(how & 64))
+		put_ts(f, o);
+}
+
+/* A block is named by segments that the peer did not acknowledge: the first, and how many. */
+static void sack_opts(struct fuzz *f, struct pb_tcp_opts *o, uint8_t how)
+{
+	o->n_sack = how & 3;
+	for (unsigned i = 0; i < o->n_sack; i++) {
+		uint8_t at = take(f);
+		uint32_t first = at & 15, last = first + (at >> 4 & 7);
+		if (at & 128 || first >= f->nsegs) { /* anywhere */
+			o->sack[i].left = f->una + (uint32_t)(int8_t)(at << 1) * 50u;
+			o->sack[i].right = o->sack[i].left + 100;
+			continue;
 		}
+		last = last < f->nsegs ? last : f->nsegs - 1;
+		o->sack[i].left = f->segs[first].left;
+		o->sack[i].right = f->segs[last].right;
+	}
+	if (how & 4) { /* the first says that something came twice (RFC 2883) */
+		o->n_sack += o->n_sack < 3;
+		uint8_t at = take(f);
+		o->sack[0].left = f->una - (at & 15) * 100u - 1;
+		o->sack[0].right = o->sack[0].left + (at >> 4) * 100u + 1;
 	}
 }
 
-/* A segment: offsets are small around the state, or anywhere. */
+/* A segment: numbers are where the connection is, near it, or anywhere. */
 static void inject(struct fuzz *f)
 {
 	static const uint8_t flags[16] = {0x10, 0x10, 0x10, 0x18, 0x11, 0x02, 0x12, 0x04,
 					  0x14, 0x19, 0x10, 0x11, 0x30, 0x00, 0x13, 0x10};
-	uint64_t addr;
-	uint8_t kind = take(f), fl = flags[kind & 15], opts[PB_TCP_OPTS_MAX];
-	int8_t soff = (int8_t)take(f), aoff = (int8_t)take(f);
-	uint8_t lenc = take(f), wnd = take(f);
-	struct pb_tcp_opts o = {0};
-	fill_opts(f, &o, take(f), fl);
-	if (!pb_pool_get(f->cache, &addr, 1, 0, PB_OWN_RX))
-		return;
-	/* Data lie in the peer's stream where their sequence numbers say. */
+	uint8_t kind = take(f), where = take(f);
+	struct segment g = {.flags = flags[kind & 15]};
+	int8_t off = (int8_t)take(f);
+	uint8_t lenc = take(f), wnd = take(f), how = take(f);
+	bool syn = g.flags & PB_TCP_SYN;
+	if (syn)
+		syn_opts(f, &g.o, how);
+	else
+		sack_opts(f, &g.o, how);
+	if (!syn && f->ts && !(how & 8))
+		put_ts(f, &g.o);
+	if (!syn && how & 16)
+		g.o.ts_val -= 1000;
+	g.flags |=
+		(uint8_t)((how & 32 && !syn ? PB_TCP_ECE : 0) | (where & 64 ? PB_TCP_CWR | (syn ? PB_TCP_ECE : 0) : 0));
+	g.ecn = where & 128 ? PB_ECN_CE : where & 32 ? PB_ECN_ECT0 : 0;
 	uint32_t next = f->synced ? f->rcv : f->irs;
-	uint32_t seq = next + (kind & 16 ? (uint32_t)soff * 300u : kind & 32 ? (uint32_t)soff : 0);
-	uint32_t ack = (kind & 64 ? f->una : f->snd) + (kind & 128 ? (uint32_t)aoff * 100u : 0);
-	if ((fl & PB_TCP_SYN) && (!f->synced || !(kind & 48)))
-		seq = f->irs;
-	uint32_t len = fl & PB_TCP_SYN ? 0 : (lenc & 128 ? (lenc & 127u) * 11 : lenc & 15u);
+	g.seq = next + (kind & 16 ? (uint32_t)off * 300u : kind & 32 ? (uint32_t)off : 0);
+	if (syn && (!f->synced || !(kind & 48)))
+		g.seq = f->irs;
+	switch (kind >> 6) {
+	case 0:
+		g.ack = f->snd;
+		break;
+	case 1:
+		g.ack = f->una;
+		break;
+	case 2:
+		g.ack = f->nsegs ? f->segs[(where & 31) % f->nsegs].right : f->una;
+		break;
+	default:
+		g.ack = f->una + (uint32_t)(int8_t)(where << 3) * 50u;
+		break;
+	}
+	g.len = syn ? 0 : lenc & 128 ? (lenc & 127u) * 11 : lenc & 15u;
+	g.wnd = (uint16_t)(wnd * 257);
 	/* The ISN's clock ticks: nobody knows the next ISN (RFC 6528). */
-	if (fl & PB_TCP_SYN)
+	if (syn)
 		f->now_ns += 20000;
-	uint32_t nopts = pb_tcp_opts_write(opts, &o);
-	struct pb_desc d = {.addr = addr, .off = 100};
-	uint8_t *ip = pb_pool_data(f->pool, &d), *tcp = ip + PB_IP4_HLEN;
-	uint32_t total = PB_TCP_HLEN + nopts + len;
-	pb_ip4_write(ip, &f->peer, &f->us, PB_IPPROTO_TCP, 64, 0, 0, true, total);
-	pb_tcp_write(tcp, 2000, 1000, seq, ack, fl, (uint16_t)(wnd * 257), nopts);
-	memcpy(tcp + PB_TCP_HLEN, opts, nopts);
-	for (uint32_t i = 0; i < len; i++)
-		tcp[PB_TCP_HLEN + nopts + i] = rx_byte(seq + i - f->irs - 1);
-	pb_tcp_set_csum(tcp, total, &f->peer, &f->us);
-	d.len = (uint16_t)(PB_IP4_HLEN + total);
-	struct pb_tcp_verdict v;
-	pb_tcp_input(f->e, &d, 1, f->now_ns, &v);
-	if (v.what != PB_VERDICT_TAKEN)
-		pb_pool_put(f->cache, addr, PB_OWN_RX);
-	if ((fl & PB_TCP_ACK) && (int32_t)(ack - f->una) > 0 && (int32_t)(f->snd - ack) >= 0)
-		f->una = ack;
-}
-
-static void check_bytes(struct fuzz *f, const uint8_t *p, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++)
-		HOLDS(p[i] == rx_byte((uint32_t)(f->read + i)));
-	f->read += n;
+	put_segment(f, &g);
 }
 
 static void app_recv(struct fuzz *f, uint8_t how)
 {
 	uint8_t buf[2048];
 	struct pb_desc d;
+	uint64_t at = f->read;
 	if (how & 1) {
 		int64_t n = pb_tcp_recv(f->e, f->h, buf, 1 + how * 8u, f->now_ns);
 		if (n > 0)
 			check_bytes(f, buf, (uint32_t)n);
 	} else if (f->nheld < APP_MAX && pb_tcp_recv_frames(f->e, f->h, &d, 1) == 1) {
 		check_bytes(f, pb_pool_data(f->pool, &d), d.len);
-		f->held[f->nheld++] = d.addr;
+		f->held[f->nheld++] = (struct held){d, at};
 	}
 }
 
+/* What was handed up is still what it was. */
 static void app_release(struct fuzz *f)
 {
 	if (!f->nheld)
 		return;
-	pb_pool_put(f->cache, f->held[--f->nheld], PB_OWN_APP);
+	struct held *h = &f->held[--f->nheld];
+	const uint8_t *p = pb_pool_data(f->pool, &h->d);
+	for (uint32_t i = 0; i < h->d.len; i++)
+		HOLDS(p[i] == rx_byte((uint32_t)(h->at + i)));
+	pb_pool_put(f->cache, h->d.addr, PB_OWN_APP);
 	pb_tcp_consumed(f->e, f->h, 1);
+	refill(f);
 }
 
-static void app_send(struct fuzz *f, uint8_t how)
+static void app_send(struct fuzz *f, uint8_t op, uint8_t how)
 {
-	static const uint8_t zeros[8192];
-	uint64_t addr;
-	if (how & 1) {
-		pb_tcp_send(f->e, f->h, zeros, how * 32u, 0);
+	uint8_t buf[16384];
+	uint32_t n = op & 32 ? 1u + how : how * 64u;
+	unsigned flags = op & 16 ? PB_TCP_MORE : 0;
+	if (op & 128) {
+		uint64_t addr;
+		if (!n || n > 1900 || !pb_pool_get(f->cache, &addr, 1, 40, PB_OWN_APP))
+			return;
+		struct pb_desc d = {.addr = addr, .off = PB_TCP_HEADROOM + (how & 6), .len = (uint16_t)n};
+		d.flags = flags ? PB_DESC_MORE : 0;
+		uint8_t *p = pb_pool_data(f->pool, &d);
+		for (uint32_t i = 0; i < n; i++)
+			p[i] = tx_byte((uint32_t)(f->wrote + i));
+		uint32_t sum = pb_csum_partial(p, n, 0);
+		if (pb_tcp_send_frames(f->e, f->h, &d, &sum, 1) == 1)
+			f->wrote += n;
+		else
+			pb_pool_put(f->cache, addr, PB_OWN_APP);
 		return;
 	}
-	if (!pb_pool_get(f->cache, &addr, 1, 40, PB_OWN_APP))
-		return;
-	struct pb_desc d = {.addr = addr, .off = PB_TCP_HEADROOM + (how & 6), .len = (uint16_t)(how * 7u)};
-	memset(pb_pool_data(f->pool, &d), 0, d.len);
-	uint32_t sum = 0;
-	if (pb_tcp_send_frames(f->e, f->h, &d, &sum, 1) != 1)
-		pb_pool_put(f->cache, addr, PB_OWN_APP);
+	for (uint32_t i = 0; i < n; i++)
+		buf[i] = tx_byte((uint32_t)(f->wrote + i));
+	int64_t k = pb_tcp_send(f->e, f->h, buf, n, flags);
+	HOLDS(k <= (int64_t)n);
+	f->wrote += k > 0 ? (uint64_t)k : 0;
 }
 
-static void app_open(struct fuzz *f, uint8_t how)
+static void app_connect(struct fuzz *f)
 {
 	struct pb_tcp_endpoint us = {f->us, 1000}, peer = {f->peer, 2000};
-	if (how & 1) {
-		if (!f->open && !pb_tcp_accept(f->e, f->l, &f->h)) {
-			f->open = true;
-			f->read = 0;
-		}
-		return;
-	}
 	pb_tcp_handle h;
-	if (!f->open && !pb_tcp_connect(f->e, &us, &peer, f->now_ns, &h)) {
-		renew(f);
-		f->h = h;
-		f->open = true;
-	}
+	if (f->open || pb_tcp_connect(f->e, &us, &peer, f->now_ns, &h))
+		return;
+	renew(f);
+	f->h = h;
+	f->open = true;
+}
+
+static void app_accept(struct fuzz *f)
+{
+	if (f->open || pb_tcp_accept(f->e, f->l, &f->h))
+		return;
+	f->open = true;
+	f->read = f->wrote = 0;
+}
+
+/* A handshake as a whole, so that scripts get to the states behind it. */
+static void handshake(struct fuzz *f, bool active, uint8_t how)
+{
+	struct segment g = {.flags = active ? PB_TCP_SYN | PB_TCP_ACK : PB_TCP_SYN, .wnd = 65535};
+	if (active)
+		app_connect(f);
+	output(f, PB_BURST_MAX);
+	syn_opts(f, &g.o, how);
+	g.flags |= how & 128 ? PB_TCP_ECE | (active ? 0 : PB_TCP_CWR) : 0;
+	f->now_ns += 20000;
+	g.seq = f->irs;
+	g.ack = active ? f->snd : 0;
+	put_segment(f, &g);
+	flush(f);
+	output(f, PB_BURST_MAX);
+	if (active)
+		return;
+	struct segment a = {.flags = PB_TCP_ACK, .seq = f->irs + 1, .ack = f->snd, .wnd = 65535};
+	if (f->ts)
+		put_ts(f, &a.o);
+	put_segment(f, &a);
+	flush(f);
+	app_accept(f);
 }
 
 static void icmp(struct fuzz *f, uint8_t how)
 {
+	static const uint32_t mtus[8] = {0, 0, 68, 296, 576, 1006, 1280, 1492};
+	static const int errors[4] = {0, 111, 113, 101};
 	struct pb_tcp_endpoint us = {f->us, 1000}, peer = {f->peer, 2000};
-	pb_tcp_icmp(f->e, &us, &peer, f->una + (how & 3), how & 4 ? 111 : 0, how & 4 ? 0 : how * 6u, f->now_ns);
+	pb_tcp_icmp(f->e, &us, &peer, f->una + (how & 32 ? 0xfffffff0u : (how & 64) * 20u), errors[how >> 3 & 3],
+		    mtus[how & 7], f->now_ns);
 }
 
-static void step(struct fuzz *f)
+static void option(struct fuzz *f, uint8_t which, uint8_t how)
 {
-	uint8_t op = take(f);
-	switch (op & 15) {
-	case 0:
-	case 1:
-	case 2:
-	case 3:
-		inject(f);
-		break;
-	case 4: {
-		uint64_t t = pb_tcp_next_deadline(f->e);
-		f->now_ns += op & 16 && t != UINT64_MAX && t > f->now_ns ? t - f->now_ns : take(f) * 1000000ull;
-		f->ts_val = (uint32_t)(f->now_ns / 1000000);
-		pb_tcp_expire(f->e, f->now_ns);
-		break;
+	static const int64_t values[16] = {0,           1,         2,         64,      100,      536,
+					   2048,        4096,      40000,     1000000, 40000000, 1000000000,
+					   60000000000, 1ll << 30, INT64_MAX, -1};
+	if (which % (PB_TCP_O_COUNT + 2) > PB_TCP_O_COUNT) {
+		pb_tcp_set_cc(f->e, f->h, how & 1 ? &pb_cc_newreno : how & 2 ? NULL : &pb_cc_cubic);
+		return;
 	}
-	case 5:
-		app_send(f, take(f));
-		break;
-	case 6:
-		app_recv(f, take(f));
-		break;
-	case 7:
-		app_release(f);
-		break;
+	unsigned o = which % (PB_TCP_O_COUNT + 2);
+	int64_t want = values[how & 15], got;
+	int rc = pb_tcp_set_option(f->e, f->h, o, want, f->now_ns);
+	HOLDS(o < PB_TCP_O_COUNT || rc);
+	if (!rc && o != PB_TCP_O_MAXSEG && o != PB_TCP_O_TOS)
+		HOLDS(!pb_tcp_get_option(f->e, f->h, o, &got) && got == want);
+}
+
+static void pass_time(struct fuzz *f, uint64_t until_ns)
+{
+	if (until_ns > f->now_ns)
+		f->now_ns = until_ns;
+	f->ts_val = (uint32_t)(f->now_ns / 1000000);
+	pb_tcp_expire(f->e, f->now_ns);
+	HOLDS(pb_tcp_next_deadline(f->e) > f->now_ns);
+}
+
+static void step_call(struct fuzz *f, uint8_t op)
+{
+	switch (op & 15) {
 	case 8:
 		pb_tcp_shutdown(f->e, f->h, op & 16 ? SHUT_WR : op & 32 ? SHUT_RD : SHUT_RDWR, f->now_ns);
 		break;
@@ -307,7 +260,12 @@ static void step(struct fuzz *f)
 		complete(f, take(f));
 		break;
 	case 11:
-		app_open(f, op >> 4);
+		if (op & 128)
+			handshake(f, op & 16, take(f));
+		else if (op & 16)
+			app_accept(f);
+		else
+			app_connect(f);
 		break;
 	case 12:
 		icmp(f, take(f));
@@ -316,8 +274,7 @@ static void step(struct fuzz *f)
 		events(f);
 		break;
 	case 14:
-		pb_tcp_set_option(f->e, f->h, PB_TCP_O_KEEPALIVE_IDLE_NS, op & 16 ? 1000000000 : 0, f->now_ns);
-		pb_tcp_set_nagle(f->e, f->h, op & 32);
+		option(f, op >> 4 | (uint8_t)(take(f) << 4), take(f));
 		break;
 	default:
 		output(f, op & 16 ? 2 : PB_BURST_MAX);
@@ -325,32 +282,155 @@ static void step(struct fuzz *f)
 	}
 }
 
-static bool start(struct fuzz *f, uint8_t how)
+static void step(struct fuzz *f)
+{
+	uint8_t op = take(f);
+	if ((op & 15) > 3 || f->nbatch == BATCH)
+		flush(f);
+	switch (op & 15) {
+	case 0:
+	case 1:
+	case 2:
+	case 3:
+		inject(f);
+		if (!(op & 16)) /* else it waits for company */
+			flush(f);
+		break;
+	case 4: {
+		uint64_t due = pb_tcp_next_deadline(f->e);
+		pass_time(f, op & 16 && due != UINT64_MAX ? due
+			     : op & 32                    ? f->now_ns + take(f) * 10000ull
+							  : f->now_ns + take(f) * 1000000ull);
+		break;
+	}
+	case 5:
+		app_send(f, op, take(f));
+		break;
+	case 6:
+		app_recv(f, take(f));
+		break;
+	case 7:
+		app_release(f);
+		break;
+	default:
+		step_call(f, op);
+		break;
+	}
+}
+
+static void configure(struct fuzz *f, uint8_t *how)
+{
+	static const uint32_t rcvbufs[4] = {4096, 30000, 1 << 20, 1 << 30}, sndbufs[4] = {4096, 16384, 65536, 1 << 20};
+	static const uint16_t clamps[4] = {0, 64, 536, 1400}, mtus[4] = {1500, 576, 1280, 1900};
+	static const uint64_t rtos[4] = {200000000, 1000000, 10000000, 3000000000};
+	struct pb_tcp_config *c = &f->cfg;
+	pb_tcp_config_default(c);
+	c->max_conns = 2;
+	c->max_listeners = 1;
+	c->reserve_frames = 32;
+	c->timestamps = how[0] & 1;
+	c->sack = how[0] & 2;
+	c->wscale = how[0] & 4;
+	c->nagle = how[0] & 8;
+	c->ecn = (how[0] >> 4 & 3) % 3;
+	c->rack = how[1] & 1;
+	c->tlp = how[1] & 2;
+	c->frto = how[1] & 4;
+	c->dsack = how[1] & 8;
+	c->rack_static = how[1] & 16;
+	c->rack_no_dupthresh = how[1] & 32;
+	c->slow_start_after_idle = how[1] & 64;
+	c->pmtu_discovery = how[1] & 128;
+	c->rcvbuf_bytes = rcvbufs[how[2] & 3];
+	c->sndbuf_bytes = sndbufs[how[2] >> 2 & 3];
+	c->mss_clamp = clamps[how[2] >> 4 & 3];
+	c->mtu = mtus[how[2] >> 6];
+	c->probing = (how[3] & 3) % 3;
+	c->initial_cwnd_segs = (how[3] >> 2 & 3) * 5u;
+	c->rto_min_ns = rtos[how[3] >> 4 & 3];
+	c->acks = how[3] >> 6 & 1;
+	c->cc = how[3] & 128 ? &pb_cc_newreno : &pb_cc_cubic;
+	c->ooo_segs = how[4] & 3 ? 4u << (how[4] & 3) : 1;
+	c->trace_records = how[4] & 4 ? 8 : 0;
+	c->keepalive_idle_ns = how[4] & 8 ? 1000000000 : 0;
+	c->user_timeout_ns = how[4] & 16 ? 5000000000 : 0;
+	c->rcv_wscale = how[4] & 32 ? 7 : 0;
+	c->reordering_segs = how[4] & 64 ? 1 : 3;
+	c->challenge_ns = how[4] & 128 ? 0 : c->challenge_ns;
+}
+
+static bool start(struct fuzz *f)
 {
 	int err;
-	struct pb_tcp_config c;
-	uint8_t a[4] = {10, 0, 0, 1}, b[4] = {10, 0, 0, 2};
-	pb_tcp_config_default(&c);
-	c.max_conns = 2;
-	c.max_listeners = 1;
-	c.ooo_segs = 8;
-	c.reserve_frames = 16;
-	c.rcvbuf_bytes = how & 1 ? 4096 : how & 2 ? 1 << 20 : 30000;
-	c.sndbuf_bytes = 65536;
-	c.timestamps = how & 4;
-	c.sack = how & 8;
-	c.wscale = how & 16;
-	c.nagle = how & 32;
-	f->us = pb_ip_from4(a);
-	f->peer = pb_ip_from4(b);
+	uint8_t how[6], a4[4] = {10, 0, 0, 1}, b4[4] = {10, 0, 0, 2}, a6[16] = {0xfd, [15] = 1},
+			b6[16] = {0xfd, [15] = 2};
+	for (unsigned i = 0; i < sizeof(how); i++)
+		how[i] = take(f);
+	configure(f, how);
+	f->us = how[5] & 2 ? pb_ip_from6(a6) : pb_ip_from4(a4);
+	f->peer = how[5] & 2 ? pb_ip_from6(b6) : pb_ip_from4(b4);
 	/* Half of the runs begin where the sequence numbers wrap within the script. */
-	f->now_ns = how & 64 ? 1000000000ull : 17179869184000ull - 2000000;
+	f->now_ns = how[5] & 1 ? 1000000000ull : 17179869184000ull - 2000000;
+	f->ts_val = (uint32_t)(f->now_ns / 1000000);
 	f->pool = pb_pool_create(FRAMES, 2048, PB_WANT_4K, &err);
 	f->cache = f->pool ? pb_pool_cache_create(f->pool, &err) : NULL;
-	f->e = f->cache ? pb_tcp_create(&c, f->cache, &err) : NULL;
+	f->e = f->cache ? pb_tcp_create(&f->cfg, f->cache, &err) : NULL;
 	renew(f);
+	refill(f);
 	struct pb_tcp_endpoint us = {f->us, 1000};
-	return f->e && (how & 128 || !pb_tcp_listen(f->e, &us, 2, &f->l));
+	return f->e && (how[5] & 4 || !pb_tcp_listen(f->e, &us, 2, &f->l));
+}
+
+static void check(struct fuzz *f)
+{
+	int line = pb_tcp_check(f->e);
+	if (line) {
+		fprintf(stderr, "pb_tcp_check: line %d\n", line);
+		__builtin_trap();
+	}
+	check_counters(f);
+}
+
+/* From here on nothing is lost: what was queued must arrive, or the connection must have ended. */
+static void drain(struct fuzz *f)
+{
+	struct pb_tcp_info info;
+	uint64_t idle = 0, last = 0;
+	/* A byte a second, or a probe each millisecond, would take too many rounds. */
+	pb_tcp_set_option(f->e, f->h, PB_TCP_O_PACING_RATE, 0, f->now_ns);
+	pb_tcp_set_option(f->e, f->h, PB_TCP_O_KEEPALIVE_IDLE_NS, 0, f->now_ns);
+	for (int round = 0;; round++) {
+		uint64_t due = pb_tcp_next_deadline(f->e);
+		while (f->ndev)
+			complete(f, 0);
+		while (f->nheld)
+			app_release(f);
+		app_recv(f, 255);
+		events(f);
+		bool live = f->synced && f->open && !pb_tcp_get_info(f->e, f->h, &info) &&
+			    info.state >= PB_TCP_ESTABLISHED && info.state != PB_TCP_TIME_WAIT;
+		if (!live || (!info.inflight_bytes && !info.unsent_bytes))
+			return;
+		HOLDS(round < LAST_ROUNDS);
+		idle = info.bytes_acked == last ? idle + 1 : 0;
+		last = info.bytes_acked;
+		/* PAWS remembers the highest time that the script made up. */
+		f->ts_val += idle % 8 == 7 ? 0x40000000u : 0;
+		struct segment g = {
+			.flags = PB_TCP_ACK, .seq = idle % 2 ? f->top : f->rcv, .ack = f->snd, .wnd = 65535};
+		if (f->ts)
+			put_ts(f, &g.o);
+		put_segment(f, &g);
+		flush(f);
+		output(f, PB_BURST_MAX);
+		if (idle > 2 && due != UINT64_MAX) {
+			uint32_t ts = f->ts_val;
+			pass_time(f, due);
+			f->ts_val = before(f->ts_val, ts) ? ts : f->ts_val;
+		}
+		output(f, PB_BURST_MAX);
+		check(f);
+	}
 }
 
 static void finish(struct fuzz *f)
@@ -359,8 +439,10 @@ static void finish(struct fuzz *f)
 	while (f->ndev)
 		complete(f, 0);
 	while (f->nheld)
-		pb_pool_put(f->cache, f->held[--f->nheld], PB_OWN_APP);
+		app_release(f);
 	pb_tcp_destroy(f->e);
+	while (f->nfill)
+		pb_pool_put(f->cache, f->fill[--f->nfill], PB_OWN_FILL);
 	pb_pool_cache_destroy(f->cache);
 	pb_pool_info(f->pool, &info);
 	HOLDS(!info.violations);
@@ -372,17 +454,17 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-	struct fuzz f = {.p = data, .end = data + size};
-	if (size > 4096 || !start(&f, take(&f)))
+	static struct fuzz f;
+	f = (struct fuzz){.p = data, .end = data + size};
+	if (size > 4096 || !start(&f))
 		return 0;
-	while (f.p < f.end) {
+	/* Beyond, 64 bits of time would wrap. */
+	while (f.p < f.end && f.now_ns < 1ull << 62) {
 		step(&f);
-		int line = pb_tcp_check(f.e);
-		if (line) {
-			fprintf(stderr, "pb_tcp_check: line %d\n", line);
-			__builtin_trap();
-		}
+		check(&f);
 	}
+	flush(&f);
+	drain(&f);
 	finish(&f);
 	return 0;
 }
