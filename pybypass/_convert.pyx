@@ -41,7 +41,7 @@ CA_STATE_NAMES = ("open", "disorder", "cwr", "recovery", "loss")
 cdef dict info_dict(const pb_tcp_info *i):
     cdef uint64_t now = pb_now_ns()
     return {
-        "state": STATE_NAMES[i.state], "ca_state": CA_STATE_NAMES[i.ca_state], "congestion": i.cc_name.decode(),
+        "state": STATE_NAMES[i.state], "ca_state": CA_STATE_NAMES[i.ca_state], "congestion": (<const char *>i.cc_name).decode(),
         "mss": i.mss, "cwnd": i.cwnd_bytes,
         "ssthresh": i.ssthresh_bytes if i.ssthresh_bytes != 0xFFFFFFFF else None,
         "srtt_us": i.srtt_us, "rttvar_us": i.rttvar_us, "rto_us": i.rto_us, "min_rtt_us": i.min_rtt_us,

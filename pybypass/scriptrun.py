@@ -403,6 +403,8 @@ class Machine:
             trial.check(rc)
         except Mismatch as e:
             raise self.fail(f"{call.name}(): {e}", line=line) from None
+        except KeyError as e:
+            raise self.not_there(f"{e.args[0]}, in {call.name}()") from None
 
     # ---- commands and code ----
 

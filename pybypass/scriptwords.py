@@ -64,7 +64,7 @@ def number(expression: Expr) -> int:
     if isinstance(expression, Name) and expression.arguments is None:
         if expression.word in CONSTANTS:
             return CONSTANTS[expression.word]
-        raise KeyError(expression.word)
+        return errno_of(expression.word)
     raise TypeError("a number was expected")
 
 

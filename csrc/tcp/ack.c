@@ -122,12 +122,15 @@ static void process_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, struct a
 	bool old = seq_lt(p->tcp.ack, c->snd_una);
 	if (!old)
 		update_window(e, c, p, n);
-	if ((c->flags & TCB_SACK) && p->opts.n_sack && flight)
+	if ((c->flags & TCB_SACK) && p->opts.n_sack)
 		sack_process(e, c, p, n);
 	if (!old && n->acked)
 		advance(e, c, p->tcp.ack, n);
-	if (!flight)
+	if (!flight) {
+		if (n->dsack) /* of what was acknowledged before: a reduction may be undone still */
+			recovery_on_ack(e, c, n);
 		return;
+	}
 	if (n->acked || n->sacked)
 		sample(c, n);
 	if (c->bits & BIT_RACK_DSACK || c->rack_steps != 1)
@@ -155,7 +158,7 @@ enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now
 	}
 	bool old = seq_lt(ack, c->snd_una);
 	/* An old ACK says no more, unless it brings SACK blocks. */
-	if (old && !((c->flags & TCB_SACK) && p->opts.n_sack && in_flight(c)))
+	if (old && !((c->flags & TCB_SACK) && p->opts.n_sack))
 		return PB_DROP_NONE;
 	struct ack_news n = {.now_ns = now_ns, .acked = old ? 0 : ack - c->snd_una};
 	if (!p->data_len)

@@ -109,6 +109,15 @@ static uint32_t may_send(const struct tcb *c, const struct seg *s)
 	return held(c, s, len) ? 0 : len;
 }
 
+/* What follows joins a segment that is not full; after a probe took from it, piece by piece. */
+static void fill(struct pb_tcp *e, struct tcb *c, uint32_t f)
+{
+	struct seg *s = &e->segs[f];
+	sq_coalesce(e, c, f, c->mss);
+	if (c->probing.on && s->len < c->mss && (uint32_t)s->off + c->mss <= e->pool->frame_bytes)
+		sq_borrow(e, c, f, c->mss - s->len);
+}
+
 static bool send_next(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t len)
 {
 	uint32_t f = c->sq_next;
@@ -147,7 +156,7 @@ static bool send_new(struct pb_tcp *e, struct tcb *c, struct out *o)
 		if (e->cfg.probing && plpmtud_try(e, c, o->now_ns))
 			s = &e->segs[f]; /* it is larger now */
 		else if (s->len < c->mss && s->next != NONE)
-			sq_coalesce(e, c, f, c->mss);
+			fill(e, c, f);
 		uint32_t len = may_send(c, s);
 		if (!len)
 			break;

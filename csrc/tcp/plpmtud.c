@@ -34,8 +34,10 @@ void plpmtud_start(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	c->probing.size = 0;
 	c->probing.on = e->cfg.probing == PB_TCP_PROBING_ALWAYS;
 	c->probing.due_ns = now_ns;
-	if (c->probing.on)
+	if (c->probing.on) {
 		use_size(e, c, c->probing.low);
+		c->cc.cwnd = initial_cwnd(e, c);
+	}
 }
 
 void plpmtud_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
