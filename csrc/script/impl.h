@@ -147,12 +147,15 @@ enum phase {
 #define PSH_KEPT 128u
 
 /* Where Linux would have set PSH in the stream, modulo 2^32 from its first byte: at the end of what was written, and of
- * a buffer that filled half of the window. It is shown again when the segment is sent again. */
+ * a buffer that filled half of the window. It is shown again when the segment is sent again. That of a super-segment is
+ * shown again only when all of it is sent again at once: those are kept too. */
 struct pushes {
 	uint32_t at[PSH_KEPT];
-	uint32_t n;       /* ever added */
-	uint32_t written; /* by the application */
-	uint32_t pushed;  /* up to here it was marked by what was written */
+	uint32_t n;                               /* ever added */
+	uint32_t first[PSH_KEPT], past[PSH_KEPT]; /* of super-segments */
+	uint32_t supers;                          /* ever added */
+	uint32_t written;                         /* by the application */
+	uint32_t pushed;                          /* up to here it was marked by what was written */
 	uint32_t sent;
 	uint32_t base; /* sequence number of the first byte */
 	bool based;

@@ -118,6 +118,43 @@ static void push_one(struct out_pkt *p, const struct segment *s, const struct pu
 	set_psh(p, s, own || psh_has(k, end));
 }
 
+/* Whether packet `at` follows a segment, in the same connection. */
+static bool follows(const struct outbox *o, uint32_t at, const struct segment *before, struct segment *s)
+{
+	return at < o->n && segment_of(&o->pkts[at], s) && s->tcp.sport == before->tcp.sport &&
+	       s->tcp.dport == before->tcp.dport && s->tcp.seq == before->tcp.seq + before->bytes;
+}
+
+/* All but the last of packets at to past - 1 without PSH, the last with it. */
+static void push_last(struct outbox *o, uint32_t at, uint32_t past)
+{
+	struct segment s;
+	for (uint32_t i = at; i < past; i++)
+		if (segment_of(&o->pkts[i], &s))
+			set_psh(&o->pkts[i], &s, i + 1 == past);
+}
+
+/* Segments that are sent again, from packet `at` on: a whole super-segment, or one. */
+static uint32_t push_again(struct outbox *o, uint32_t at, const struct segment *first, const struct pushes *p,
+			   uint32_t mss)
+{
+	uint32_t pos = first->tcp.seq - p->base, end = pos + first->bytes;
+	for (uint32_t i = 0; i < PSH_KEPT && i < p->supers; i++) {
+		if (p->first[i] != pos)
+			continue;
+		struct segment last = *first, next;
+		uint32_t past = at + 1, to = end;
+		for (; to != p->past[i] && follows(o, past, &last, &next); past++, last = next)
+			to += next.bytes;
+		if (to == p->past[i]) {
+			push_last(o, at, past);
+			return past;
+		}
+	}
+	push_one(&o->pkts[at], first, p, end, mss);
+	return at + 1;
+}
+
 /* The segments from packet `at` on that would have been one super-segment; returns the first after it. */
 static uint32_t push_run(struct pb_host *h, uint32_t at)
 {
@@ -134,31 +171,25 @@ static uint32_t push_run(struct pb_host *h, uint32_t at)
 		p->base = first.tcp.seq;
 		p->based = true;
 	}
-	uint32_t pos = first.tcp.seq - p->base, end = pos + first.bytes, next_at = at + 1;
-	if ((int32_t)(pos - p->sent) < 0) { /* sent again, one by one */
-		push_one(&o->pkts[at], &first, p, end, info.mss);
-		return next_at;
-	}
+	uint32_t pos = first.tcp.seq - p->base, end = pos + first.bytes, past = at + 1;
+	if ((int32_t)(pos - p->sent) < 0)
+		return push_again(o, at, &first, p, info.mss);
 	last = first;
 	uint32_t limit = super_segments(h, &info), n = 1;
-	for (; next_at < o->n && n < limit && last.bytes == first.bytes && !psh_has(p, end); next_at++, n++) {
-		if (!segment_of(&o->pkts[next_at], &next) || next.tcp.sport != first.tcp.sport ||
-		    next.tcp.dport != first.tcp.dport || next.tcp.seq != last.tcp.seq + last.bytes)
-			break;
+	for (; n < limit && last.bytes == first.bytes && !psh_has(p, end) && follows(o, past, &last, &next);
+	     past++, n++) {
 		last = next;
 		end += next.bytes;
 	}
 	p->sent = end;
-	for (uint32_t i = at; i + 1 < next_at; i++)
-		if (segment_of(&o->pkts[i], &next))
-			set_psh(&o->pkts[i], &next, false);
-	/* Linux would show that of a super-segment again when it is sent again; scripts were written where it did not.
-	 */
-	if (n > 1)
-		set_psh(&o->pkts[next_at - 1], &last, true);
-	else
+	if (n == 1) {
 		push_one(&o->pkts[at], &first, p, end, info.mss);
-	return next_at;
+		return past;
+	}
+	push_last(o, at, past);
+	p->first[p->supers % PSH_KEPT] = pos;
+	p->past[p->supers++ % PSH_KEPT] = end;
+	return past;
 }
 
 void outbox_end_step(struct pb_host *h)
