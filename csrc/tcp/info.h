@@ -45,7 +45,7 @@ struct pb_tcp_info {
 	uint64_t busy_ns, rwnd_limited_ns, sndbuf_limited_ns;
 	uint64_t pacing_rate, delivery_rate; /* bytes/s; pacing 0: off */
 	uint32_t flags;                      /* enum pb_tcp_info_flag */
-	int32_t error, soft_error; /* soft: of an ICMP message, which ended nothing */
+	int32_t error, soft_error;           /* soft: of an ICMP message, which ended nothing */
 	char cc_name[16];
 	struct pb_tcp_endpoint local, remote;
 };
