@@ -62,6 +62,20 @@ def make_test(command, lab, cwd):
     assert "tools/suite.py" in done.stdout
 
 
+def make_packetdrill(command, lab, cwd):
+    # tests/test_packetdrill_so.py builds it and calls it.
+    done = subprocess.run(["make", "-n", "packetdrill-so"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "tools/packetdrill" in done.stdout
+
+
+def scripts(command, lab, cwd):
+    words = [str(w) for word in as_here(command) for w in (sorted(ROOT.glob(word)) if word.endswith(".pkt") else [word])]
+    done = subprocess.run(words, cwd=cwd, capture_output=True, text=True, timeout=60, env=environment())
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "FAIL" not in done.stdout
+    assert "SYN" in done.stdout or " hold" in done.stdout or "S 0" in done.stdout
+
+
 def echo_server(command, lab, cwd):
     words = [lab.a.ifname.join(w.split("eth1")) if "eth1" in w else w for w in as_here(command)]
     words = [w.replace("10.0.0.2/24", f"{lab.a.ip}/24") for w in words]
@@ -96,6 +110,9 @@ WAYS = {
     "python examples/tcp_echo.py": plain,
     "python examples/l2_forward.py": plain,
     "python examples/rx_numpy.py": plain,
+    "make packetdrill-so": make_packetdrill,
+    "pybypass script run tests/pkt/recovery/*.pkt": scripts,
+    "pybypass script diagram tests/pkt/rto/doubles.pkt": scripts,
     "pybypass doctor": plain,
     "pybypass doctor --dev eth1": on_an_interface,
     "pybypass nic eth1": on_an_interface,
@@ -120,7 +137,7 @@ def test_command(command, lab, tmp_path):
 
 def test_example_of_dpdk(tmp_path):
     pytest.importorskip("pybypass._dpdk", reason="pybypass._dpdk is not built (libdpdk-dev)")
-    _, source = blocks("python")
+    _, source, _ = blocks("python")
     (tmp_path / "ring.py").write_text(source, encoding="utf-8")
     done = subprocess.run(
         [sys.executable, "-W", "error", "ring.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment()
@@ -129,9 +146,19 @@ def test_example_of_dpdk(tmp_path):
     assert done.stdout.startswith("32 net_ring checksums are made in software")
 
 
+def test_example_of_tcp(tmp_path):
+    _, _, source = blocks("python")
+    (tmp_path / "fine.py").write_text(source, encoding="utf-8")
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "fine.py"], cwd=tmp_path, capture_output=True, text=True, timeout=60, env=environment()
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("100000 bytes acknowledged\n")
+
+
 @pytest.mark.root
 def test_example(lab, tmp_path):
-    source, _ = blocks("python")
+    source, _, _ = blocks("python")
     assert len([line for line in source.splitlines() if line.strip()]) <= 10
     cpu = min(os.sched_getaffinity(0))
     source = source.replace("xdp:eth1", f"xdp:{lab.a.ifname}").replace("10.0.0.2/24", f"{lab.a.ip}/24")
