@@ -371,17 +371,17 @@ def _poll(m: Machine, call: Call) -> Trial:
         fd, events, wanted = (number(e.get(k) or Number(0)) for k in ("fd", "events", "revents"))
         asked.append((m.fds.get(fd), events, wanted))
 
-    def states() -> list[int]:
-        return [m.host.events(d.sock) & (events | 0x18) if d else 0x20 for d, events, _ in asked]
+    found: list[int] = []
 
     def attempt() -> int:
-        ready = sum(1 for s in states() if s)
+        found[:] = [m.host.events(d.sock) & (events | 0x18) if d else 0x20 for d, events, _ in asked]
+        ready = sum(1 for s in found if s)
         if not ready and until is not None and m.now_us < until:
             m.wake_at(until)
         return ready if ready or (until is not None and m.now_us >= until) else -errno.EAGAIN
 
     def check(_: int) -> None:
-        for i, (seen, (_d, _events, wanted)) in enumerate(zip(states(), asked, strict=True)):
+        for i, (seen, (_d, _events, wanted)) in enumerate(zip(found, asked, strict=True)):
             if seen != wanted:
                 raise Mismatch(f"revents of number {i} are {seen:#x}, the script has {wanted:#x}")
 
