@@ -15,7 +15,7 @@ static void acked_now(struct pb_tcp *e, struct tcb *c)
 	if (c->bits & BIT_DELACK_TIMED)
 		COUNT(e, TcpExtDelayedACKs);
 	c->flags &= ~(uint32_t)TCB_ACK_NOW;
-	c->bits &= ~(uint32_t)(BIT_DELACK_TIMED | BIT_DSACK);
+	c->bits &= ~(uint32_t)(BIT_DELACK_TIMED | BIT_DSACK | BIT_PUSHED | BIT_PUSHED_TWICE);
 	c->t_delack = NEVER;
 	if (c->quickacks && c->last_ack_sent != c->rcv_nxt)
 		c->quickacks--;
