@@ -418,7 +418,7 @@ class Machine:
 
     def code(self, code: Code) -> None:
         """A block of Python, with what TCP_INFO says of the connection in variables: it runs in this process."""
-        d = next((d for d in reversed(self.fds.values()) if d.flow is self.flow and d.flow is not None), None)
+        d = next((d for d in reversed(self.fds.values()) if d.flow is self.flow), None)
         if d is None:
             raise self.fail("there is no connection whose state the code could look at")
         self.names.update(variables(self.host, d.sock))

@@ -21,6 +21,7 @@ struct waiter {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static pthread_cond_t woken = PTHREAD_COND_INITIALIZER;
 static struct waiter *waiters;
+static int going_on; /* threads that were woken, and did not look at the clock yet */
 /* When the call that this thread was blocked in came to its end: the next look at the clock sees that, not what the
  * other thread made of it meanwhile. */
 static __thread uint64_t frozen_us;
@@ -65,6 +66,7 @@ void pd_retry(void)
 		w->result = r;
 		w->woken_us = pd_now_us();
 		w->done = any = true;
+		going_on++;
 		*link = w->next;
 	}
 	if (any)
@@ -115,12 +117,23 @@ ssize_t pd_block(ssize_t (*fn)(void *), void *arg, bool once)
 	}
 }
 
+/* Virtual time passes at once, so a thread that was woken would not get to tell packetdrill of its result before the
+ * next event: it gets a moment of real time. */
 int pd_usleep(void *u, useconds_t us)
 {
 	(void)u;
 	pd_enter();
 	pd_advance_us(pd_now_us() + us);
-	return (int)pd_leave(0);
+	int woke = going_on;
+	for (int i = 0; going_on && i < 100; i++) {
+		pthread_mutex_unlock(&lock);
+		usleep(100);
+		pthread_mutex_lock(&lock);
+	}
+	pd_leave(0);
+	if (woke)
+		usleep(500);
+	return 0;
 }
 
 /* packetdrill spins on this before each event: a microsecond passes with every call. */
@@ -130,6 +143,8 @@ int pd_gettimeofday(void *u, struct timeval *tv, struct timezone *tz)
 	(void)tz;
 	pd_enter();
 	uint64_t t = frozen_us;
+	if (t)
+		going_on--;
 	if (!t) {
 		t = pd_now_us() + 1;
 		pd_advance_us(t);
