@@ -14,7 +14,7 @@ static enum pb_drop parse(const struct pb_tcp *e, const struct pb_desc *d, struc
 		return why;
 	if (v.proto != PB_IPPROTO_TCP)
 		return PB_DROP_IP_PROTO;
-	if (pb_ip_is_multicast(&v.dst))
+	if (!pb_ip_is_host(&v.dst)) /* RFC 1122 4.2.3.10: nor is it answered */
 		return PB_DROP_IP_DST;
 	uint32_t tcp_len = v.total_len - v.hdr_len;
 	const uint8_t *tcp = ip + v.hdr_len;

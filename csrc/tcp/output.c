@@ -248,7 +248,7 @@ static void conn_output(struct pb_tcp *e, struct tcb *c, struct out *o)
 		return;
 	}
 	/* What the rate held back may be held by the window now: then it is the persist timer's. */
-	if ((c->bits & BIT_RATE_LIMITED) && c->pace_next_ns <= o->now_ns)
+	if ((c->bits & BIT_RATE_LIMITED) && (c->pace_next_ns <= o->now_ns || c->t_pace == NEVER))
 		c->bits &= ~(uint32_t)BIT_RATE_LIMITED;
 	/* Blocks of the out-of-order store, and duplicates, fit only where there is no payload. */
 	if ((c->flags & TCB_ACK_NOW) && (c->oq_count || (c->bits & BIT_DSACK)) && !send_ack(e, c, o, c->snd_nxt))

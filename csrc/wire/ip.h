@@ -114,6 +114,15 @@ static inline bool pb_ip_is_unspecified(const struct pb_ip *a)
 	return a->w[3] == 0 && (pb_ip_is4(a) || (a->q[0] | a->w[2]) == 0);
 }
 
+/* Whether one host can have it (RFC 1122 3.2.1.3): no group, no broadcast, none of the networks 0 and 127. */
+static inline bool pb_ip_is_host(const struct pb_ip *a)
+{
+	if (!pb_ip_is4(a))
+		return a->b[0] != 0xff && !pb_ip_is_unspecified(a);
+	uint8_t net = a->b[12];
+	return net != 0 && net != 127 && (net & 0xf0) != 224 && a->w[3] != UINT32_MAX;
+}
+
 /* Writes an IPv4 header with its checksum; returns 20. payload_len <= 65515. */
 static inline uint32_t pb_ip4_write(uint8_t *p, const struct pb_ip *src, const struct pb_ip *dst, uint8_t proto,
 				    uint8_t ttl, uint8_t tos, uint16_t id, bool df, uint32_t payload_len)

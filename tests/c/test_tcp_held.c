@@ -49,4 +49,27 @@ TEST(rate_and_closed_window)
 	CLOSE(s);
 }
 
-MAIN(T(cork_ends_while_the_peer_talks), T(rate_and_closed_window))
+/* What is sent whatever the rate (a tail loss probe) moves the rate's next time past its timer. */
+TEST(rate_probe_and_closed_window)
+{
+	struct pb_tcp_config c = script_config();
+	c.sack = true;
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	SET(PB_TCP_O_PACING_RATE, 300); /* 5 s a segment */
+	SEND(1, 6 * 1460);
+	OUT(.f = A, .seq = 1, .ack = 1, .len = 1460);
+	NONE_OUT();
+	WAIT(SEC);
+	OUT(.f = A, .seq = 1461, .ack = 1, .len = 1460); /* the probe */
+	FORGET();
+	IN_OK(.f = A, .seq = 1, .ack = 2921, .wnd = ZERO);
+	NONE_OUT();
+	WAIT(60 * SEC);
+	CHECK(s->n > 0); /* of the window */
+	FORGET();
+	CHECK(pb_tcp_next_deadline(s->e) != UINT64_MAX);
+	CLOSE(s);
+}
+
+MAIN(T(cork_ends_while_the_peer_talks), T(rate_and_closed_window), T(rate_probe_and_closed_window))

@@ -92,7 +92,7 @@ static void read_out(struct world *w)
 
 static void act(struct world *w, uint32_t how)
 {
-	static uint8_t buf[4096];
+	static uint8_t buf[8192]; /* zeros, and what was read */
 	int s = how & 1 && w->child >= 0 ? w->child : w->client;
 	if (w->child < 0)
 		w->child = pb_host_accept(w->h, w->listener, NULL);

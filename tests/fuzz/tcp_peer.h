@@ -179,7 +179,7 @@ static void see_ack(struct fuzz *f, const struct pb_tcp_view *t)
 	HOLDS(!f->synced || !before(edge, f->edge));
 	f->rcv = t->ack;
 	f->edge = edge;
-	if (!f->synced || before(f->top, f->rcv))
+	if (before(f->top, f->rcv) || before(f->edge, f->top))
 		f->top = f->rcv;
 	f->synced = true;
 }
@@ -280,7 +280,9 @@ static void put_segment(struct fuzz *f, const struct segment *g)
 		f->shift = g->o.wscale;
 	if (!(g->flags & PB_TCP_ACK) || before(f->snd, g->ack))
 		return;
-	if (f->synced && before(f->top, g->seq) && !before(f->edge, g->seq))
+	/* Before the engine told, its window is that of a SYN. */
+	uint32_t limit = f->synced ? f->edge : f->irs + 65536;
+	if (!before(limit, g->seq) && (before(f->top, g->seq) || before(limit, f->top)))
 		f->top = g->seq;
 	uint32_t edge = g->ack + ((uint32_t)g->wnd << (g->flags & PB_TCP_SYN ? 0 : f->shift));
 	if (before(f->allowed, edge))
