@@ -215,4 +215,4 @@ def run(path: str | os.PathLike[str] = "", settings: Settings | None = None, *, 
     )  # fmt: skip
     failure = machine.run()
     shown = script.lines[failure.line - 1].strip() if failure and 0 < failure.line <= len(script.lines) else ""
-    return Result(name, plan.ip, failure is None, failure, tuple(machine.trace), machine.now_us / 1e6, shown)
+    return Result(name, plan.ip, failure is None, failure, machine.packets(), machine.now_us / 1e6, shown)

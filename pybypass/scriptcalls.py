@@ -141,7 +141,8 @@ def _connect(m: Machine, call: Call) -> Trial:
     d = _fd(m, fd)
     end = _where(where, m.remote)
     if d.flow is None:
-        d.flow = m.flow = Flow(None, (end[0] or b"", end[1]), "connecting")
+        d.flow = Flow(None, (end[0] or b"", end[1]), "connecting")
+        m.begin(d.flow)
         m.listening = False
 
     def attempt() -> int:

@@ -79,7 +79,8 @@ class Machine:
         self.fds: dict[int, Descriptor] = {}
         self.flow: Flow | None = None
         self.listening = False
-        self.trace: list[Traced] = []
+        self.flows: list[Flow] = []
+        self.trace: list[Traced | Seen] = []
         self.sent: deque[Seen] = deque()
         self.waiting: list[_Waiting] = []
         self.alarms: list[int] = []
@@ -137,6 +138,16 @@ class Machine:
                 raise self.fail(str(e)) from None
             if seen is not None:
                 self.sent.append(seen)
+                self.trace.append(seen)
+
+    def packets(self) -> tuple[Traced, ...]:
+        """All that passed until now, in order, with the numbers of the script."""
+        return tuple(self.traced(t) if isinstance(t, Seen) else t for t in self.trace)
+
+    def traced(self, s: Seen) -> Traced:
+        flow = next((f for f in reversed(self.flows) if f.matches(s)), None)
+        p = flow.to_script(s.packet, None) if flow else s.packet
+        return Traced(self.at(s), True, text_of(p), p)
 
     # ---- failing ----
 
@@ -218,13 +229,18 @@ class Machine:
     def trace_in(self, p: TcpPacket | Icmp) -> None:
         self.trace.append(Traced(self.now_us, False, text_of(p), p))
 
+    def begin(self, flow: Flow) -> None:
+        """What follows is about this connection."""
+        self.flow = flow
+        self.flows.append(flow)
+
     def inject(self, p: TcpPacket) -> None:
         if self.flow is None or self.listening:
-            self.flow = Flow(self.local, (self.remote[0], self.next_port), "syn-received", peer_isn=p.seq)
+            self.begin(Flow(self.local, (self.remote[0], self.next_port), "syn-received", peer_isn=p.seq))
             self.next_port += 1
             self.listening = False
         flow = self.flow
-        if flow.local is None:
+        if flow is None or flow.local is None:
             raise self.fail("no packet of this connection has gone out yet, so its port is not known")
         if "S" in p.flags and "." in p.flags and flow.state == "syn-sent":
             flow.state, flow.peer_isn = "open", p.seq
@@ -302,23 +318,17 @@ class Machine:
             more = self.next_sent(want)
             joined = join(got, more.packet)
             full = more.packet.length == last.length or len(data) + more.packet.length >= want.length
-            shown = flow.to_script(more.packet, None)
-            self.note(more, shown)
             if joined is None or not full:
-                seen = f"{text_of(flow.to_script(got, None))}, then {text_of(shown)} at {_seconds(self.at(more))} s"
+                shown = text_of(flow.to_script(more.packet, None))
+                seen = f"{text_of(flow.to_script(got, None))}, then {shown} at {_seconds(self.at(more))} s"
                 raise self.fail("what goes out is not one run of segments", text_of(want), seen)
             got, last = joined, more.packet
             data += more.data
             times.append(more.time_ns)
-        self.note(first, flow.to_script(first.packet, None), before=len(times) - 1)
         self.compare(want, flow.to_script(got, want), data, (times[-1] - self.start_ns) // 1000, end)
 
     def at(self, s: Seen) -> int:
         return (s.time_ns - self.start_ns) // 1000
-
-    def note(self, s: Seen, shown: TcpPacket, before: int = 0) -> None:
-        item = Traced(self.at(s), True, text_of(shown), shown)
-        self.trace.insert(len(self.trace) - before, item)
 
     def compare(self, want: TcpPacket, got: TcpPacket, data: bytes, at_us: int, end: int | None) -> None:
         slack = self.tolerance.of(self.expected_us)
