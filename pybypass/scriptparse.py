@@ -29,6 +29,7 @@ from .scripttree import (
 
 __all__ = ["parse"]
 
+_DEPTH = 20
 _FLAGS = frozenset(".FSRPEWU")
 _ECN = {"noecn": 0, "ect1": 1, "ect0": 2, "ce": 3, "ect01": -1}
 _TUNNELS = frozenset({"ipv4", "ipv6", "gre", "GREv0", "mpls", "encap", "psp"})
@@ -40,6 +41,7 @@ class _Parser:
         self.words = list(tokens(text, path))
         self.at = 0
         self.defines = dict(defines)
+        self.depth = 0
 
     # ---- words ----
 
@@ -104,7 +106,9 @@ class _Parser:
             name, _, value = token.text[2:].partition("=")
             name, value = name.strip(), value.strip()
             if name == "define":
-                symbol, _, text = value.partition("=")
+                symbol, equals, text = value.partition("=")
+                if not symbol or not equals:
+                    raise self.wrong("--define=NAME=VALUE", token)
                 self.defines[symbol] = text
             options.append((name, value.strip('"'), token.line))
         init: list[Event] = []
@@ -342,6 +346,15 @@ class _Parser:
 
     def single(self) -> Expr:
         token = self.now
+        self.depth += 1
+        if self.depth > _DEPTH:
+            raise self.wrong(f"nothing nested more than {_DEPTH} deep")
+        try:
+            return self.value(token)
+        finally:
+            self.depth -= 1
+
+    def value(self, token: Token) -> Expr:
         if token.kind == "...":
             self.next()
             return Ellipsis_()
@@ -362,11 +375,14 @@ class _Parser:
         raise self.wrong("a value")
 
     def strings(self) -> Expr:
-        text = ""
+        first, text = self.now, ""
         while self.is_("string"):
             text += self.next().text[1:-1]
         self.accept("...")
-        return Text(text.encode().decode("unicode_escape"))
+        try:
+            return Text(text.encode("latin-1", "backslashreplace").decode("unicode_escape"))
+        except UnicodeDecodeError:
+            raise self.wrong("a string whose escapes end", first) from None
 
     def named(self) -> Expr:
         word = self.next().text

@@ -2,9 +2,14 @@
 tests/test_pkt.py."""
 
 import json
+import os
+import random
+import re
 import struct
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
@@ -117,6 +122,9 @@ def test_icmp():
         ("\n\n  %{ never ends", "3:3", "does not end"),
         ("0 > S 0:0(0) <mss>", "1:18", "an MSS"),
         ("0 > S 0:0(0) <what 5>", "1:15", "nop, eol"),
+        ('0 write(4, "\\x", 1) = 1', "1:12", "whose escapes end"),
+        ("0 f(" + "[" * 5000, "1:25", "nested"),
+        ("--define=X\n0 f(X) = X", "1:1", "--define=NAME=VALUE"),
         ("", "1:1", "an event"),
         ("`true`", "1:7", "an event"),
         ("0 close(3) = 0\n`true`\n0 close(3) = 0", "3:1", "the end of the script"),
@@ -166,6 +174,26 @@ def test_nothing_of_a_command_is_run(tmp_path):
 def test_defines():
     text = "--define=COOKIE=0x55\n" + SERVER + "+0 write(4, ..., COOKIE) = N\n+0 > P. 1:86(85) ack 1"
     assert script.run("t", script.Settings(defines={"N": "85"}), text=text).ok
+
+
+def test_changed_scripts_end_in_a_verdict_or_a_typed_error(capfd):
+    """Replays with PB_SEED."""
+    seed = int(os.environ.get("PB_SEED", time.time_ns() & 0xFFFFFFFF))
+    r = random.Random(seed)
+    texts = [p.read_text() for p in sorted((Path(__file__).parent / "pkt").rglob("*.pkt"))]
+    letters = '0123456789<>().,:+-~*[]{}`"%=| \nabcSFRP\\x'
+    typed = []
+    for _ in range(300):
+        s = list(re.sub(r"%\{.*?\}%", "%{ assert tcpi_state }%", r.choice(texts), flags=re.DOTALL))
+        for _ in range(r.randrange(1, 5)):
+            i = r.randrange(len(s) - 8)
+            s[i : i + r.randrange(8)] = r.choice(letters) if r.random() < 0.7 else []
+        try:
+            assert script.run("changed", text="".join(s)).text(), seed
+        except PybypassError as e:
+            typed.append((e.code, "".join(s)))
+    assert {code for code, _ in typed} <= {"PB100", "PB101"}, (seed, typed)
+    assert 10 < len(typed) < 300, (seed, len(typed))
 
 
 # ---- verdicts ----
