@@ -193,5 +193,106 @@ TEST(closed_while_held)
 	CLOSE(s);
 }
 
+/* ---- retransmissions of every kind while the device holds what was sent ---- */
+
+static struct pb_tcp_opts sack_of(uint32_t left, uint32_t right)
+{
+	return (struct pb_tcp_opts){.n_sack = 1, .sack = {{s->iss + left, s->iss + right}}};
+}
+
+/* Ten frames of 1000 bytes, all in the device; an RTT of 20 ms is known. */
+static bool ten_in_device(void)
+{
+	struct pb_tcp_config c = script_config();
+	c.sack = true;
+	if (!script_open(s, &c))
+		return false;
+	ACTIVE();
+	CHECK_EQ(send_frames(1, 1, 1000, 0), 1);
+	OUT(.f = A, .seq = 1, .ack = 1, .len = 1000);
+	WAIT(20 * MS);
+	IN_OK(.f = A, .seq = 1, .ack = 1001);
+	s->hold = true;
+	/* No two of them fit into one segment, so each goes from its own frame. */
+	CHECK_EQ(send_frames(1001, 9, 1000, 0), 9);
+	for (uint32_t i = 1; i < 10; i++)
+		OUT(.f = A, .seq = 1 + 1000 * i, .ack = 1, .len = 1000);
+	return s->nheld == 9;
+}
+
+/* What comes out next is this segment again, in a frame that the device did not have. */
+static void again(uint32_t seq)
+{
+	uint64_t had[OUTS];
+	uint32_t n = s->nheld;
+	memcpy(had, s->held, n * sizeof(had[0]));
+	OUT(.f = A, .seq = seq, .ack = 1, .len = 1000);
+	CHECK(s->nheld > n);
+	for (uint32_t k = n; k < s->nheld; k++)
+		for (uint32_t i = 0; i < k; i++)
+			CHECK(s->held[i] != s->held[k]);
+}
+
+static void all_arrive_and_come_back(bool reverse)
+{
+	FORGET();
+	IN_OK(.f = A, .seq = 1, .ack = 10001);
+	CHECK_EQ(script_info(s).inflight_bytes, 0);
+	struct pb_pool_info info;
+	pb_pool_info(s->pool, &info);
+	CHECK_EQ(info.own[PB_OWN_TX], s->nheld);
+	script_complete(s, reverse);
+	pb_pool_info(s->pool, &info);
+	CHECK_EQ(info.own[PB_OWN_FREE], info.frames);
+	CLOSE(s);
+}
+
+TEST(tail_loss_probe_of_a_held_frame)
+{
+	for (int reverse = 0; reverse < 2; reverse++) {
+		REQUIRE(ten_in_device());
+		s->n = 0;
+		uint64_t due = pb_tcp_next_deadline(s->e);
+		REQUIRE(due < s->now_ns + 200 * MS); /* before the timeout */
+		s->now_ns = due;
+		pb_tcp_expire(s->e, s->now_ns);
+		again(9001); /* the last one */
+		all_arrive_and_come_back(reverse);
+	}
+}
+
+TEST(rack_resends_held_frames)
+{
+	for (int reverse = 0; reverse < 2; reverse++) {
+		REQUIRE(ten_in_device());
+		WAIT(20 * MS);
+		FORGET(); /* a probe */
+		for (uint32_t i = 2; i < 6; i++)
+			IN_OK(.f = A, .seq = 1, .ack = 1001, .o = sack_of(2001, 1001 + 1000 * i));
+		again(1001);
+		/* And once more, when that is found lost: two copies are in the device then. */
+		WAIT(25 * MS);
+		IN_OK(.f = A, .seq = 1, .ack = 1001, .o = sack_of(2001, 10001));
+		all_arrive_and_come_back(reverse);
+	}
+}
+
+TEST(timeout_resends_held_frames_and_then_their_own)
+{
+	REQUIRE(ten_in_device());
+	uint64_t own = s->held[0];
+	WAIT(300 * MS);
+	s->n = 0;
+	/* Frames come back in another order, while the timer goes on. */
+	script_complete(s, true);
+	IN_OK(.f = A, .seq = 1, .ack = 1001);
+	WAIT(2 * SEC);
+	struct seen *o = NEXT();
+	CHECK(o && o->v.seq - s->iss == 1001);
+	CHECK_EQ(s->held[0], own); /* nobody holds it: no copy */
+	all_arrive_and_come_back(true);
+}
+
 MAIN(T(sent_from_their_own_frames), T(refused_frames), T(retransmission_copies), T(partial_ack_of_a_held_frame),
-     T(end_with_frames_in_the_device), T(received_frames), T(closed_while_held))
+     T(end_with_frames_in_the_device), T(received_frames), T(closed_while_held), T(tail_loss_probe_of_a_held_frame),
+     T(rack_resends_held_frames), T(timeout_resends_held_frames_and_then_their_own))
