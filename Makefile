@@ -69,7 +69,7 @@ fuzz: dev ## the fuzz targets, 60 s each (FUZZ_SECONDS=)
 	$(BIN)/python tools/suite.py --only fuzz --fuzz-seconds $(FUZZ_SECONDS)
 
 bench: dev ## measure ours beside the peers: a table, and build/bench.json (ONLY=row,row ROUNDS=n)
-	@tools/packages.sh dpdk-dev liblwip-dev
+	@tools/packages.sh dpdk-dev liblwip-dev valgrind
 	PB_BENCH_ONLY=$(ONLY) $(if $(ROUNDS),PB_BENCH_ROUNDS=$(ROUNDS)) $(BIN)/pytest tests/bench -p no:cacheprovider --benchmark-disable-gc -q $(PYTEST_ARGS)
 
 lint: dev ## ruff, mypy, stubs, clang-format, shellcheck, layers

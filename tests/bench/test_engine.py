@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -35,10 +36,16 @@ def lwip():
     return compiled("lwip", "-I/usr/include/lwip", "-llwip")
 
 
-def run(binary, nbytes=BYTES):
+@pytest.fixture(scope="module")
+def growth():
+    package = Path(pybypass.__file__).parent
+    return compiled("growth", f"-I{ROOT / 'csrc'}", f"-L{package}", "-lpbcore", f"-Wl,-rpath,{package}")
+
+
+def run(binary, *arguments):
     cpu = sorted(os.sched_getaffinity(0))[-1]
     done = subprocess.run(
-        [str(binary), str(nbytes)], stdout=subprocess.PIPE, check=True, text=True,
+        [str(binary), *map(str, arguments or (BYTES,))], stdout=subprocess.PIPE, check=True, text=True,
         preexec_fn=lambda: os.sched_setaffinity(0, {cpu}),
     )  # fmt: skip
     return json.loads(done.stdout)
@@ -65,4 +72,40 @@ def test_allocations(rounds, ours):
     rounds.row(
         "engine_allocs_per_segment", found["ours"], None, None, "1/segment", goal=0,
         note="malloc, calloc, realloc and aligned_alloc of the whole process while 128 MiB pass, after an eighth to warm up",
+    )  # fmt: skip
+
+
+@pytest.mark.rows("engine_growth_100k")
+def test_growth(rounds, growth):
+    def ns(connections):
+        return lambda: run(growth, connections, 400_000)["ns_per_segment"]
+
+    found = rounds.run({"many": ns(100_000), "one": ns(1)}, 7)
+    rounds.row(
+        "engine_growth_100k", found["many"], found["one"], "one connection", "ns", goal=3,
+        note="two engines in one pinned thread, 400,000 segments of 1,460 bytes one way over 100,000 connections, two a visit, "
+        "visited by a stride that no cache foresees; the same bytes over one connection; copies, checksums, ACKs and both "
+        f"ends' work included, no device; {machine_note()}",
+    )  # fmt: skip
+
+
+def instructions(binary):
+    """Per data segment: the difference of two runs of other lengths, so that starting up does not count."""
+    found = []
+    for nbytes in (1 << 20, 5 << 20):
+        argv = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", str(binary), str(nbytes)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=True)
+        found.append(int(re.search(r"Collected : (\d+)", done.stderr)[1]))
+    # Both directions carry so many bytes, and an eighth before to warm up.
+    return (found[1] - found[0]) / (2 * (4 << 20) * 9 / 8 / 1460)
+
+
+@pytest.mark.rows("engine_segment_instructions")
+def test_instructions(rounds, ours, lwip):
+    found = rounds.run({"ours": lambda: instructions(ours), "lwip": lambda: instructions(lwip)}, 5)
+    rounds.row(
+        "engine_segment_instructions", found["ours"], found["lwip"], "lwIP 2.1.3 (Debian's build)", "1/segment", goal=None,
+        note="counted by callgrind (valgrind) in user space, both ends of both directions: the difference of a run of 5 MiB and "
+        "one of 1 MiB each way, by 1,460 bytes; checksums and copies included, and what vector instructions valgrind offers; "
+        "Debian's lwIP allocates by malloc() and asserts: an easy peer",
     )  # fmt: skip
