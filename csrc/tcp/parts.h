@@ -134,6 +134,8 @@ void ca_open(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 /* Open, or disorder when something is known to be missing. */
 void keep_open(const struct pb_tcp *e, struct tcb *c);
 void reno_reset(struct tcb *c);
+/* What is counted as arrived, at most what is not lost. True: it was more. */
+bool reno_limit(struct tcb *c);
 void reno_add(struct pb_tcp *e, struct tcb *c, struct ack_news *n);
 /* n->segs were acknowledged, of so many bytes. */
 void reno_remove(struct pb_tcp *e, struct tcb *c, struct ack_news *n, uint32_t bytes);

@@ -22,6 +22,8 @@ void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
 			continue;
 		seg_mark_lost(e, c, s);
 	}
+	if (!(c->flags & TCB_SACK))
+		reno_limit(c);
 	c->mss = (uint16_t)mss;
 	c->cc.mss = mss;
 	c->rtx_hint = c->sq_head;

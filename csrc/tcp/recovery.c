@@ -66,7 +66,7 @@ void reno_reset(struct tcb *c)
 }
 
 /* At least the holes are not there: what is counted cannot be all that is in flight. */
-static bool limit_reno(struct tcb *c)
+bool reno_limit(struct tcb *c)
 {
 	uint32_t out = segs_out(c), holes = max_u32((c->lost_bytes + c->mss - 1) / c->mss, 1);
 	holes = min_u32(holes, out);
@@ -82,7 +82,7 @@ static bool limit_reno(struct tcb *c)
 void reno_add(struct pb_tcp *e, struct tcb *c, struct ack_news *n)
 {
 	uint32_t before = c->sacked_segs++;
-	if (limit_reno(c))
+	if (reno_limit(c))
 		reno_reordered(e, c, segs_out(c));
 	if (c->sacked_segs > before)
 		count_delivered(e, c, n, c->mss, c->sacked_segs - before);
@@ -98,7 +98,7 @@ void reno_remove(struct pb_tcp *e, struct tcb *c, struct ack_news *n, uint32_t b
 		count_delivered(e, c, n, bytes - known, max_u32(segs - counted, 1));
 		c->sacked_segs -= counted;
 	}
-	if (c->sacked_segs && limit_reno(c))
+	if (c->sacked_segs && reno_limit(c))
 		reno_reordered(e, c, segs_out(c) + segs);
 	c->sacked_bytes = min_u32(c->sacked_segs * c->mss, in_flight(c) - min_u32(in_flight(c), c->lost_bytes));
 }
@@ -113,7 +113,7 @@ static void reno_mark_lost(struct pb_tcp *e, struct tcb *c, const struct ack_new
 	if (c->sq_head == NONE || !(s->flags & SEG_SENT) || (s->flags & SEG_LOST))
 		return;
 	seg_mark_lost(e, c, s);
-	limit_reno(c);
+	reno_limit(c);
 }
 
 /* RFC 6675 IsLost(), for those who turn RACK off: more than (DupThresh - 1) segments above it were SACKed. */
