@@ -82,7 +82,8 @@ static int check_timers(const struct pb_tcp *e, const struct tcb *c)
 	uint64_t t = c->t_rtx < c->t_delack ? c->t_rtx : c->t_delack;
 	t = t < c->t_misc ? t : c->t_misc;
 	t = t < c->t_pace ? t : c->t_pace;
-	MUST(t == NEVER || (c->heap_pos < e->heap_n && e->heap[c->heap_pos] == c->idx && c->heap_key <= t));
+	MUST(t == NEVER ||
+	     (c->heap_pos < e->heap_n && e->heap[c->heap_pos].idx == c->idx && e->heap[c->heap_pos].key <= t));
 	return 0;
 }
 
@@ -128,6 +129,6 @@ int pb_tcp_check(struct pb_tcp *e)
 	MUST(live == e->stats.conns && live - leaving <= e->cfg.max_conns + e->nlisten);
 	MUST(!memcmp(states, e->stats.states, sizeof(states)));
 	for (uint32_t i = 1; i < e->heap_n; i++)
-		MUST(e->tcbs[e->heap[(i - 1) / 4]].heap_key <= e->tcbs[e->heap[i]].heap_key);
+		MUST(e->heap[(i - 1) / 4].key <= e->heap[i].key);
 	return 0;
 }

@@ -145,9 +145,9 @@ void pb_tcp_expire(struct pb_tcp *e, uint64_t now_ns)
 {
 	e->now_ns = now_ns;
 	while (e->heap_n) {
-		struct tcb *c = &e->tcbs[e->heap[0]];
-		if (c->heap_key > now_ns)
+		if (e->heap[0].key > now_ns)
 			return;
+		struct tcb *c = &e->tcbs[e->heap[0].idx];
 		timer_remove(e, c);
 		if (c->t_delack <= now_ns)
 			delack_timeout(e, c);

@@ -232,7 +232,6 @@ struct tcb {
 	const struct pb_cc_ops *cc_ops;
 	/* times, timers, lists */
 	uint64_t t_rtx, t_delack, t_misc, t_pace;
-	uint64_t heap_key;
 	uint32_t heap_pos;
 	uint32_t srtt8_us, mdev4_us, mdev_max_us, rttvar_us, rtt_seq, rto_us, min_rtt_us;
 	uint64_t min_rtt_ns; /* when it was seen */
@@ -286,6 +285,12 @@ struct reply {
 };
 #define REPLY_MAX 64u
 
+/* An entry of the timers' heap. The key is here, and not in the connection: who sifts must not fetch them all. */
+struct due {
+	uint64_t key;
+	uint32_t idx;
+};
+
 struct pb_tcp {
 	struct pb_pool *pool;
 	struct pb_pool_cache *cache;
@@ -293,7 +298,7 @@ struct pb_tcp {
 	struct tcb *tcbs;
 	uint32_t *table; /* flow table: tcb index + 1; 0 is empty */
 	uint32_t table_mask;
-	uint32_t *heap;
+	struct due *heap;
 	uint32_t heap_n;
 	uint32_t free_head; /* free tcbs, linked by next[LIST_READY] */
 	struct queue lists[LIST_COUNT];

@@ -6,33 +6,31 @@
 
 static uint64_t key(const struct pb_tcp *e, uint32_t pos)
 {
-	return e->tcbs[e->heap[pos]].heap_key;
+	return e->heap[pos].key;
 }
 
-static void place(struct pb_tcp *e, uint32_t pos, uint32_t idx)
+static void place(struct pb_tcp *e, uint32_t pos, struct due d)
 {
-	e->heap[pos] = idx;
-	e->tcbs[idx].heap_pos = pos;
+	e->heap[pos] = d;
+	e->tcbs[d.idx].heap_pos = pos;
 }
 
 static void sift_up(struct pb_tcp *e, uint32_t pos)
 {
-	uint32_t idx = e->heap[pos];
-	uint64_t k = e->tcbs[idx].heap_key;
+	struct due d = e->heap[pos];
 	while (pos) {
 		uint32_t parent = (pos - 1) / ARITY;
-		if (key(e, parent) <= k)
+		if (key(e, parent) <= d.key)
 			break;
 		place(e, pos, e->heap[parent]);
 		pos = parent;
 	}
-	place(e, pos, idx);
+	place(e, pos, d);
 }
 
 static void sift_down(struct pb_tcp *e, uint32_t pos)
 {
-	uint32_t idx = e->heap[pos];
-	uint64_t k = e->tcbs[idx].heap_key;
+	struct due d = e->heap[pos];
 	for (;;) {
 		uint32_t first = pos * ARITY + 1, best = first;
 		if (first >= e->heap_n)
@@ -40,12 +38,12 @@ static void sift_down(struct pb_tcp *e, uint32_t pos)
 		for (uint32_t i = first + 1; i < first + ARITY && i < e->heap_n; i++)
 			if (key(e, i) < key(e, best))
 				best = i;
-		if (key(e, best) >= k)
+		if (key(e, best) >= d.key)
 			break;
 		place(e, pos, e->heap[best]);
 		pos = best;
 	}
-	place(e, pos, idx);
+	place(e, pos, d);
 }
 
 static uint64_t earliest(const struct tcb *c)
@@ -61,12 +59,11 @@ void timer_update(struct pb_tcp *e, struct tcb *c)
 	if (c->heap_pos == NONE) {
 		if (t == NEVER)
 			return;
-		c->heap_key = t;
-		place(e, e->heap_n, c->idx);
+		place(e, e->heap_n, (struct due){t, c->idx});
 		e->heap_n++;
 		sift_up(e, c->heap_pos);
-	} else if (t < c->heap_key) {
-		c->heap_key = t;
+	} else if (t < key(e, c->heap_pos)) {
+		e->heap[c->heap_pos].key = t;
 		sift_up(e, c->heap_pos);
 	}
 }
@@ -77,12 +74,12 @@ void timer_remove(struct pb_tcp *e, struct tcb *c)
 	if (pos == NONE)
 		return;
 	c->heap_pos = NONE;
-	uint32_t last = e->heap[--e->heap_n];
+	struct due last = e->heap[--e->heap_n];
 	if (pos == e->heap_n)
 		return;
 	place(e, pos, last);
 	sift_up(e, pos);
-	sift_down(e, e->tcbs[last].heap_pos);
+	sift_down(e, e->tcbs[last.idx].heap_pos);
 }
 
 uint64_t pb_tcp_next_deadline(const struct pb_tcp *e)
