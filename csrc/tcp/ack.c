@@ -14,6 +14,7 @@ static void update_window(struct pb_tcp *e, struct tcb *c, const struct pkt *p, 
 	if (wnd && !c->snd_wnd && c->rtx_kind == RTX_PERSIST) {
 		c->rtx_kind = RTX_NONE;
 		c->backoff = c->tries = 0;
+		c->probe_began_ns = 0;
 		c->t_rtx = NEVER;
 	}
 	c->snd_wnd = wnd;

@@ -54,7 +54,7 @@ static void persist_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	/* For ever, but not for an application that is gone: the peer could hold the memory as long as it likes. */
 	bool orphan = (c->flags & TCB_DETACHED) && c->tries >= orphan_retries(e);
-	if (!c->ka_sent)
+	if (!c->probe_began_ns)
 		c->probe_began_ns = now_ns;
 	if (orphan || c->ka_sent >= e->cfg.data_retries || user_timed_out(c, c->probe_began_ns, now_ns)) {
 		give_up(e, c);

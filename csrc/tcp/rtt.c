@@ -104,6 +104,7 @@ void rtx_review(struct pb_tcp *e, struct tcb *c, bool sent_new, uint64_t now_ns)
 	if (c->state < PB_TCP_ESTABLISHED)
 		return;
 	if (in_flight(c)) {
+		c->probe_began_ns = 0;
 		if (c->rtx_kind == RTX_NONE || c->rtx_kind == RTX_PERSIST || (sent_new && c->rtx_kind == RTX_TLP))
 			rtx_rearm(e, c, now_ns);
 		if (sent_new && c->rtx_kind != RTX_REO)

@@ -252,7 +252,7 @@ struct tcb {
 	uint64_t ka_idle_ns, ka_interval_ns, user_timeout_ns, delack_ns, rto_min_ns, rto_max_ns, fin_wait2_ns;
 	int64_t linger_ns;
 	uint64_t chrono_ns, chrono_sum[CHRONO_COUNT];
-	uint64_t probe_began_ns; /* of what the peer does not answer: window or keepalive probes */
+	uint64_t probe_began_ns; /* when a closed window was probed first; 0: it is not */
 	uint32_t ka_probes, ka_sent;
 	uint32_t notsent_lowat, syn_retries;
 	uint16_t max_mss;           /* the application's limit, 0: none */
