@@ -2,6 +2,7 @@
 #include "tcp/tcb.h"
 
 #include "base/handles.h"
+#include "mem/region.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -79,12 +80,38 @@ static uint32_t pow2_at_least(uint32_t n)
 	return p;
 }
 
+/* Large arrays lie in regions, with transparent huge pages where the kernel gives them: connections are visited in any
+ * order, and each visit would miss the TLB too. */
+#define LARGE_BYTES ((size_t)8 << 20)
+
+static void *take(struct pb_region **r, size_t n, size_t size)
+{
+	size_t bytes = n * size;
+	int err;
+	*r = bytes >= LARGE_BYTES ? pb_region_create(bytes, PB_WANT_THP, &err) : NULL;
+	if (*r)
+		return pb_region_base(*r);
+	bytes = (bytes + PB_CACHE_LINE - 1) / PB_CACHE_LINE * PB_CACHE_LINE;
+	void *p = aligned_alloc(PB_CACHE_LINE, bytes);
+	if (p)
+		memset(p, 0, bytes);
+	return p;
+}
+
+static void give(struct pb_region *r, void *p)
+{
+	if (r)
+		pb_region_unref(r);
+	else
+		free(p);
+}
+
 static void free_memory(struct pb_tcp *e)
 {
-	free(e->segs);
-	free(e->tcbs);
-	free(e->table);
-	free(e->heap);
+	give(e->regions[0], e->segs);
+	give(e->regions[1], e->tcbs);
+	give(e->regions[2], e->table);
+	give(e->regions[3], e->heap);
 	free(e->listeners);
 	free(e->trace);
 	free(e);
@@ -105,17 +132,16 @@ struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cac
 	e->ntcbs = cfg->max_conns + cfg->max_listeners + min_u32(cfg->max_conns, SLACK);
 	uint32_t slots = pow2_at_least(2 * cfg->max_conns);
 	e->table_mask = slots - 1;
-	e->segs = calloc(e->pool->nframes, sizeof(*e->segs));
-	e->tcbs = aligned_alloc(PB_CACHE_LINE, e->ntcbs * sizeof(*e->tcbs));
-	e->table = calloc(slots, sizeof(*e->table));
-	e->heap = calloc(e->ntcbs, sizeof(*e->heap));
+	e->segs = take(&e->regions[0], e->pool->nframes, sizeof(*e->segs));
+	e->tcbs = take(&e->regions[1], e->ntcbs, sizeof(*e->tcbs));
+	e->table = take(&e->regions[2], slots, sizeof(*e->table));
+	e->heap = take(&e->regions[3], e->ntcbs, sizeof(*e->heap));
 	e->listeners = calloc(cfg->max_listeners, sizeof(*e->listeners));
 	e->trace = cfg->trace_records ? calloc(cfg->trace_records, sizeof(*e->trace)) : NULL;
 	if (!e->segs || !e->tcbs || !e->table || !e->heap || !e->listeners || (cfg->trace_records && !e->trace)) {
 		free_memory(e);
 		return NULL;
 	}
-	memset(e->tcbs, 0, e->ntcbs * sizeof(*e->tcbs));
 	for (uint32_t i = 0; i < e->ntcbs; i++) {
 		e->tcbs[i].idx = i;
 		e->tcbs[i].gen = 1;

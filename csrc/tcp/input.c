@@ -322,13 +322,13 @@ static enum pb_drop arrives(struct pb_tcp *e, struct pkt *p, uint64_t now_ns)
 	return PB_DROP_TCP_NO_FLOW;
 }
 
+#define AHEAD 4 /* segments: as many lines as a core fetches at a time */
+
 /* What a segment touches of its connection, if it lies where its hash says: with many connections it is in no cache. */
 static inline void prefetch_flow(const struct pb_tcp *e, uint32_t hash)
 {
 	uint32_t slot = e->table[hash & e->table_mask];
-	const char *c = (const char *)&e->tcbs[slot ? slot - 1 : 0];
-	for (uint32_t at = 0; at < offsetof(struct tcb, acked_event); at += PB_CACHE_LINE)
-		__builtin_prefetch(c + at, 1);
+	tcb_fetch(e, &e->tcbs[slot ? slot - 1 : 0]);
 }
 
 void pb_tcp_input(struct pb_tcp *e, const struct pb_desc *d, int n, uint64_t now_ns, struct pb_tcp_verdict *v)
@@ -341,10 +341,12 @@ void pb_tcp_input(struct pb_tcp *e, const struct pb_desc *d, int n, uint64_t now
 			__builtin_prefetch(&e->table[pkts[i].hash & e->table_mask]);
 	}
 	e->stats.n[PB_C_TcpInSegs] += (uint64_t)n;
-	for (int i = 0; i < n && n > 1; i++)
+	for (int i = 0; i < n && i < AHEAD; i++)
 		if (!pkts[i].reason)
 			prefetch_flow(e, pkts[i].hash);
 	for (int i = 0; i < n; i++) {
+		if (i + AHEAD < n && !pkts[i + AHEAD].reason)
+			prefetch_flow(e, pkts[i + AHEAD].hash);
 		enum pb_drop why = pkts[i].reason;
 		enum pb_verdict what = PB_VERDICT_DONE;
 		if (!why) {

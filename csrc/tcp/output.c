@@ -294,6 +294,8 @@ int pb_tcp_output(struct pb_tcp *e, struct pb_desc *d, int room, uint64_t now_ns
 	uint32_t last = ready->tail;
 	while (ready->head != NONE && o.n < room && !o.stuck) {
 		struct tcb *c = list_pop(e, LIST_READY);
+		if (ready->head != NONE)
+			tcb_fetch(e, &e->tcbs[ready->head]);
 		bool was_last = c->idx == last;
 		if (c->flags & TCB_DEAD) {
 			tcb_recycle(e, c);

@@ -291,6 +291,8 @@ struct due {
 	uint32_t idx;
 };
 
+struct pb_region;
+
 struct pb_tcp {
 	struct pb_pool *pool;
 	struct pb_pool_cache *cache;
@@ -299,6 +301,7 @@ struct pb_tcp {
 	uint32_t *table; /* flow table: tcb index + 1; 0 is empty */
 	uint32_t table_mask;
 	struct due *heap;
+	struct pb_region *regions[4]; /* of the large ones among segs, tcbs, table and heap; NULL: from the heap */
 	uint32_t heap_n;
 	uint32_t free_head; /* free tcbs, linked by next[LIST_READY] */
 	struct queue lists[LIST_COUNT];
@@ -367,6 +370,18 @@ struct pkt {
 	uint8_t ecn;   /* of the IP header */
 };
 
+/* With more connections than this their lines are in no cache: they are fetched together, not one after another as the
+ * work comes to them. */
+#define CACHED_CONNS 512u
+
+static inline void tcb_fetch(const struct pb_tcp *e, const struct tcb *c)
+{
+	if (e->stats.conns <= CACHED_CONNS)
+		return;
+	for (uint32_t at = 0; at < sizeof(*c); at += PB_CACHE_LINE)
+		__builtin_prefetch((const char *)c + at, 1);
+}
+
 static inline pb_tcp_handle tcb_handle(const struct tcb *c)
 {
 	return (uint64_t)c->gen << 32 | c->idx;
@@ -378,6 +393,7 @@ static inline struct tcb *tcb_get(struct pb_tcp *e, pb_tcp_handle h)
 	if (idx >= e->ntcbs)
 		return NULL;
 	struct tcb *c = &e->tcbs[idx];
+	tcb_fetch(e, c);
 	return c->gen == (uint32_t)(h >> 32) && c->rcvbuf && !(c->flags & TCB_DETACHED) ? c : NULL;
 }
 
