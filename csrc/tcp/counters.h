@@ -73,7 +73,8 @@
 	X(TcpExtTCPCeIn, "segments in marked CE")                                                                      \
 	X(TcpExtTCPPacingWaits, "times that pacing held a segment back")                                               \
 	X(TcpExtTCPRcvCoalesce, "small segments copied together")                                                      \
-	X(TcpExtTCPPmtuUpdates, "ICMP errors that made a path's MTU smaller")
+	X(TcpExtTCPPmtuUpdates, "ICMP errors that made a path's MTU smaller")                                          \
+	X(TcpExtOfoPruned, "times that out-of-order data made room for data in order (RFC 2018 8)")
 
 enum pb_tcp_counter {
 #define X(name, what) PB_C_##name,

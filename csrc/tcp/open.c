@@ -63,6 +63,9 @@ static void negotiate(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint
 static uint8_t pick_wscale(const struct pb_tcp *e, const struct tcb *c)
 {
 	uint8_t s = e->cfg.rcv_wscale;
+	/* A unit that the buffer has only a few of would round its window to nothing. */
+	while (s && c->rcvbuf >> s < 16)
+		s--;
 	while (s < PB_TCP_WSCALE_MAX && c->rcvbuf >> s > 65535)
 		s++;
 	return e->cfg.wscale ? s : 0;

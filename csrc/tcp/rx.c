@@ -21,6 +21,13 @@ uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c)
 	return (uint32_t)(wnd < max ? wnd : max);
 }
 
+/* The largest window there can be: of the whole buffer, or the application's limit. */
+static uint32_t rcv_most(const struct pb_tcp *e, const struct tcb *c)
+{
+	uint32_t most = (uint32_t)((uint64_t)c->rcvbuf * c->advmss / e->pool->frame_bytes);
+	return c->wnd_clamp ? min_u32(most, c->wnd_clamp) : most;
+}
+
 /* The window field of the next segment. The right edge never moves left (RFC 9293 3.8.6), and it moves right only by
  * what is worth it (3.8.6.2.2). */
 uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
@@ -31,7 +38,7 @@ uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 		c->rcv_adv = c->rcv_nxt + wnd;
 		return wnd;
 	}
-	uint32_t step = min_u32(c->advmss, (uint32_t)((uint64_t)c->rcvbuf * c->advmss / e->pool->frame_bytes / 2));
+	uint32_t step = min_u32(c->advmss, rcv_most(e, c) / 2);
 	if (wnd < old + step)
 		wnd = old;
 	uint32_t field = min_u32(wnd >> c->rcv_wscale, 65535);
@@ -207,6 +214,26 @@ static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 	return PB_DROP_NONE;
 }
 
+/* Data in order goes before what lies beyond a gap, also when the peer was told of that: it keeps what was not
+ * acknowledged (RFC 2018 8). The farther half goes. */
+static void prune_ooo(struct pb_tcp *e, struct tcb *c)
+{
+	uint32_t keep = c->oq_count / 2, f = c->oq_head, prev = NONE;
+	for (uint32_t i = 0; i < keep; i++) {
+		prev = f;
+		f = e->segs[f].next;
+	}
+	COUNT(e, TcpExtOfoPruned);
+	if (prev == NONE)
+		c->oq_head = NONE;
+	else
+		e->segs[prev].next = NONE;
+	for (uint32_t next; f != NONE; f = next, c->oq_count--) {
+		next = e->segs[f].next;
+		rx_free(e, c, f);
+	}
+}
+
 static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns)
 {
 	bool gap = c->oq_head != NONE;
@@ -218,6 +245,8 @@ static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uin
 	} else {
 		/* The store may hold the tail of it already. */
 		if (c->rq_tail == NONE || !append_copy(e, c, c->rq_tail, p)) {
+			while (!memory_left(e, c) && c->oq_head != NONE)
+				prune_ooo(e, c);
 			if (!memory_left(e, c)) {
 				COUNT(e, TcpExtTCPRcvQDrop);
 				return PB_DROP_TCP_RCVBUF;
@@ -315,7 +344,7 @@ void rcv_review(struct pb_tcp *e, struct tcb *c)
 {
 	if (c->state != PB_TCP_ESTABLISHED && c->state != PB_TCP_FIN_WAIT_1 && c->state != PB_TCP_FIN_WAIT_2)
 		return;
-	uint32_t max = (uint32_t)((uint64_t)c->rcvbuf * c->advmss / e->pool->frame_bytes);
+	uint32_t max = rcv_most(e, c);
 	uint32_t old = c->rcv_adv - c->rcv_nxt, wnd = rcv_window(e, c);
 	if (old < max / 2 && wnd >= old + min_u32(2u * c->advmss, max / 2)) {
 		c->flags |= TCB_ACK_NOW;

@@ -368,7 +368,57 @@ TEST(trimmed_at_the_window)
 	CLOSE(s);
 }
 
-MAIN(T(in_order_and_duplicates), T(overlaps), T(sack_blocks), T(ooo_is_bounded_and_never_renegs),
-     T(right_edge_never_moves_left), T(sws_and_window_update), T(ack_at_a_closed_window), T(delayed_ack),
-     T(small_segments_do_not_drain_the_pool), T(tiny_buffer_moves_data), T(fin), T(fin_inside_the_stream),
-     T(shut_rd_throws_away), T(trimmed_at_the_window))
+/* A window that the application limits to less than a segment opens all the same. */
+TEST(clamp_below_the_mss)
+{
+	struct pb_tcp_config c = script_config();
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	CHECK_EQ(pb_tcp_set_option(s->e, s->h, PB_TCP_O_WINDOW_CLAMP, 1000, s->now_ns), 0);
+	uint32_t at = 1, edge = 1 + script_info(s).rcv_wnd;
+	uint8_t buf[2048];
+	for (unsigned k = 0; k < 300; k++) {
+		uint32_t n = edge - at < 1000 ? edge - at : 1000;
+		IN(.f = A | P, .seq = n ? at : at - 1, .ack = 1, .len = n);
+		at += n;
+		while (pb_tcp_recv(s->e, s->h, buf, sizeof(buf), s->now_ns) > 0)
+			;
+		WAIT(50 * MS);
+		script_pull(s);
+		for (; s->n; s->n--) {
+			const struct seen *o = &s->outs[s->head++ % OUTS];
+			uint32_t e = o->v.ack - s->irs + o->v.wnd;
+			edge = (int32_t)(e - edge) > 0 ? e : edge;
+		}
+	}
+	CHECK(at > 150000); /* on and on */
+	CHECK(edge - at <= 1000);
+	CLOSE(s);
+}
+
+/* Small pieces beyond a gap fill the memory: what fills the gap gets a place. */
+TEST(gap_is_filled_whatever_lies_beyond)
+{
+	struct pb_tcp_config c = script_config();
+	c.sack = true;
+	c.rcvbuf_bytes = 16384;
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	for (uint32_t seq = 2; seq < 202; seq += 2)
+		IN(.f = A, .seq = seq, .ack = 1, .len = 1), FORGET();
+	CHECK(script_info(s).ooo_segs > 10);
+	IN_OK(.f = A, .seq = 1, .ack = 1, .len = 1);
+	CHECK(script_info(s).unread_bytes >= 2);
+	CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpExtOfoPruned], 1);
+	/* What was thrown away comes again. */
+	for (uint32_t seq = 1; seq < 202; seq++)
+		IN(.f = A, .seq = seq, .ack = 1, .len = 1), FORGET();
+	CHECK(script_info(s).unread_bytes >= 200);
+	READ(1, 200);
+	CLOSE(s);
+}
+
+MAIN(T(clamp_below_the_mss), T(gap_is_filled_whatever_lies_beyond), T(in_order_and_duplicates), T(overlaps),
+     T(sack_blocks), T(ooo_is_bounded_and_never_renegs), T(right_edge_never_moves_left), T(sws_and_window_update),
+     T(ack_at_a_closed_window), T(delayed_ack), T(small_segments_do_not_drain_the_pool), T(tiny_buffer_moves_data),
+     T(fin), T(fin_inside_the_stream), T(shut_rd_throws_away), T(trimmed_at_the_window))
