@@ -63,7 +63,7 @@ static bool config_ok(const struct pb_tcp_config *c)
 	       c->mtu >= 576 && c->rcvbuf_bytes >= 4096 && c->rcvbuf_bytes <= 1u << 30 && c->sndbuf_bytes >= 4096 &&
 	       c->sndbuf_bytes <= 1u << 30 && c->rto_min_ns >= NS_PER_US && c->rto_min_ns <= c->rto_max_ns &&
 	       c->rto_max_ns <= RTO_LIMIT_NS && c->rto_initial_ns >= NS_PER_US && c->rto_initial_ns <= RTO_LIMIT_NS &&
-	       (!c->keepalive_idle_ns || (c->keepalive_interval_ns && c->keepalive_probes)) && c->ttl && c->cc &&
+	       c->keepalive_interval_ns >= NS_PER_MS && c->keepalive_probes && c->ttl && c->cc &&
 	       c->cc->abi == PB_CC_ABI && c->acks <= PB_TCP_ACKS_BSD && c->ecn <= PB_TCP_ECN_PASSIVE &&
 	       c->probing <= PB_TCP_PROBING_ALWAYS && c->reordering_segs && c->reordering_segs <= 300 &&
 	       c->initial_cwnd_segs <= 1000 && c->rcv_wscale <= PB_TCP_WSCALE_MAX &&

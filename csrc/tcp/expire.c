@@ -28,8 +28,7 @@ static void clamp_to_user_timeout(struct tcb *c, uint64_t since_ns, uint64_t now
 
 static void syn_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
-	uint32_t limit = c->state == PB_TCP_SYN_SENT ? c->syn_retries : e->cfg.synack_retries;
-	if (c->tries >= limit || user_timed_out(c, c->last_rx_ns, now_ns)) {
+	if (c->tries >= c->syn_retries || user_timed_out(c, c->last_rx_ns, now_ns)) {
 		give_up(e, c);
 		return;
 	}
@@ -53,6 +52,14 @@ static uint32_t orphan_retries(const struct pb_tcp *e)
 static void persist_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	/* For ever, but not for an application that is gone: the peer could hold the memory as long as it likes. */
+	if (c->snd_wnd) {
+		/* Not the window: a cork's time is up, or that of SWS avoidance. No probe, and nothing to back off from. */
+		c->flags |= TCB_FORCE;
+		c->t_rtx = now_ns + rto_ns(c);
+		timer_update(e, c);
+		tcb_ready(e, c);
+		return;
+	}
 	bool orphan = (c->flags & TCB_DETACHED) && c->tries >= orphan_retries(e);
 	if (!c->probe_began_ns)
 		c->probe_began_ns = now_ns;
@@ -64,7 +71,7 @@ static void persist_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	c->tries++;
 	if (c->backoff < 32)
 		c->backoff++;
-	c->flags |= c->snd_wnd ? TCB_FORCE : TCB_PROBE;
+	c->flags |= TCB_PROBE;
 	c->t_rtx = now_ns + rto_ns(c);
 	clamp_to_user_timeout(c, c->probe_began_ns, now_ns);
 	timer_update(e, c);
@@ -156,6 +163,9 @@ void pb_tcp_expire(struct pb_tcp *e, uint64_t now_ns)
 		if (c->t_pace <= now_ns) {
 			c->t_pace = NEVER;
 			tcb_ready(e, c);
+			if (c->bits & BIT_NO_FRAME)
+				tcb_event(e, c, PB_TCP_EV_WRITABLE);
+			c->bits &= ~(uint32_t)BIT_NO_FRAME;
 		}
 		if (c->t_misc <= now_ns)
 			misc_timeout(e, c, now_ns);

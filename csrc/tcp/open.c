@@ -105,7 +105,7 @@ static void start(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t
 /* What the listener was told holds for its connections. */
 static void inherit(struct tcb *c, const struct tcb *l)
 {
-	uint32_t flags = TCB_NAGLE | TCB_CORK | TCB_NO_PMTUD, bits = BIT_ACKS_BSD | BIT_IDLE_RESTART;
+	uint32_t flags = TCB_NAGLE | TCB_CORK | TCB_NO_PMTUD, bits = BIT_ACKS_BSD | BIT_IDLE_RESTART | BIT_PINGPONG;
 	c->flags = (c->flags & ~flags) | (l->flags & flags);
 	c->bits = (c->bits & ~bits) | (l->bits & bits);
 	c->cc_ops = l->cc_ops;
@@ -125,6 +125,7 @@ static void inherit(struct tcb *c, const struct tcb *l)
 	c->rto_max_ns = l->rto_max_ns;
 	c->fin_wait2_ns = l->fin_wait2_ns;
 	c->linger_ns = l->linger_ns;
+	c->syn_retries = l->syn_retries;
 	c->notsent_lowat = l->notsent_lowat;
 }
 
@@ -193,6 +194,7 @@ enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_
 		/* Simultaneous open: answer with SYN-ACK, the same ISS. */
 		tcb_set_state(e, c, PB_TCP_SYN_RCVD);
 		c->flags |= TCB_SYN_OUT;
+		c->syn_retries = e->cfg.synack_retries;
 		c->syns_sent = 0;
 		c->backoff = c->tries = 0;
 		c->t_rtx = now_ns + e->cfg.rto_initial_ns;
@@ -287,6 +289,7 @@ int pb_tcp_listen(struct pb_tcp *e, const struct pb_tcp_endpoint *local, uint32_
 		return -ENOBUFS;
 	l->laddr = local->addr;
 	l->lport = local->port;
+	l->syn_retries = e->cfg.synack_retries; /* of its SYN-ACKs */
 	tcb_set_state(e, l, PB_TCP_LISTEN);
 	l->backlog = backlog;
 	l->flags |= ask ? TCB_ASK : 0u;

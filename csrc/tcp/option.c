@@ -20,7 +20,7 @@ static const struct {
 	[PB_TCP_O_ACKS] = {PB_TCP_ACKS_LINUX, PB_TCP_ACKS_BSD},
 	[PB_TCP_O_DELACK_NS] = {0, DELACK_LIMIT_NS},
 	[PB_TCP_O_KEEPALIVE_IDLE_NS] = {0, TIME_LIMIT_NS},
-	[PB_TCP_O_KEEPALIVE_INTERVAL_NS] = {1, TIME_LIMIT_NS},
+	[PB_TCP_O_KEEPALIVE_INTERVAL_NS] = {NS_PER_MS, TIME_LIMIT_NS},
 	[PB_TCP_O_KEEPALIVE_PROBES] = {1, 127},
 	[PB_TCP_O_USER_TIMEOUT_NS] = {0, TIME_LIMIT_NS},
 	[PB_TCP_O_LINGER_NS] = {-1, TIME_LIMIT_NS},
@@ -86,6 +86,15 @@ static int set_maxseg(struct tcb *c, int64_t v)
 	c->max_mss = (uint16_t)v;
 	if (c->state == PB_TCP_SYN_SENT)
 		c->own_mss = c->advmss = (uint16_t)min_u32(c->own_mss, c->max_mss);
+	return 0;
+}
+
+static int set_rto_bounds(struct tcb *c, uint64_t min_ns, uint64_t max_ns)
+{
+	if (min_ns > max_ns)
+		return -EINVAL;
+	c->rto_min_ns = min_ns;
+	c->rto_max_ns = max_ns;
 	return 0;
 }
 
@@ -181,15 +190,9 @@ int pb_tcp_set_option(struct pb_tcp *e, pb_tcp_handle h, unsigned option, int64_
 		c->ttl = (uint8_t)v;
 		break;
 	case PB_TCP_O_RTO_MIN_NS:
-		if (ns > c->rto_max_ns)
-			return -EINVAL;
-		c->rto_min_ns = ns;
-		break;
+		return set_rto_bounds(c, ns, c->rto_max_ns);
 	case PB_TCP_O_RTO_MAX_NS:
-		if (ns < c->rto_min_ns)
-			return -EINVAL;
-		c->rto_max_ns = ns;
-		break;
+		return set_rto_bounds(c, c->rto_min_ns, ns);
 	case PB_TCP_O_NOTSENT_LOWAT:
 		c->notsent_lowat = (uint32_t)v;
 		break;

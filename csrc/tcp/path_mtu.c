@@ -66,7 +66,9 @@ int pb_tcp_icmp(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const str
 			e->sweep_left = e->ntcbs;
 			pmtu_sweep(e, now_ns);
 		}
-	} else if (!mtu && c->state == PB_TCP_SYN_SENT && err) {
+	} else if (mtu) {
+		return 0; /* as much as we ever send */
+	} else if (c->state == PB_TCP_SYN_SENT && err) {
 		e->stats.n[PB_C_TcpAttemptFails]++;
 		tcb_closed(e, c, err);
 	} else if (err) {

@@ -5,6 +5,7 @@
 
 /* Sequence numbers must stay comparable: what is queued is below half of their space. */
 #define SENDQ_MAX (1u << 30)
+#define NO_FRAME_NS (1u * NS_PER_MS)
 
 void sq_append(struct pb_tcp *e, struct tcb *c, uint32_t frame)
 {
@@ -236,6 +237,12 @@ int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t l
 		sq_append(e, c, frame);
 		done += s->len;
 		push_often(c, s);
+	}
+	if (done < want) {
+		/* The pool is short, which nothing of this connection may ever change: asked again in a while. */
+		c->bits |= BIT_NO_FRAME;
+		c->t_pace = e->now_ns + NO_FRAME_NS < c->t_pace ? e->now_ns + NO_FRAME_NS : c->t_pace;
+		timer_update(e, c);
 	}
 	if (!done)
 		return -EAGAIN;

@@ -130,6 +130,7 @@ enum tcb_bit {
 	BIT_TLP = 1u << 20,          /* a tail loss probe is out, up to tlp_seq */
 	BIT_PUSHED = 1u << 21,       /* a segment below rcv_mss waits for its ACK */
 	BIT_PUSHED_TWICE = 1u << 22, /* more than one */
+	BIT_NO_FRAME = 1u << 24,     /* a send call found no frame: WRITABLE is told in a while */
 	BIT_FIN_ALONE = 1u << 23,    /* the FIN went in a segment of its own, the last time */
 	BIT_RATE_LIMITED = 1u << 19, /* pacing holds the next segment back */
 };
