@@ -325,13 +325,14 @@ static uint64_t fault_next_ns(struct pb_dev *dev)
 static int fault_fd(struct pb_dev *dev)
 {
 	struct fault *f = of(dev);
-	return f->inner->ops->fd(f->inner);
+	return f->inner->ops->fd ? f->inner->ops->fd(f->inner) : -1;
 }
 
 static void fault_stats(struct pb_dev *dev)
 {
 	struct fault *f = of(dev);
-	f->inner->ops->stats(f->inner);
+	if (f->inner->ops->stats)
+		f->inner->ops->stats(f->inner);
 	dev->stats = f->inner->stats;
 	for (unsigned i = 0; i < PB_DROP_COUNT; i++)
 		dev->stats.drops.n[i] += f->drops.n[i];

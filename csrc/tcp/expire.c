@@ -53,7 +53,8 @@ static void persist_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	/* For ever, but not for an application that is gone: the peer could hold the memory as long as it likes. */
 	if (c->snd_wnd) {
-		/* Not the window: a cork's time is up, or that of SWS avoidance. No probe, and nothing to back off from. */
+		/* Not the window: a cork's time is up, or that of SWS avoidance. No probe, and nothing to back off
+		 * from. */
 		c->flags |= TCB_FORCE;
 		c->t_rtx = now_ns + rto_ns(c);
 		timer_update(e, c);

@@ -247,11 +247,17 @@ void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	}
 }
 
+/* Of all networks; that of one is known to who routes (csrc/net). */
+static bool is_broadcast(const struct pb_ip *ip)
+{
+	return pb_ip_is4(ip) && ip->b[12] == 255 && ip->b[13] == 255 && ip->b[14] == 255 && ip->b[15] == 255;
+}
+
 int pb_tcp_connect(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const struct pb_tcp_endpoint *remote,
 		   uint64_t now_ns, pb_tcp_handle *h)
 {
 	if (!local->port || !remote->port || pb_ip_is_unspecified(&local->addr) ||
-	    pb_ip_is_unspecified(&remote->addr) || pb_ip_is_multicast(&remote->addr) ||
+	    pb_ip_is_unspecified(&remote->addr) || pb_ip_is_multicast(&remote->addr) || is_broadcast(&remote->addr) ||
 	    pb_ip_is4(&local->addr) != pb_ip_is4(&remote->addr))
 		return -EINVAL;
 	uint32_t hash = flow_hash(e, &local->addr, local->port, &remote->addr, remote->port);

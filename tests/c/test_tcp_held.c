@@ -72,4 +72,44 @@ TEST(rate_probe_and_closed_window)
 	CLOSE(s);
 }
 
-MAIN(T(cork_ends_while_the_peer_talks), T(rate_and_closed_window), T(rate_probe_and_closed_window))
+/* The flush of a cork is no timeout: what it sends has the RTO of what is sent at once. */
+TEST(cork_does_not_back_off)
+{
+	struct pb_tcp_config c = script_config();
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	CHECK_EQ(pb_tcp_set_option(s->e, s->h, PB_TCP_O_CORK, 1, s->now_ns), 0);
+	SEND(1, 100);
+	NONE_OUT();
+	WAIT(200 * MS);
+	OUT(.f = A | P, .seq = 1, .ack = 1, .len = 100);
+	CHECK_EQ(script_info(s).backoff, 0);
+	CHECK_EQ(script_info(s).timeouts_now, 0);
+	WAIT(201 * MS);
+	OUT(.f = A | P, .seq = 1, .ack = 1, .len = 100); /* 200 ms and the RTT later, not 400 */
+	CLOSE(s);
+}
+
+/* A send call that found no frame is told when to try again, though nothing of the connection will happen. */
+TEST(no_frame_is_told)
+{
+	struct pb_tcp_config c = script_config();
+	REQUIRE(script_open_v(s, &c, false, 128));
+	ACTIVE();
+	uint64_t taken[128];
+	uint32_t n = pb_pool_get(s->cache, taken, 128, 0, PB_OWN_APP);
+	CHECK(n > 64);
+	CHECK_EQ(script_send(s, 1, 100), (uint64_t)-EAGAIN);
+	for (uint32_t i = 0; i < n; i++)
+		pb_pool_put(s->cache, taken[i], PB_OWN_APP);
+	s->events = 0;
+	WAIT(10 * MS);
+	script_pull(s);
+	CHECK(s->events & PB_TCP_EV_WRITABLE);
+	SEND(1, 100);
+	OUT(.f = A | P, .seq = 1, .ack = 1, .len = 100);
+	CLOSE(s);
+}
+
+MAIN(T(cork_does_not_back_off), T(no_frame_is_told), T(cork_ends_while_the_peer_talks), T(rate_and_closed_window),
+     T(rate_probe_and_closed_window))

@@ -41,6 +41,8 @@ TEST(unreachable_later_is_soft)
 	CHECK_EQ(icmp(1, ECONNREFUSED, 0), 0);
 	STATE(ESTABLISHED);
 	CHECK_EQ(script_info(s).soft_error, ECONNREFUSED);
+	CHECK_EQ(icmp(1, EMSGSIZE, 9000), 0); /* more than we ever send: no error of anything */
+	CHECK_EQ(script_info(s).soft_error, ECONNREFUSED);
 	NONE_OUT();
 	CLOSE(s);
 }

@@ -383,6 +383,45 @@ TEST(bad_configurations)
 	CLOSE(s);
 }
 
-MAIN(T(active), T(passive), T(simultaneous), T(options), T(tiny_and_zero_mss), T(syn_retries), T(synack_retries),
-     T(after_lost_syns), T(isn), T(backlog), T(accept_queue_unlinks), T(table_full), T(refused),
-     T(syn_ack_with_bad_ack), T(listen_any), T(bad_configurations))
+TEST(whom_not_to_open_to)
+{
+	struct pb_tcp_config c = script_config();
+	REQUIRE(script_open(s, &c));
+	static const uint8_t no[][4] = {{224, 0, 0, 1}, {239, 255, 255, 255}, {255, 255, 255, 255}, {0, 0, 0, 0}};
+	struct pb_tcp_endpoint l = {s->us, 1000}, r = {.port = 80};
+	for (unsigned i = 0; i < 4; i++) {
+		r.addr = pb_ip_from4(no[i]);
+		CHECK_EQ(pb_tcp_connect(s->e, &l, &r, s->now_ns, &s->h), (uint64_t)-EINVAL);
+	}
+	NONE_OUT();
+	CLOSE(s);
+}
+
+/* What the listener was told holds for those it accepts, the retries of their SYN-ACKs too. */
+TEST(listeners_hand_on)
+{
+	struct pb_tcp_config c = script_config();
+	REQUIRE(script_open(s, &c));
+	CHECK_EQ(script_listen(s, 4), 0);
+	CHECK_EQ(pb_tcp_set_option(s->e, s->l, PB_TCP_O_SYN_RETRIES, 1, s->now_ns), 0);
+	CHECK_EQ(pb_tcp_set_option(s->e, s->l, PB_TCP_O_QUICKACK, 0, s->now_ns), 0);
+	IN_OK(.f = S, .o = syn_opts(1460, false, -1));
+	OUT(.f = S | A, .ack = 1);
+	WAIT(SEC);
+	OUT(.f = S | A, .ack = 1);
+	WAIT(60 * SEC);
+	NONE_OUT();
+	CHECK_EQ(pb_tcp_get_stats(s->e)->conns, 1); /* the listener */
+	IN_OK(.f = S, .o = syn_opts(1460, false, -1));
+	OUT(.f = S | A, .ack = 1);
+	IN_OK(.f = A, .seq = 1, .ack = 1);
+	CHECK_EQ(pb_tcp_accept(s->e, s->l, &s->h), 0);
+	int64_t v;
+	CHECK_EQ(pb_tcp_get_option(s->e, s->h, PB_TCP_O_QUICKACK, &v), 0);
+	CHECK_EQ(v, 0);
+	CLOSE(s);
+}
+
+MAIN(T(whom_not_to_open_to), T(listeners_hand_on), T(active), T(passive), T(simultaneous), T(options),
+     T(tiny_and_zero_mss), T(syn_retries), T(synack_retries), T(after_lost_syns), T(isn), T(backlog),
+     T(accept_queue_unlinks), T(table_full), T(refused), T(syn_ack_with_bad_ack), T(listen_any), T(bad_configurations))
