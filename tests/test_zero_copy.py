@@ -112,9 +112,10 @@ def test_dpdk():
     dpdk.start(dpdk.EalOptions(huge="no"))
     netns = NetNs()
     with contextlib.closing(netns):
-        with pb.open(f"dpdk:net_tap{next(NUMBER)}?iface=pbz0&frames=8192", netns=netns, impair_tx=pb.Impairment(loss_ppm=10_000, seed=7)) as port:
-            for words in (["link", "set", "lo", "up"], ["link", "set", "pbz0", "up"], ["addr", "add", "10.79.0.2/24", "dev", "pbz0"]):
-                assert netns.popen(["ip", *words], stdout=subprocess.DEVNULL).wait(10) == 0
+        uri, lossy = f"dpdk:net_tap{next(NUMBER)}?iface=pbz0&frames=8192", pb.Impairment(loss_ppm=10_000, seed=7)
+        with pb.open(uri, netns=netns, impair_tx=lossy) as port:
+            for words in ("link set lo up", "link set pbz0 up", "addr add 10.79.0.2/24 dev pbz0"):
+                assert netns.popen(["ip", *words.split()], stdout=subprocess.DEVNULL).wait(10) == 0
             netns.run(lambda: [laboratory.set_offload("pbz0", name, False) for name in ("tx", "tso", "gso", "gro")])
             with netns:
                 server = socket.create_server(("10.79.0.2", 0))
