@@ -54,6 +54,22 @@ def routed(version):
             c.close()
 
 
+def arrives_whole(ours, theirs, size):
+    """Sends so many bytes and the end of the stream; what the kernel's socket reads is that."""
+    data, got = os.urandom(size), bytearray()
+
+    def read():
+        while piece := theirs.recv(65536):
+            got.extend(piece)
+
+    thread = threading.Thread(target=read)
+    thread.start()
+    ours.sendall(data)
+    ours.shutdown(socket.SHUT_WR)
+    thread.join(60)
+    assert bytes(got) == data
+
+
 def plain(ifname):
     for name in ("tx", "tso", "gso", "gro"):
         laboratory.set_offload(ifname, name, False)
@@ -79,18 +95,7 @@ def test_a_router_says_what_its_next_link_takes(version, owned):
             ours = engine.connect((FAR[version], 5000), timeout=10)
             assert ours.info()["mss"] == 1500 - overhead
             theirs = server.accept()[0]
-            data, got = os.urandom(400_000), bytearray()
-
-            def read():
-                while piece := theirs.recv(65536):
-                    got.extend(piece)
-
-            thread = threading.Thread(target=read)
-            thread.start()
-            ours.sendall(data)
-            ours.shutdown(socket.SHUT_WR)
-            thread.join(60)
-            assert bytes(got) == data
+            arrives_whole(ours, theirs, 400_000)
             assert ours.info()["mss"] == NARROW[version] - overhead
             assert engine.stats()["pmtu_updates"] >= 1
             theirs.close()
@@ -124,18 +129,7 @@ def test_a_black_hole_is_met_by_smaller_packets(version):
             ours = engine.connect((FAR[version], 5000), timeout=10)
             assert ours.info()["mss"] == 1500 - overhead  # nobody knows yet
             theirs = server.accept()[0]
-            data, got = os.urandom(600_000), bytearray()
-
-            def read():
-                while piece := theirs.recv(65536):
-                    got.extend(piece)
-
-            thread = threading.Thread(target=read)
-            thread.start()
-            ours.sendall(data)
-            ours.shutdown(socket.SHUT_WR)
-            thread.join(60)
-            assert bytes(got) == data
+            arrives_whole(ours, theirs, 600_000)
             n = engine.stats()["nstat"]
             assert n["TcpExtTCPTimeouts"] >= 3  # it took some to find out
             assert n["TcpExtTCPMTUPSuccess"] >= 1  # and then it went up again,
