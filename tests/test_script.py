@@ -1,11 +1,9 @@
-"""Packet scripts: the language, the runner's verdicts, the command line, and diagrams. The scripts of tests/pkt are run by
-tests/test_pkt.py."""
+"""Packet scripts: the runner's verdicts, its host, and the command line. The scripts of tests/pkt are run by tests/test_pkt.py."""
 
 import json
 import os
 import random
 import re
-import struct
 import subprocess
 import sys
 import time
@@ -13,14 +11,11 @@ from pathlib import Path
 
 import pytest
 
-import pybypass as pb
-from pybypass import cli, pcap, script, scriptcapture
+from pybypass import cli, script
 from pybypass._script import Host, knobs
 from pybypass.errors import PybypassError
-from pybypass.scriptdiagram import Arrow, draw
 from pybypass.scriptpacket import build_tcp, options_bytes, payload, seen_of, text_of
-from pybypass.scriptparse import parse
-from pybypass.scripttree import Call, Code, Icmp, Option, Record, TcpPacket, When
+from pybypass.scripttree import Option, TcpPacket
 
 SERVER = """`sysctl -q net.ipv4.tcp_timestamps=0`
     0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3
@@ -43,99 +38,7 @@ def failing(more, **settings):
     return result
 
 
-# ---- the language ----
-
-
-def test_times_of_all_kinds():
-    s = parse(
-        "0 close(3) = 0\n+.25 close(3) = 0\n1.5 close(3) = 0\n* > . 1:1(0) ack 1\n+.3~+.4 > . 1:1(0) ack 1\n2~2.5 > . 1:1(0) ack 1"
-    )
-    assert [e.when for e in s.events] == [
-        When("at", 0), When("after", 250000), When("at", 1500000), When("any"), When("after", 300000, 400000),
-        When("at", 2000000, 2500000),
-    ]  # fmt: skip
-    assert [e.line for e in s.events] == [1, 2, 3, 4, 5, 6]
-
-
-def test_a_packet_with_everything():
-    text = "0 < [ect0] SEW 10:20(10) ack 5 win 100 urg 3 <mss 1460,nop,wscale 7,sackOK,TS val 1 ecr 2,nop,eol>"
-    (event,) = parse(text).events
-    p = event.action
-    assert isinstance(p, TcpPacket)
-    assert (p.outbound, p.flags, p.seq, p.length, p.ack, p.window, p.urgent, p.ip.ecn) == (
-        False,
-        "SEW",
-        10,
-        10,
-        5,
-        100,
-        3,
-        2,
-    )
-    assert [o.name for o in p.options] == ["mss", "nop", "wscale", "sackOK", "TS", "nop", "eol"]
-
-
-def test_flags_alone_and_apart():
-    for text, flags in ((".", "."), ("S.", "S."), ("-", ""), ("FP.", "FP."), ("S.E", "S.E")):
-        (event,) = parse(f"0 < {text} 1:1(0) win 9").events
-        assert event.action.flags == flags
-
-
-def test_blocking_calls_structs_and_notes():
-    text = """--tolerance_usecs=10000
-    // a comment
-    /* another
-       one */
-    +0...0.200 connect(3, ..., ...) = -1 EINPROGRESS (Operation now in progress (or so))
-    +0 sendmsg(4, {msg_name(...)=..., msg_iov(2)=[{..., 40}, {..., 20}], msg_flags=0}, MSG_MORE|MSG_DONTWAIT) = 60
-    +0 fcntl(3, F_GETFL) = 0x2 (flags O_RDWR)
-    +0 setsockopt(3, SOL_SOCKET, SO_LINGER, {onoff=1, linger=0}, 8) = 0
-    +0 %{ assert 1 == 1 }%
-    `sysctl -q net.ipv4.tcp_sack=1`"""
-    s = parse(text)
-    assert s.options == (("tolerance_usecs", "10000", 1),)
-    connect, sendmsg, fcntl, linger, code = (e.action for e in s.events)
-    assert isinstance(connect, Call) and connect.end_us == 200000 and connect.errno == "EINPROGRESS"
-    message = sendmsg.arguments[1]
-    assert isinstance(message, Record) and len(message.get("msg_iov").items) == 2
-    assert fcntl.result.value == 2
-    assert isinstance(linger.arguments[3], Record)
-    assert isinstance(code, Code)
-
-
-def test_icmp():
-    (event,) = parse("0 < icmp unreachable frag_needed mtu 1200 [1:1461(1460)]").events
-    assert event.action == Icmp(False, "unreachable", "frag_needed", 1200, 1, 1460)
-
-
-@pytest.mark.parametrize(
-    ("text", "place", "words"),
-    [
-        ("0 < S 0:0(0) win", "1:17", "a window"),
-        ("0 < S 0:1(0) win 5", "1:7", "do not make 1"),
-        ("0 < S 0:0(0)", "1:5", "because the packet comes in"),
-        ("0 < S 0:0(0) win 5 <...>", "1:20", "because the packet comes in"),
-        ("0 < X 0:0(0) win 5", "1:5", "TCP flags"),
-        ("0 < S 0:0(0) win 70000", "1:18", "from 0 to 65535"),
-        ("0 socket(3 = 3", "1:12", "','"),
-        ("0 socket(3) 3", "1:13", "'='"),
-        ("\n\n  %{ never ends", "3:3", "does not end"),
-        ("0 > S 0:0(0) <mss>", "1:18", "an MSS"),
-        ("0 > S 0:0(0) <what 5>", "1:15", "nop, eol"),
-        ('0 write(4, "\\x", 1) = 1', "1:12", "whose escapes end"),
-        ("0 f(" + "[" * 5000, "1:25", "nested"),
-        ("--define=X\n0 f(X) = X", "1:1", "--define=NAME=VALUE"),
-        ("", "1:1", "an event"),
-        ("`true`", "1:7", "an event"),
-        ("0 close(3) = 0\n`true`\n0 close(3) = 0", "3:1", "the end of the script"),
-    ],
-)
-def test_what_is_not_understood_has_a_place(text, place, words):
-    with pytest.raises(PybypassError) as e:
-        parse(text, "x.pkt")
-    assert e.value.code == "PB100"
-    assert f"x.pkt:{place}: " in str(e.value)
-    assert words in str(e.value)
+# ---- what can be run ----
 
 
 @pytest.mark.parametrize(
@@ -411,9 +314,6 @@ def test_exit_codes_of_errors(tmp_path, capsys):
     assert done.returncode == 2
 
 
-# ---- diagrams ----
-
-
 def test_diagram_of_a_script(good, bad, capsys):
     assert cli.main(["script", "diagram", str(good)]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -425,104 +325,3 @@ def test_diagram_of_a_script(good, bad, capsys):
     assert len({len(line.rstrip("duplicate ACK").rstrip()) for line in lines[1:]}) == 1
     assert cli.main(["script", "diagram", str(bad)]) == 1
     assert "FAIL" in capsys.readouterr().out
-
-
-def test_diagram_marks_what_is_remarkable():
-    def arrow(us, right, flags, seq, length, ack, window=100):
-        return Arrow(us, right, TcpPacket(right, flags, seq, length, ack, window))
-
-    base, far = 0xFFFFFF00, 5000
-    text = draw(
-        [
-            arrow(0, True, "S", base, 0, 0), arrow(1, False, "S.", far, 0, base + 1), arrow(2, True, ".", base + 1, 0, far + 1),
-            arrow(3, True, "P.", base + 1, 100, far + 1), arrow(4, True, "P.", base + 201, 100, far + 1),
-            arrow(5, False, ".", far + 1, 0, base + 101), arrow(6, False, ".", far + 1, 0, base + 101),
-            arrow(7, True, "P.", base + 101, 100, far + 1), arrow(8, False, ".", far + 1, 0, (base + 301) & 0xFFFFFFFF, 0),
-        ],
-        "a", "b",
-    )  # fmt: skip
-    lines = text.splitlines()[1:]
-    assert "201:301(100)" in lines[4] and lines[4].endswith("gap before")
-    assert lines[6].endswith("duplicate ACK")
-    assert lines[7].endswith("again")
-    assert lines[8].endswith("window closed")
-    assert not lines[3].endswith("again")
-
-
-@pytest.fixture
-def conversation():
-    a, b = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])
-    there = TcpPacket(True, "S", 1000, 0, 0, 500, 0, (Option("mss", (1460,)),))
-    back = TcpPacket(True, "S.", 9000, 0, 1001, 600)
-    return [
-        (1_000_000_000, build_tcp(there, a, b, (1111, 80), b"")),
-        (1_000_250_000, build_tcp(back, b, a, (80, 1111), b"")),
-    ]
-
-
-def pcap_file(path, packets, link, wrap, order="<", magic=0xA1B23C4D):
-    data = struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, 65535, link)
-    unit = 1 if magic == 0xA1B23C4D else 1000
-    for ns, ip in packets:
-        frame = wrap(ip)
-        data += struct.pack(order + "IIII", ns // 10**9, ns % 10**9 // unit, len(frame), len(frame)) + frame
-    path.write_bytes(data)
-
-
-ETHER = b"\0" * 12 + b"\x08\x00"
-WRAPS = {
-    "ethernet": (1, lambda ip: ETHER + ip.ljust(46, b"\0")),
-    "vlan": (1, lambda ip: b"\0" * 12 + b"\x81\x00\0\5" + b"\x88\xa8\0\7" + b"\x08\x00" + ip),
-    "raw": (101, lambda ip: ip),
-    "loopback": (0, lambda ip: b"\2\0\0\0" + ip),
-    "cooked": (113, lambda ip: b"\0" * 14 + b"\x08\x00" + ip),
-    "cooked2": (276, lambda ip: b"\x08\x00" + b"\0" * 18 + ip),
-}
-
-
-@pytest.mark.parametrize("kind", WRAPS)
-@pytest.mark.parametrize(("order", "magic"), [("<", 0xA1B23C4D), (">", 0xA1B2C3D4)])
-def test_pcap(tmp_path, conversation, kind, order, magic):
-    link, wrap = WRAPS[kind]
-    path = tmp_path / "x.pcap"
-    pcap_file(path, conversation, link, wrap, order, magic)
-    (talk,) = scriptcapture.conversations(str(path))
-    assert talk.left == (bytes([10, 0, 0, 1]), 1111)
-    assert [(a.time_us, a.rightward) for a in talk.arrows] == [(0, True), (250, False)]
-
-
-def test_diagram_of_what_the_engine_captured(tmp_path, capsys):
-    path = tmp_path / "x.pcapng"
-    with pb.open("mem:diagram") as x, pb.open("mem:diagram") as y:
-        with pb.Engine(x, ip="10.0.0.1/24") as a, pb.Engine(y, ip="10.0.0.2/24") as b, b.listen(80) as listener:
-            a.capture_start(1 << 20)
-            with a.connect(("10.0.0.2", 80), timeout=5) as c, listener.accept(5) as s:
-                c.sendall(b"x" * 100)
-                assert s.recv(1000)
-            pcap.write(path, a.capture_stop()[0])
-    assert cli.main(["script", "diagram", str(path)]) == 0
-    out = capsys.readouterr().out
-    assert "10.0.0.2:80" in out.splitlines()[0]
-    assert "S 0:0(0)" in out and "S. 0:0(0) ack 1" in out and "1:101(100) ack 1" in out
-
-
-@pytest.mark.parametrize("cut", [10, 30, 45, 60])
-def test_a_capture_that_is_cut_off(tmp_path, conversation, cut):
-    path = tmp_path / "x.pcap"
-    pcap_file(path, conversation, *WRAPS["raw"])
-    path.write_bytes(path.read_bytes()[:cut])
-    with pytest.raises(PybypassError) as e:
-        scriptcapture.conversations(str(path))
-    assert e.value.code == "PB103"
-
-
-def test_no_capture(tmp_path):
-    path = tmp_path / "x"
-    path.write_bytes(b"no capture at all")
-    assert not scriptcapture.is_capture(path.read_bytes())
-    with pytest.raises(PybypassError) as e:
-        list(scriptcapture.packets(str(path)))
-    assert e.value.code == "PB103"
-    with pytest.raises(PybypassError) as e:
-        list(scriptcapture.packets(str(tmp_path / "nothing")))
-    assert e.value.code == "PB103"
