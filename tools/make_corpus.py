@@ -53,10 +53,25 @@ def ip6(proto: int, payload: bytes, src: bytes = B6, dst: bytes = A6) -> bytes:
     return struct.pack("!IHBB", 6 << 28, len(payload), proto, 64) + src + dst + payload
 
 
+def tcp_segment(
+    flags: int, options: bytes = b"", data: bytes = b"", *, ports: tuple[int, int] = (80, 1000), seq: int = 5, ack: int = 9,
+    window: int = 500,
+) -> bytes:  # fmt: skip
+    """Without a checksum, which needs the addresses."""
+    words = 5 + len(options) // 4
+    return struct.pack("!HHIIBBHHH", *ports, seq, ack, words << 4, flags, window, 0, 0) + options + data
+
+
+def in_ip4(segment: bytes, src: bytes = B4, dst: bytes = A4) -> bytes:
+    return ip4(6, with_csum(segment, 16, src + dst + struct.pack("!HH", 6, len(segment))), src=src, dst=dst)
+
+
+def in_ip6(segment: bytes, src: bytes = B6, dst: bytes = A6) -> bytes:
+    return ip6(6, with_csum(segment, 16, src + dst + struct.pack("!II", len(segment), 6)), src=src, dst=dst)
+
+
 def tcp4(flags: int, options: bytes, data: bytes) -> bytes:
-    head = struct.pack("!HHIIBBHHH", 80, 1000, 5, 9, (5 + len(options) // 4) << 4, flags, 500, 0, 0)
-    segment = head + options + data
-    return ip4(6, with_csum(segment, 16, B4 + A4 + struct.pack("!HH", 6, len(segment))))
+    return in_ip4(tcp_segment(flags, options, data))
 
 
 def icmp4(kind: int, code: int, rest: int, body: bytes) -> bytes:
@@ -92,15 +107,14 @@ def built() -> dict[str, bytes]:
     }
 
 
-def main() -> None:
-    default = Path(__file__).parent.parent / "tests/fuzz/corpus/wire"
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else default
+def write(name: str, seeds: dict[str, bytes]) -> None:
+    """The files of tests/fuzz/corpus/NAME, or of the directory that the command line names."""
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).parent.parent / "tests/fuzz/corpus" / name
     target.mkdir(parents=True, exist_ok=True)
-    frames = {name: bytes.fromhex(text) for name, text in CAPTURED.items()} | built()
-    for name, frame in frames.items():
-        (target / name).write_bytes(frame)
-    print(f"{len(frames)} frames in {target}")
+    for file, data in seeds.items():
+        (target / file).write_bytes(data)
+    print(f"{len(seeds)} seeds in {target}")
 
 
 if __name__ == "__main__":
-    main()
+    write("wire", {name: bytes.fromhex(text) for name, text in CAPTURED.items()} | built())

@@ -5,10 +5,8 @@ Usage: tools/make_script_corpus.py [DIRECTORY]
 """
 
 import struct
-import sys
-from pathlib import Path
 
-from make_corpus import icmp4, icmp6, ip4, ip6, with_csum
+from make_corpus import icmp4, icmp6, in_ip4, in_ip6, ip4, ip6, tcp_segment, write
 
 FIX, OURS, TIME, ACT = 0x80, 0x40, 0x20, 0x10
 HOST4, PEER4 = bytes([192, 168, 0, 1]), bytes([192, 168, 0, 2])
@@ -21,18 +19,15 @@ SACK = bytes.fromhex("0101050a0000000a00000014")
 
 
 def tcp(flags: int, data: bytes = b"", options: bytes = b"", seq: int = 0, ack: int = 0, sport: int = 4000) -> bytes:
-    head = struct.pack("!HHIIBBHHH", sport, 80, seq, ack, (5 + len(options) // 4) << 4, flags, 60000, 0, 0)
-    return head + options + data
+    return tcp_segment(flags, options, data, ports=(sport, 80), seq=seq, ack=ack, window=60000)
 
 
 def v4(segment: bytes) -> bytes:
-    pseudo = PEER4 + HOST4 + struct.pack("!HH", 6, len(segment))
-    return ip4(6, with_csum(segment, 16, pseudo), src=PEER4, dst=HOST4)
+    return in_ip4(segment, PEER4, HOST4)
 
 
 def v6(segment: bytes) -> bytes:
-    pseudo = PEER6 + HOST6 + struct.pack("!II", len(segment), 6)
-    return ip6(6, with_csum(segment, 16, pseudo), src=PEER6, dst=HOST6)
+    return in_ip6(segment, PEER6, HOST6)
 
 
 def packet(data: bytes, flags: int = FIX | OURS) -> bytes:
@@ -57,7 +52,7 @@ def conversation(start: int) -> bytes:
 
 def errors(start: int) -> bytes:
     """ICMP errors about the SYN of the client, whose port is the first of its range."""
-    quote = struct.pack("!HHIIBBHHH", 32768, 80, 0, 0, 0x50, SYN, 0, 0, 0)
+    quote = tcp_segment(SYN, ports=(32768, 80), seq=0, ack=0, window=0)
     found = bytes([start])
     if start & V6:
         inner = ip6(6, quote, src=HOST6, dst=PEER6)
@@ -86,15 +81,5 @@ def lists() -> dict[str, bytes]:
     return found
 
 
-def main() -> None:
-    default = Path(__file__).parent.parent / "tests/fuzz/corpus/script"
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else default
-    target.mkdir(parents=True, exist_ok=True)
-    found = lists()
-    for name, data in found.items():
-        (target / name).write_bytes(data)
-    print(f"{len(found)} lists in {target}")
-
-
 if __name__ == "__main__":
-    main()
+    write("script", lists())

@@ -5,8 +5,8 @@ Usage: tools/make_tcp_corpus.py [DIRECTORY]
 """
 
 import itertools
-import sys
-from pathlib import Path
+
+from make_corpus import write
 
 # The configuration's bytes, as configure() and start() of fuzz_tcp.c read them.
 TS, SACK, WSCALE, NAGLE, ECN_ON, ECN_PASSIVE = 1, 2, 4, 8, 16, 32
@@ -180,15 +180,5 @@ def scripts() -> dict[str, bytes]:
     return found
 
 
-def main() -> None:
-    default = Path(__file__).parent.parent / "tests/fuzz/corpus/tcp"
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else default
-    target.mkdir(parents=True, exist_ok=True)
-    found = scripts()
-    for name, script in found.items():
-        (target / name).write_bytes(script)
-    print(f"{len(found)} scripts in {target}")
-
-
 if __name__ == "__main__":
-    main()
+    write("tcp", scripts())
