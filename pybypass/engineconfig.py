@@ -98,16 +98,15 @@ class EngineConfig:
     def __post_init__(self) -> None:
         for field in fields(self):
             _check_field(field, getattr(self, field.name))
-        if self.trace & (self.trace - 1) or self.tos & 3 or 0 < self.mss < 64:
-            raise PybypassError.make(
-                "PB040", errno.EINVAL, f"trace={self.trace}, tos={self.tos}, mss={self.mss}",
-                hint="trace is a power of two, tos leaves its two low bits to ECN, mss is 0 or at least 64",
-            )  # fmt: skip
-        if self.rto_min > self.rto_max:
-            raise PybypassError.make(
-                "PB040", errno.EINVAL, f"rto_min={self.rto_min} is above rto_max={self.rto_max}",
-                hint="raise rto_max or lower rto_min",
-            )  # fmt: skip
+        for wrong, text, hint in (
+            (self.trace & (self.trace - 1), f"trace={self.trace} is no power of two", "4096, or 0 for none"),
+            (self.tos & 3, f"tos={self.tos} has one of the two low bits", "they are ECN's: a multiple of 4"),
+            (0 < self.mss < 64, f"mss={self.mss} is too small for the options", "0, or at least 64"),
+            (self.rto_min > self.rto_max, f"rto_min={self.rto_min} is above rto_max={self.rto_max}",
+             "raise rto_max or lower rto_min"),
+        ):  # fmt: skip
+            if wrong:
+                raise _refused(text, hint)
 
     def resolved(self, port: Port) -> EngineConfig:
         """This configuration for a port, with nothing left to choose. PB040 when the port has too few frames for it, PB027
@@ -141,6 +140,10 @@ class EngineConfig:
         }  # fmt: skip
 
 
+def _refused(text: str, hint: str) -> PybypassError:
+    return PybypassError.make("PB040", errno.EINVAL, text, hint=hint)
+
+
 def _check_field(field: Field[Any], value: object) -> None:
     kind, (low, high) = str(field.type), _RANGES.get(field.name, (0, 0))
     if field.name in _CHOICES:
@@ -154,9 +157,7 @@ def _check_field(field: Field[Any], value: object) -> None:
     else:
         fine, allowed = low <= value <= high, f"from {low} to {high}"
     if not fine:
-        raise PybypassError.make(
-            "PB040", errno.EINVAL, f"{field.name}={value!r} is not {allowed}", hint=f"the default is {field.default}"
-        )
+        raise _refused(f"{field.name}={value!r} is not {allowed}", f"the default is {field.default}")
 
 
 def _reserve(config: EngineConfig, frames: int) -> int:
@@ -183,19 +184,18 @@ def check_frames(config: EngineConfig, port: Port) -> None:
     """PB040 unless the port's frames are enough for its fill ring, the reserve, and some data."""
     frames, filled = port.umem.info()["frames"], port.report.get("filled", 0)
 
-    def enough(n: int) -> bool:
-        # A device fills its ring with half of the frames at most: with more of them it may take more.
-        fill = n // 2 if 2 * filled + 1 >= frames else filled
+    def enough(n: int, fill: int) -> bool:
         return n > _reserve(config, n) + fill + _MIN_DATA_FRAMES
 
-    if frames > _reserve(config, frames) + filled + _MIN_DATA_FRAMES:
+    if enough(frames, filled):
         return
     needed = 1 << frames.bit_length()
-    while not enough(needed):
+    # A device fills its ring with half of the frames at most: with more of them it may take more.
+    while not enough(needed, needed // 2 if 2 * filled + 1 >= frames else filled):
         needed *= 2
     text = f"{frames} frames are too few: {filled} lie on the fill ring, reserve_frames={_reserve(config, frames)}"
     hint = f"open the port with frames={needed}" if needed <= _MAX_FRAMES else "lower reserve_frames"
-    raise PybypassError.make("PB040", errno.EINVAL, f"{text}, and data needs {_MIN_DATA_FRAMES}", hint=hint)
+    raise _refused(f"{text}, and data needs {_MIN_DATA_FRAMES}", hint)
 
 
 def _check_own(interface: Interface) -> None:
@@ -211,7 +211,7 @@ def interfaces_of(port: Port, ip: str | Iterable[str] | None, vlan: int = 0) -> 
     wanted = [ip] if isinstance(ip, str) else list(ip) if ip is not None else None
     if wanted is None:
         if not kernel:
-            raise PybypassError.make("PB040", errno.EINVAL, "no address", hint="pass ip='A.B.C.D/N'")
+            raise _refused("no address", "pass ip='A.B.C.D/N'")
         return kernel, []
     found: list[Interface] = []
     owned: list[Interface] = []
@@ -219,18 +219,16 @@ def interfaces_of(port: Port, ip: str | Iterable[str] | None, vlan: int = 0) -> 
         try:
             interface = ipaddress.ip_interface(text)
         except ValueError as e:
-            raise PybypassError.make(
-                "PB040", errno.EINVAL, f"ip={text!r}: {e}", hint="write A.B.C.D/N, or an IPv6 address/N"
-            ) from None
+            raise _refused(f"ip={text!r}: {e}", "write A.B.C.D/N, or an IPv6 address/N") from None
         known = next((k for k in kernel or [] if k.ip == interface.ip), None)
-        if kernel is not None and known is None:
-            if "/" not in text:
+        if "/" not in text:
+            if kernel is None:
+                raise _refused(f"ip={text!r} without a prefix", "write A.B.C.D/N")
+            if known is None:
                 raise PybypassError.make("PB041", errno.EADDRNOTAVAIL, str(interface.ip))
+            interface = known
+        elif kernel is not None and known is None:
             _check_own(interface)
             owned.append(interface)
-        if "/" not in text and known is not None:
-            interface = known
-        elif "/" not in text:
-            raise PybypassError.make("PB040", errno.EINVAL, f"ip={text!r} without a prefix", hint="write A.B.C.D/N")
         found.append(interface)
     return found, owned

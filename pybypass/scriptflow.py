@@ -11,6 +11,7 @@ from .scripttree import Option, TcpPacket
 __all__ = ["Difference", "Flow", "Tolerance", "differences", "join"]
 
 _LOW32 = 0xFFFFFFFF
+_ECN = ("noecn", "ect1", "ect0", "ce")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +86,10 @@ class Flow:
     def to_script(self, p: TcpPacket, expected: TcpPacket | None) -> TcpPacket:
         """What went out, with the numbers of the script; learns from the expected packet's timestamp."""
         moved = relative(p, -self.offset, 0)
-        stamp = next((o for o in moved.options or () if o.name == "TS" and len(o.values) == 2), None)
-        if not stamp:
+        stamp = _stamp(moved)
+        if not stamp or len(stamp.values) != 2:
             return moved
-        wanted = next((o for o in (expected.options if expected else None) or () if o.name == "TS"), None)
+        wanted = _stamp(expected) if expected else None
         val, ecr = stamp.values
         if wanted:
             self.stamps[wanted.values[0]] = val
@@ -99,6 +100,10 @@ class Flow:
         shown = (self.first_stamp[0] + val - self.first_stamp[1]) & _LOW32
         options = tuple(replace(o, values=(shown, ecr)) if o.name == "TS" else o for o in moved.options or ())
         return replace(moved, options=options)
+
+
+def _stamp(p: TcpPacket) -> Option | None:
+    return next((o for o in p.options or () if o.name == "TS"), None)
 
 
 def join(a: TcpPacket, b: TcpPacket) -> TcpPacket | None:
@@ -149,15 +154,13 @@ def differences(want: TcpPacket, got: TcpPacket, *, tick_us: int = 0, slack_us: 
         check("window", want.window, got.window)
     if want.options is not None and _options_differ(want.options, got.options or (), tick_us, slack_us):
         check("options", _shown(want), _shown(got))
-    ecn = got.ip.ecn
+    seen_ecn = got.ip.ecn or 0
     if want.ip.tos is not None:
         check("TOS byte", hex(want.ip.tos), hex(got.ip.tos or 0))
     elif want.ip.ecn == -1:
-        if ecn not in (1, 2):
-            found.append(Difference("ECN", "ect0 or ect1", ("noecn", "ect1", "ect0", "ce")[ecn or 0]))
+        check("ECN", "ect0 or ect1", "ect0 or ect1" if seen_ecn in (1, 2) else _ECN[seen_ecn])
     elif want.ip.ecn is not None:
-        names = ("noecn", "ect1", "ect0", "ce")
-        check("ECN", names[want.ip.ecn], names[ecn or 0])
+        check("ECN", _ECN[want.ip.ecn], _ECN[seen_ecn])
     if want.ip.ttl is not None:
         check("TTL", want.ip.ttl, got.ip.ttl)
     return found

@@ -67,93 +67,82 @@ static const struct option *find(int level, int name)
 	return NULL;
 }
 
+static int32_t knob_in(const struct pb_host *h, enum knob k, uint32_t low, uint32_t high)
+{
+	return (int32_t)clamp_u32(h->knob[k][0], low, high);
+}
+
 void options_default(struct pb_host *h, struct sock *s)
 {
-	s->opt[OPT_KEEPIDLE] = (int32_t)clamp_u32(h->knob[KNOB_tcp_keepalive_time][0], 1, 32767);
-	s->opt[OPT_KEEPINTVL] = (int32_t)clamp_u32(h->knob[KNOB_tcp_keepalive_intvl][0], 1, 32767);
-	s->opt[OPT_KEEPCNT] = (int32_t)clamp_u32(h->knob[KNOB_tcp_keepalive_probes][0], 1, 127);
-	s->opt[OPT_SYNCNT] = (int32_t)clamp_u32(h->knob[KNOB_tcp_syn_retries][0], 1, 127);
-	s->opt[OPT_LINGER2] = (int32_t)clamp_u32(h->knob[KNOB_tcp_fin_timeout][0], 0, 3600);
-	s->opt[OPT_TTL] = (int32_t)clamp_u32(h->knob[KNOB_ip_default_ttl][0], 1, 255);
+	s->opt[OPT_KEEPIDLE] = knob_in(h, KNOB_tcp_keepalive_time, 1, 32767);
+	s->opt[OPT_KEEPINTVL] = knob_in(h, KNOB_tcp_keepalive_intvl, 1, 32767);
+	s->opt[OPT_KEEPCNT] = knob_in(h, KNOB_tcp_keepalive_probes, 1, 127);
+	s->opt[OPT_SYNCNT] = knob_in(h, KNOB_tcp_syn_retries, 1, 127);
+	s->opt[OPT_LINGER2] = knob_in(h, KNOB_tcp_fin_timeout, 0, 3600);
+	s->opt[OPT_TTL] = knob_in(h, KNOB_ip_default_ttl, 1, 255);
 	s->opt[OPT_MTU_DISCOVER] = 1;
 	s->opt[OPT_RCVLOWAT] = 1;
 	s->opt[OPT_QUICKACK] = 1;
 	sock_buffers(h, s);
 }
 
-static int64_t sec_ns(int32_t v)
-{
-	return v * (int64_t)NS_PER_S;
-}
+/* What the engine is told of an option, and in which unit. Options that are not here are kept and change nothing. */
+static const struct {
+	uint8_t what; /* enum pb_tcp_option */
+	bool least_0; /* less than none is none */
+	int64_t unit; /* 0: nothing is told */
+} told[OPT_COUNT] = {
+	[OPT_NODELAY] = {PB_TCP_O_NODELAY, false, 1},
+	[OPT_CORK] = {PB_TCP_O_CORK, false, 1},
+	[OPT_QUICKACK] = {PB_TCP_O_QUICKACK, false, 1},
+	[OPT_MAXSEG] = {PB_TCP_O_MAXSEG, false, 1},
+	[OPT_SYNCNT] = {PB_TCP_O_SYN_RETRIES, false, 1},
+	[OPT_WINDOW_CLAMP] = {PB_TCP_O_WINDOW_CLAMP, false, 1},
+	[OPT_RCVBUF] = {PB_TCP_O_RCVBUF, false, 1},
+	[OPT_TOS] = {PB_TCP_O_TOS, true, 1},
+	[OPT_TTL] = {PB_TCP_O_TTL, false, 1},
+	[OPT_MTU_DISCOVER] = {PB_TCP_O_PMTU_DISCOVERY, false, 1},
+	[OPT_MAX_PACING_RATE] = {PB_TCP_O_PACING_RATE, true, 1}, /* all ones: none */
+	[OPT_NOTSENT_LOWAT] = {PB_TCP_O_NOTSENT_LOWAT, true, 1},
+	[OPT_KEEPALIVE] = {PB_TCP_O_KEEPALIVE_IDLE_NS, false, NS_PER_S},
+	[OPT_KEEPIDLE] = {PB_TCP_O_KEEPALIVE_IDLE_NS, false, NS_PER_S},
+	[OPT_KEEPINTVL] = {PB_TCP_O_KEEPALIVE_INTERVAL_NS, false, NS_PER_S},
+	[OPT_KEEPCNT] = {PB_TCP_O_KEEPALIVE_PROBES, false, 1},
+	[OPT_USER_TIMEOUT] = {PB_TCP_O_USER_TIMEOUT_NS, false, NS_PER_MS},
+	[OPT_LINGER2] = {PB_TCP_O_FIN_WAIT2_NS, true, NS_PER_S},
+	[OPT_RTO_MAX_MS] = {PB_TCP_O_RTO_MAX_NS, false, NS_PER_MS},
+	[OPT_RTO_MIN_US] = {PB_TCP_O_RTO_MIN_NS, false, NS_PER_US},
+	[OPT_DELACK_MAX_US] = {PB_TCP_O_DELACK_NS, false, NS_PER_US},
+};
 
-static int64_t ms_ns(int32_t v)
-{
-	return v * (int64_t)NS_PER_MS;
-}
-
-static int tell(struct pb_host *h, const struct sock *s, enum pb_tcp_option what, int64_t value)
-{
-	return pb_tcp_set_option(h->tcp, s->conn, what, value, h->now_ns);
-}
-
-/* Times that segments and connections have. */
-static int apply_time(struct pb_host *h, struct sock *s, enum opt o, int32_t v)
-{
-	switch (o) {
-	case OPT_KEEPALIVE:
-	case OPT_KEEPIDLE:
-		return tell(h, s, PB_TCP_O_KEEPALIVE_IDLE_NS, s->opt[OPT_KEEPALIVE] ? sec_ns(s->opt[OPT_KEEPIDLE]) : 0);
-	case OPT_KEEPINTVL:
-		return tell(h, s, PB_TCP_O_KEEPALIVE_INTERVAL_NS, sec_ns(v));
-	case OPT_KEEPCNT:
-		return tell(h, s, PB_TCP_O_KEEPALIVE_PROBES, v);
-	case OPT_USER_TIMEOUT:
-		return tell(h, s, PB_TCP_O_USER_TIMEOUT_NS, ms_ns(v));
-	case OPT_LINGER2:
-		return tell(h, s, PB_TCP_O_FIN_WAIT2_NS, v < 0 ? 0 : sec_ns(v));
-	case OPT_RTO_MAX_MS:
-		return tell(h, s, PB_TCP_O_RTO_MAX_NS, ms_ns(v));
-	case OPT_RTO_MIN_US:
-		return tell(h, s, PB_TCP_O_RTO_MIN_NS, v < 1000 ? ms_ns(1) : v * 1000ll);
-	case OPT_DELACK_MAX_US:
-		return tell(h, s, PB_TCP_O_DELACK_NS, v * 1000ll);
-	default:
-		return 0;
-	}
-}
-
-/* What the engine has to be told of one option. 0 or -errno. */
-static int apply(struct pb_host *h, struct sock *s, enum opt o)
+/* The number that counts, where it is not the option's own. */
+static int32_t meant(const struct sock *s, enum opt o)
 {
 	int32_t v = s->opt[o];
 	switch (o) {
-	case OPT_NODELAY:
-		return tell(h, s, PB_TCP_O_NODELAY, v);
-	case OPT_CORK:
-		return tell(h, s, PB_TCP_O_CORK, v);
 	case OPT_QUICKACK:
-		return tell(h, s, PB_TCP_O_QUICKACK, v & 1);
-	case OPT_MAXSEG: /* later it changes nothing, and is no error */
-		return v && tell(h, s, PB_TCP_O_MAXSEG, v) == -EBADF ? -EBADF : 0;
-	case OPT_SYNCNT:
-		return tell(h, s, PB_TCP_O_SYN_RETRIES, v);
-	case OPT_WINDOW_CLAMP:
-		return tell(h, s, PB_TCP_O_WINDOW_CLAMP, v);
-	case OPT_RCVBUF:
-		return tell(h, s, PB_TCP_O_RCVBUF, v);
-	case OPT_TOS:
-		return tell(h, s, PB_TCP_O_TOS, v < 0 ? 0 : v);
-	case OPT_TTL:
-		return tell(h, s, PB_TCP_O_TTL, v);
+		return v & 1;
 	case OPT_MTU_DISCOVER:
-		return tell(h, s, PB_TCP_O_PMTU_DISCOVERY, v != 0);
-	case OPT_MAX_PACING_RATE: /* all ones: none */
-		return tell(h, s, PB_TCP_O_PACING_RATE, v < 0 ? 0 : v);
-	case OPT_NOTSENT_LOWAT:
-		return tell(h, s, PB_TCP_O_NOTSENT_LOWAT, v < 0 ? 0 : v);
+		return v != 0;
+	case OPT_KEEPALIVE:
+	case OPT_KEEPIDLE:
+		return s->opt[OPT_KEEPALIVE] ? s->opt[OPT_KEEPIDLE] : 0;
+	case OPT_RTO_MIN_US: /* the engine's least */
+		return v < 1000 ? 1000 : v;
 	default:
-		return apply_time(h, s, o, v);
+		return told[o].least_0 && v < 0 ? 0 : v;
 	}
+}
+
+/* 0 or -errno. */
+static int apply(struct pb_host *h, struct sock *s, enum opt o)
+{
+	int32_t v = meant(s, o);
+	if (!told[o].unit || (o == OPT_MAXSEG && !v))
+		return 0;
+	int rc = pb_tcp_set_option(h->tcp, s->conn, (enum pb_tcp_option)told[o].what, v * told[o].unit, h->now_ns);
+	/* Later a largest segment changes nothing, and is no error. */
+	return o == OPT_MAXSEG && rc != -EBADF ? 0 : rc;
 }
 
 int options_apply(struct pb_host *h, struct sock *s)
@@ -221,7 +210,7 @@ int pb_host_setsockopt(struct pb_host *h, int fd, int level, int name, const voi
 	else if (d->kind == K_BUFFER) /* doubled, for what is not payload (socket(7)) */
 		x = (int32_t)(2 * clamp_u32(x, (uint32_t)d->low / 2, RMEM_MAX));
 	if (d->opt == OPT_TTL && x == -1)
-		x = (int32_t)clamp_u32(h->knob[KNOB_ip_default_ttl][0], 1, 255);
+		x = knob_in(h, KNOB_ip_default_ttl, 1, 255);
 	s->opt[d->opt] = x;
 	s->set |= 1ull << d->opt;
 	if (!s->conn)
