@@ -153,8 +153,9 @@ cdef class EngineCore(Control):
         try:
             while True:
                 rc = pb_sock_recv_frame(self.app, s, &d)
-                if rc == 1:
-                    return np.frombuffer(make_span(self, s, &d), dtype=np.uint8)
+                if rc > 0:
+                    view = np.frombuffer(make_span(self, s, &d), dtype=np.uint8)
+                    return view if rc == 1 else view.copy()
                 if rc == 0:
                     return None
                 if rc != -EAGAIN:

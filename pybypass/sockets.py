@@ -199,7 +199,9 @@ class Connection(Socket):
     def recv_view(self) -> npt.NDArray[np.uint8] | None:
         """The next piece of received data where the NIC put it, without a copy; None at the end of the stream.
 
-        The frame is pinned, and counts against the receive window, while the array or anything based on it lives.
+        The frame is pinned, and counts against the receive window, while the array or anything based on it lives. When
+        such arrays hold half of the connection's receive buffer, or the port's frames run short, the piece is a copy in
+        ordinary memory instead (its `base` is None), so that what is held for long does not stop the stream.
         """
         view: npt.NDArray[np.uint8] | None = self._core.recv_view(self._number(), self._timeout)
         return view

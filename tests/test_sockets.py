@@ -3,6 +3,7 @@
 import errno
 import gc
 import socket
+import threading
 import time
 import warnings
 
@@ -68,34 +69,51 @@ def test_recv_view_is_the_frame_itself(pair):
     s.close()
 
 
-def test_held_views_close_the_window_and_dropping_them_opens_it():
+def keep_all(receiver, sender, total):
+    """Every view of `total` bytes of a pattern, all kept."""
+    data = np.arange(total, dtype=np.uint32).astype(np.uint8)
+    feeder = threading.Thread(target=sender.sendall, args=(data,))
+    feeder.start()
+    views = []
+    while sum(map(len, views)) < total:
+        views.append(receiver.recv_view())
+    feeder.join()
+    assert np.array_equal(np.concatenate(views), data)
+    return views
+
+
+def test_views_that_are_kept_do_not_stop_the_stream():
     with Pair(config_a=pb.EngineConfig(rcvbuf=65536)) as p:
         c, s = p.connect()
-        s.settimeout(0)
-        held, sent = [], 0
-        until = time.monotonic() + 10
-        while time.monotonic() < until and (len(held) < 30 or p.connect is None):
-            try:
-                sent += s.send(bytes(1448))
-            except BlockingIOError:
-                pass
-            c.settimeout(0)
-            try:
-                held.append(c.recv_view())
-            except BlockingIOError:
-                if len(held) >= 20:
-                    break
-        assert len(held) >= 20
-        assert c.info()["rcv_wnd"] < 65536 // 2
-        got = sum(map(len, held))
-        held.clear()
-        gc.collect()
         c.settimeout(5)
-        while got < sent:
-            got += len(c.recv_view())
-        assert got == sent
+        views = keep_all(c, s, 300_000)
+        pinned = [v for v in views if v.base is not None]
+        frame = p.ports[0].umem.info()["frame_bytes"]
+        assert len(pinned) == 65536 // 2 // frame  # the rest are copies
+        assert p.ports[0].umem.info()["owners"]["app"] == len(pinned)
+        views.clear()
+        pinned.clear()
+        gc.collect()
+        assert keep_all(c, s, 20_000)[0].base is not None  # in frames again
         c.close()
         s.close()
+
+
+def test_views_of_many_connections_leave_frames_to_the_port():
+    with Pair(config_a=pb.EngineConfig(rcvbuf=1 << 24)) as p:
+        frames = p.ports[0].umem.info()["frames"]
+        kept = []
+        for _ in range(4):
+            c, s = p.connect()
+            c.settimeout(5)
+            kept.append((c, s, keep_all(c, s, frames // 2 * 1000)))
+        held = p.ports[0].umem.info()["owners"]["app"]
+        assert frames // 4 < held < frames
+        assert held == sum(v.base is not None for *_, views in kept for v in views)
+        for c, s, views in kept:
+            views.clear()
+            c.close()
+            s.close()
 
 
 def test_view_outlives_its_connection(pair):

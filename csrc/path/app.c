@@ -136,6 +136,7 @@ static void on_data(struct pb_app *a, struct sock *s, const struct pb_ev *ev)
 			app_want(a, s, PB_CMD_ABORT);
 		return;
 	}
+	s->keep = ev->u16;
 	for (int i = 0; i < ev->n; i++) {
 		uint32_t f = pb_pool_index(a->pool, ev->refs[i].addr);
 		a->notes[f] = (struct frame_note){NO_FRAME, ev->refs[i].off, ev->refs[i].len};

@@ -18,6 +18,7 @@ struct sock {
 	uint32_t mss;
 	uint32_t rx_head, rx_tail; /* frames with unread data */
 	uint32_t queued;           /* bytes sent and not acknowledged */
+	uint32_t held, keep;       /* frames handed out and not released; how many may be, for long */
 	uint32_t unreported;       /* frames consumed and not yet told to the engine */
 	int32_t rc;                /* answer to the last call */
 	struct pb_sock_name name;

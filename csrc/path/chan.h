@@ -81,7 +81,7 @@ enum pb_ev_op {
 
 struct pb_ev {
 	uint8_t op, n;
-	uint16_t u16;
+	uint16_t u16; /* DATA: frames that may be kept for long */
 	uint32_t cookie;
 	pb_tcp_handle h;
 	union {

@@ -148,11 +148,16 @@ int pb_path_commands(struct pb_path *p, uint64_t now_ns)
 static bool tell_data(struct pb_path *p, const struct pb_tcp_event *t, int *n)
 {
 	struct pb_desc d[PB_REFS_MAX];
+	uint32_t keep = pb_tcp_keep_frames(p->tcp, t->conn);
 	while (pb_ring_room(&p->chan->ev, 2) >= 2) {
 		int k = pb_tcp_recv_frames(p->tcp, t->conn, d, PB_REFS_MAX);
 		if (k <= 0)
 			return true;
-		struct pb_ev ev = {.op = PB_EV_DATA, .n = (uint8_t)k, .cookie = t->cookie, .h = t->conn};
+		struct pb_ev ev = {.op = PB_EV_DATA,
+				   .n = (uint8_t)k,
+				   .u16 = (uint16_t)(keep < UINT16_MAX ? keep : UINT16_MAX),
+				   .cookie = t->cookie,
+				   .h = t->conn};
 		for (int i = 0; i < k; i++)
 			ev.refs[i] = (struct pb_frame_ref){.addr = d[i].addr, .off = d[i].off, .len = d[i].len};
 		push_ev(p, &ev);

@@ -235,6 +235,7 @@ int pb_sock_recv_frame(struct pb_app *a, int sock, struct pb_desc *d)
 		rc = empty(s);
 	} else if (s) {
 		uint32_t f = rx_pop(a, s);
+		rc = s->held++ < s->keep && pb_pool_free_hint(a->cache) >= 2 * a->cfg.reserve_frames ? 1 : 2;
 		*d = (struct pb_desc){.addr = pb_pool_addr(a->pool, f), .off = a->notes[f].off, .len = a->notes[f].len};
 	}
 	app_unlock(a);
@@ -247,6 +248,7 @@ void pb_sock_release(struct pb_app *a, int sock, uint64_t serial, const struct p
 	pb_pool_put(a->cache, d->addr, PB_OWN_APP);
 	struct sock *s = app_sock(a, sock);
 	if (s && s->serial == serial) {
+		s->held--;
 		s->unreported++;
 		report(a, s);
 	}

@@ -28,8 +28,23 @@ static uint32_t rcv_most(const struct pb_tcp *e, const struct tcb *c)
 	return c->wnd_clamp ? min_u32(most, c->wnd_clamp) : most;
 }
 
+/* The window allowed it, but small segments may have cost more memory than bytes: refuse beyond twice the buffer. */
+static bool memory_left(const struct pb_tcp *e, const struct tcb *c)
+{
+	return (uint64_t)c->rcv_frames * e->pool->frame_bytes < 2ull * c->rcvbuf &&
+	       pb_pool_free_hint(e->cache) >= e->cfg.reserve_frames / 2;
+}
+
+/* Whether the last part of a unit of the window is worth its memory: see rcv_window_scaled. */
+static bool may_round_up(const struct pb_tcp *e, const struct tcb *c)
+{
+	return 2ull * c->rcv_frames * e->pool->frame_bytes < 3ull * c->rcvbuf && memory_left(e, c);
+}
+
 /* The window field of the next segment. The right edge never moves left (RFC 9293 3.8.6), and it moves right only by
- * what is worth it (3.8.6.2.2). */
+ * what is worth it (3.8.6.2.2). What is left of a window may be less than the unit of the scale: it is rounded up, which
+ * moves the edge by a little for each segment shorter than that. When half as much as the buffer was taken beyond it,
+ * it is rounded down: the field then says up to a unit less than was offered (RFC 7323 2.4), which is still taken. */
 uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 {
 	uint32_t wnd = rcv_window(e, c), old = c->rcv_adv - c->rcv_nxt;
@@ -44,8 +59,7 @@ uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 	uint32_t field = min_u32(wnd >> c->rcv_wscale, 65535);
 	uint32_t edge = c->rcv_nxt + (field << c->rcv_wscale);
 	if (seq_lt(edge, c->rcv_adv)) {
-		/* Rounding down would take back bytes that were offered: round up while the field can say it. */
-		if (field < 65535)
+		if (field < 65535 && may_round_up(e, c))
 			field++;
 		edge = c->rcv_nxt + (field << c->rcv_wscale);
 	}
@@ -90,13 +104,6 @@ static uint32_t take_frame(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 	p->taken = true;
 	c->rcv_frames++;
 	return frame;
-}
-
-/* The window allowed it, but small segments may have cost more memory than bytes: refuse beyond twice the buffer. */
-static bool memory_left(const struct pb_tcp *e, const struct tcb *c)
-{
-	return (uint64_t)c->rcv_frames * e->pool->frame_bytes < 2ull * c->rcvbuf &&
-	       pb_pool_free_hint(e->cache) >= e->cfg.reserve_frames / 2;
 }
 
 static void rq_link(struct pb_tcp *e, struct tcb *c, uint32_t frame)
@@ -155,6 +162,13 @@ static bool drain_ooo(struct pb_tcp *e, struct tcb *c)
 	return any;
 }
 
+/* What waits beyond gaps, for as long as its peers please, leaves frames above the reserve to senders, and half of the
+ * reserve to data in order. */
+static bool room_for_ooo(const struct pb_tcp *e)
+{
+	return pb_pool_free_hint(e->cache) >= 2ull * e->cfg.reserve_frames;
+}
+
 /* Puts a segment into the store; what it shares with those there is cut from it. */
 static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 {
@@ -180,7 +194,7 @@ static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 		}
 	}
 	/* Those that it covers whole go; the first that it covers in part bounds it. */
-	bool full = c->oq_count >= e->cfg.ooo_segs || !memory_left(e, c);
+	bool full = c->oq_count >= e->cfg.ooo_segs || !memory_left(e, c) || !room_for_ooo(e);
 	while (f != NONE && seq_leq(e->segs[f].seq + e->segs[f].len, p->seq + p->data_len)) {
 		uint32_t next = e->segs[f].next;
 		dsack_report(e, c, e->segs[f].seq, e->segs[f].seq + e->segs[f].len, false);
@@ -248,7 +262,9 @@ static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uin
 			while (!memory_left(e, c) && c->oq_head != NONE)
 				prune_ooo(e, c);
 			if (!memory_left(e, c)) {
+				/* It was offered: say at once what there is now, so that the peer probes (RFC 9293 3.8.6.1). */
 				COUNT(e, TcpExtTCPRcvQDrop);
+				ack_now(e, c);
 				return PB_DROP_TCP_RCVBUF;
 			}
 			rq_link(e, c, take_frame(e, c, p));
@@ -419,6 +435,12 @@ int pb_tcp_recv_frames(struct pb_tcp *e, pb_tcp_handle h, struct pb_desc *d, int
 		return k;
 	int rc = readable(c);
 	return rc == -EAGAIN || rc > 0 ? 0 : rc;
+}
+
+uint32_t pb_tcp_keep_frames(struct pb_tcp *e, pb_tcp_handle h)
+{
+	const struct tcb *c = tcb_get(e, h);
+	return c ? c->rcvbuf / 2 / e->pool->frame_bytes : 0;
 }
 
 int pb_tcp_consumed(struct pb_tcp *e, pb_tcp_handle h, uint32_t frames)

@@ -125,6 +125,8 @@ PB_API int64_t pb_tcp_recv(struct pb_tcp *e, pb_tcp_handle h, void *buf, size_t 
  * pb_tcp_consumed(); the caller frees them. 0: none now. */
 PB_API int pb_tcp_recv_frames(struct pb_tcp *e, pb_tcp_handle h, struct pb_desc *d, int n);
 PB_API int pb_tcp_consumed(struct pb_tcp *e, pb_tcp_handle h, uint32_t frames);
+/* How many of them an application may keep for long: half of what the receive buffer holds. */
+PB_API uint32_t pb_tcp_keep_frames(struct pb_tcp *e, pb_tcp_handle h);
 /* The values of SHUT_RD, SHUT_WR and SHUT_RDWR. */
 enum pb_tcp_shut { PB_TCP_SHUT_RD = 0, PB_TCP_SHUT_WR = 1, PB_TCP_SHUT_RDWR = 2 };
 PB_API int pb_tcp_shutdown(struct pb_tcp *e, pb_tcp_handle h, int how, uint64_t now_ns);

@@ -1,0 +1,121 @@
+/* What small segments and gaps may cost: the window closes before memory is short, and what is idle leaves room. */
+#include "tcp_script.h"
+
+static struct script script, *const s = &script;
+
+/* How far the peer may send, by what came out. */
+static uint32_t right_edge(uint32_t edge)
+{
+	unsigned scale = script_info(s).rcv_wscale;
+	for (script_pull(s); s->n; s->n--) {
+		const struct seen *o = &s->outs[s->head++ % OUTS];
+		uint32_t seen = o->v.ack - s->irs + ((uint32_t)o->v.wnd << scale);
+		/* Less than a unit may be taken back (RFC 7323 2.4). */
+		CHECK(seen + (1u << scale) > edge);
+		edge = seen;
+	}
+	return edge;
+}
+
+/* A peer with segments of `seg` bytes, shorter than the unit of the scale, fills the buffer of an application that does
+ * not read. Nothing that was offered is refused, the window closes, and it opens again. */
+static void fill(uint32_t rcvbuf, uint32_t seg, uint8_t scale)
+{
+	struct pb_tcp_config c = script_config();
+	c.wscale = true;
+	c.rcvbuf_bytes = rcvbuf;
+	c.rcv_wscale = scale;
+	REQUIRE(script_open_v(s, &c, false, 4096));
+	script_active(s, syn_opts(1460, true, 0));
+	uint32_t at = 1, edge = 60000;
+	for (;;) {
+		if (edge - at < seg) {
+			WAIT(250 * MS); /* the window's own news, or a delayed ACK */
+			edge = right_edge(edge);
+		}
+		uint32_t n = edge - at < seg ? edge - at : seg;
+		if (!n || edge - at > 1u << 30)
+			break;
+		IN_OK(.f = A, .seq = at, .ack = 1, .len = n);
+		at += n;
+		s->now_ns += 300000;
+		pb_tcp_expire(s->e, s->now_ns);
+		edge = right_edge(edge);
+	}
+	CHECK(at > rcvbuf / 2);
+	CHECK((uint64_t)script_info(s).unread_bytes == at - 1);
+	CHECK(pb_pool_free_hint(s->cache) > 4096 - 3ull * rcvbuf / 2 / 2048 - 64); /* half as much again as the buffer */
+	for (uint32_t i = 1, n; i < at; i += n) {
+		n = at - i < 100000 ? at - i : 100000;
+		READ(i, n);
+	}
+	edge = right_edge(edge);
+	CHECK(edge > at + rcvbuf / 4);
+	IN_OK(.f = A, .seq = at, .ack = 1, .len = seg);
+	READ(at, seg);
+	FORGET();
+	CLOSE(s);
+}
+
+TEST(segments_below_the_unit)
+{
+	fill(262144, 1460, 11);
+	fill(262144, 200, 8);
+	fill(1 << 20, 28, 0);
+}
+
+/* Connections that hold data beyond gaps, and get no more: another's data in order finds frames, and it can send. */
+TEST(gaps_of_the_idle_leave_room)
+{
+	struct pb_tcp_config c = script_config();
+	c.max_conns = 64;
+	c.sack = true;
+	c.reserve_frames = 128;
+	REQUIRE(script_open_v(s, &c, false, 1024));
+	CHECK_EQ(script_listen(s, 16), 0);
+	for (unsigned k = 0; k < 4; k++) {
+		s->rport = (uint16_t)(2000 + k);
+		IN_OK(.f = S, .o = syn_opts(1460, true, -1));
+		OUT(.f = S | A, .ack = 1);
+		IN_OK(.f = A, .seq = 1, .ack = 1);
+		CHECK_EQ(pb_tcp_accept(s->e, s->l, &s->h), 0);
+		FORGET();
+		for (uint32_t i = 0; k < 3 && i < 1100; i += 2) {
+			IN(.f = A, .seq = 2 + i, .ack = 1, .len = 1);
+			FORGET();
+		}
+	}
+	CHECK(pb_pool_free_hint(s->cache) < 512); /* they do hold frames */
+	for (uint32_t at = 1; at < 40000; at += 1000) {
+		IN_OK(.f = A, .seq = at, .ack = at, .len = 1000);
+		SEND(at, 1000);
+		FORGET();
+		READ(at, 1000);
+	}
+	CLOSE(s);
+}
+
+/* The pool is the application's for a while: what was offered cannot be taken, and the peer hears of it at once. */
+TEST(a_refusal_is_told)
+{
+	struct pb_tcp_config c = script_config();
+	REQUIRE(script_open_v(s, &c, false, 128));
+	ACTIVE();
+	uint64_t taken[128];
+	uint32_t n = pb_pool_get(s->cache, taken, 108, 0, PB_OWN_APP);
+	CHECK_EQ(n, 108);
+	uint32_t at = 1;
+	while (IN(.f = A, .seq = at, .ack = 1, .len = 1400) == PB_DROP_NONE) {
+		at += 1400;
+		FORGET();
+		REQUIRE(at < 64 * 1400);
+	}
+	OUT(.f = A, .seq = 1, .ack = at);
+	for (uint32_t i = 0; i < n; i++)
+		pb_pool_put(s->cache, taken[i], PB_OWN_APP);
+	IN_OK(.f = A, .seq = at, .ack = 1, .len = 1400);
+	READ(1, at + 1400 - 1);
+	CLOSE(s);
+}
+
+MAIN(T(segments_below_the_unit), T(gaps_of_the_idle_leave_room), T(a_refusal_is_told))
