@@ -51,8 +51,8 @@ PB_API int pb_sock_accept(struct pb_app *a, int listener);
 PB_API int64_t pb_sock_send(struct pb_app *a, int s, const void *buf, size_t len, unsigned flags);
 PB_API int64_t pb_sock_recv(struct pb_app *a, int s, void *buf, size_t len);
 /* One piece of received data where it lies (owner APP); 0: end of stream. 1 or 2: the caller gives the frame back with
- * pb_sock_release(), also after the socket was closed. 2: the socket's frames are half of its receive buffer already, or
- * the pool is short: copy it out and release it at once, or the stream may stop. */
+ * pb_sock_release(), also after the socket was closed. 2: the socket's frames are half of its receive buffer already,
+ * or the pool is short: copy it out and release it at once, or the stream may stop. */
 PB_API int pb_sock_recv_frame(struct pb_app *a, int s, struct pb_desc *d);
 PB_API void pb_sock_release(struct pb_app *a, int s, uint64_t serial, const struct pb_desc *d);
 PB_API uint64_t pb_sock_serial(struct pb_app *a, int s); /* tells a reused number from the old one */

@@ -42,9 +42,10 @@ static bool may_round_up(const struct pb_tcp *e, const struct tcb *c)
 }
 
 /* The window field of the next segment. The right edge never moves left (RFC 9293 3.8.6), and it moves right only by
- * what is worth it (3.8.6.2.2). What is left of a window may be less than the unit of the scale: it is rounded up, which
- * moves the edge by a little for each segment shorter than that. When half as much as the buffer was taken beyond it,
- * it is rounded down: the field then says up to a unit less than was offered (RFC 7323 2.4), which is still taken. */
+ * what is worth it (3.8.6.2.2). What is left of a window may be less than the unit of the scale: it is rounded up,
+ * which moves the edge by a little for each segment shorter than that. When half as much as the buffer was taken beyond
+ * it, it is rounded down: the field then says up to a unit less than was offered (RFC 7323 2.4), which is still taken.
+ */
 uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 {
 	uint32_t wnd = rcv_window(e, c), old = c->rcv_adv - c->rcv_nxt;
@@ -262,7 +263,8 @@ static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uin
 			while (!memory_left(e, c) && c->oq_head != NONE)
 				prune_ooo(e, c);
 			if (!memory_left(e, c)) {
-				/* It was offered: say at once what there is now, so that the peer probes (RFC 9293 3.8.6.1). */
+				/* It was offered: say at once what there is now, so that the peer probes (RFC
+				 * 9293 3.8.6.1). */
 				COUNT(e, TcpExtTCPRcvQDrop);
 				ack_now(e, c);
 				return PB_DROP_TCP_RCVBUF;

@@ -44,7 +44,8 @@ static void fill(uint32_t rcvbuf, uint32_t seg, uint8_t scale)
 	}
 	CHECK(at > rcvbuf / 2);
 	CHECK((uint64_t)script_info(s).unread_bytes == at - 1);
-	CHECK(pb_pool_free_hint(s->cache) > 4096 - 3ull * rcvbuf / 2 / 2048 - 64); /* half as much again as the buffer */
+	CHECK(pb_pool_free_hint(s->cache) >
+	      4096 - 3ull * rcvbuf / 2 / 2048 - 64); /* half as much again as the buffer */
 	for (uint32_t i = 1, n; i < at; i += n) {
 		n = at - i < 100000 ? at - i : 100000;
 		READ(i, n);
