@@ -18,6 +18,8 @@ GONE: int
 REPLY: int
 SLOWPATH: int
 SENT: int
+SEND_MORE: int
+SEND_EOR: int
 WAIT_ANY: int
 WAIT_SLOWPATH: int
 
@@ -32,7 +34,7 @@ class EngineCore(Control):
     def poll(self, s: int) -> int: ...
     def error(self, s: int) -> int: ...
     def name(self, s: int) -> tuple[tuple[bytes, int], tuple[bytes, int]]: ...
-    def send(self, s: int, data: Any, timeout: float | None = None, everything: bool = False, more: bool = False) -> int:
+    def send(self, s: int, data: Any, timeout: float | None = None, everything: bool = False, flags: int = 0) -> int:
         """Bytes taken: at least one, or all of them when `everything`."""
 
     def recv_into(self, s: int, buffer: Any, timeout: float | None = None, nbytes: int = 0) -> int:

@@ -13,7 +13,7 @@ from pybypass._convert cimport as_bytes, endpoint_in, info_dict, ip_out, until_o
 from pybypass._core cimport ANY_SOCK, SLOWPATH_ONLY, Core
 from pybypass.c.path cimport *
 from pybypass.c.pool cimport PB_OWN_APP, pb_desc, pb_pool, pb_pool_cache, pb_pool_cache_create, pb_pool_cache_destroy, pb_pool_put
-from pybypass.c.tcp cimport PB_TCP_ASK, PB_TCP_MORE, pb_cc_find, pb_cc_ops, pb_tcp_endpoint, pb_tcp_info
+from pybypass.c.tcp cimport PB_TCP_ASK, PB_TCP_EOR, PB_TCP_MORE, pb_cc_find, pb_cc_ops, pb_tcp_endpoint, pb_tcp_info
 from pybypass.c.types cimport int64_t, uint32_t, uint64_t
 
 from pybypass.errors import connection_error
@@ -21,6 +21,7 @@ from pybypass.errors import connection_error
 CONNECTED, ACCEPT, READ, WRITE = PB_SOCK_CONNECTED, PB_SOCK_ACCEPT, PB_SOCK_READ, PB_SOCK_WRITE
 FIN, CLOSED, ERROR, GONE = PB_SOCK_FIN, PB_SOCK_CLOSED, PB_SOCK_ERROR, PB_SOCK_GONE
 REPLY, SLOWPATH, SENT = PB_SOCK_REPLY, PB_SOCK_SLOWPATH, PB_SOCK_SENT
+SEND_MORE, SEND_EOR = PB_TCP_MORE, PB_TCP_EOR
 WAIT_ANY, WAIT_SLOWPATH = ANY_SOCK, SLOWPATH_ONLY
 
 
@@ -75,7 +76,7 @@ cdef class EngineCore(Control):
             raise connection_error(-rc)
         return (ip_out(&n.local.addr), n.local.port), (ip_out(&n.remote.addr), n.remote.port)
 
-    def send(self, int s, data, timeout=None, bint everything=False, bint more=False):
+    def send(self, int s, data, timeout=None, bint everything=False, unsigned int flags=0):
         """Bytes taken: at least one, or all of them when `everything`."""
         cdef const unsigned char[::1] src = as_bytes(data)
         cdef size_t done = 0, size = src.shape[0]
@@ -86,7 +87,7 @@ cdef class EngineCore(Control):
         try:
             while done < size:
                 with nogil:
-                    k = pb_sock_send(self.app, s, &src[done], size - done, PB_TCP_MORE if more else 0)
+                    k = pb_sock_send(self.app, s, &src[done], size - done, flags)
                 if k > 0:
                     done += k
                     self.kick()

@@ -7,7 +7,7 @@ import errno
 import ipaddress
 import time
 import warnings
-from socket import MSG_MORE, SHUT_WR
+from socket import MSG_EOR, MSG_MORE, SHUT_WR
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -25,6 +25,10 @@ __all__ = ["Connection", "Listener", "Socket"]
 
 
 Key = tuple[ipaddress.IPv4Address | ipaddress.IPv6Address, int]
+
+
+def _send_flags(flags: int) -> int:
+    return (_engine.SEND_MORE if flags & MSG_MORE else 0) | (_engine.SEND_EOR if flags & MSG_EOR else 0)
 
 
 def give_up(engine: Engine, s: int, key: Key) -> None:
@@ -167,13 +171,14 @@ class Connection(Socket):
 
     def send(self, data: bytes | bytearray | memoryview, flags: int = 0) -> int:
         """Queues bytes; returns how many were taken (at least one). flags: socket.MSG_MORE holds what does not fill a
-        segment for up to 200 ms. BrokenConnection, ConnectionReset, NotNow, TimedOut."""
-        taken: int = self._core.send(self._number(), data, self._timeout, False, bool(flags & MSG_MORE))
+        segment for up to 200 ms; after MSG_EOR the last byte ends a record: when all was taken, no segment carries it
+        together with what is sent later. BrokenConnection, ConnectionReset, NotNow, TimedOut."""
+        taken: int = self._core.send(self._number(), data, self._timeout, False, _send_flags(flags))
         return taken
 
     def sendall(self, data: bytes | bytearray | memoryview, flags: int = 0) -> None:
         """Queues all of the bytes."""
-        sent = self._core.send(self._number(), data, self._timeout, True, bool(flags & MSG_MORE))
+        sent = self._core.send(self._number(), data, self._timeout, True, _send_flags(flags))
         if sent < memoryview(data).nbytes:
             raise connection_error(errno.ETIMEDOUT, f"{sent} bytes were taken")
 

@@ -100,6 +100,23 @@ def test_cork_and_more_hold_a_small_segment(pair):
     s.close()
 
 
+def test_a_record_ends_a_segment(pair):
+    c, s = pair.connect()
+    c.set_option("cork", True)
+    assert c.send(b"ab", socket.MSG_EOR) == 2
+    c.sendall(b"cd", socket.MSG_EOR)
+    c.send(b"ef")
+    received = b""
+    while len(received) < 4:
+        received += s.recv(10)
+    assert received == b"abcd"  # two segments of two bytes, though corked; what is no record yet stays
+    c.set_option("cork", False)
+    assert s.recv(10) == b"ef"
+    assert c.info()["tcpi"]["tcpi_data_segs_out"] == 3
+    c.close()
+    s.close()
+
+
 def test_linger_0_resets(pair):
     c, s = pair.connect()
     c.set_option("linger", 0)

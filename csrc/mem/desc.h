@@ -19,6 +19,7 @@ enum pb_desc_flag {
 	PB_DESC_ADMITTED = 1u << 7,
 	PB_DESC_REFUSED = 1u << 8,
 	PB_DESC_STRAY = 1u << 9, /* from the engine that got it to the one that owns its flow */
+	PB_DESC_EOR = 1u << 10,  /* payload for the engine to send: its last byte ends a record (PB_TCP_EOR) */
 };
 
 enum pb_ts_source {

@@ -39,7 +39,7 @@ struct pb_frame_ref {
 
 struct pb_cmd {
 	uint8_t op, n;
-	uint16_t u16; /* SEND: more follows */
+	uint16_t u16; /* SEND: enum pb_tcp_send_flag */
 	uint32_t cookie;
 	pb_tcp_handle h;
 	union {

@@ -50,7 +50,9 @@ static void cmd_send(struct pb_path *p, const struct pb_cmd *c)
 	uint32_t sums[PB_REFS_MAX];
 	for (int i = 0; i < c->n; i++) {
 		d[i] = (struct pb_desc){.addr = c->refs[i].addr, .off = c->refs[i].off, .len = c->refs[i].len};
-		d[i].flags = i + 1 < c->n || c->u16 ? PB_DESC_MORE : 0;
+		bool last = i + 1 == c->n;
+		d[i].flags = last && !(c->u16 & PB_TCP_MORE) ? 0 : PB_DESC_MORE;
+		d[i].flags |= last && (c->u16 & PB_TCP_EOR) ? PB_DESC_EOR : 0;
 		sums[i] = c->refs[i].sum;
 	}
 	int done = pb_tcp_send_frames(p->tcp, c->h, d, sums, c->n);

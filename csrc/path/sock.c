@@ -116,7 +116,7 @@ static int sendable(const struct sock *s)
 }
 
 /* Copies into frames and hands them to the loop, three to a command. */
-static int64_t send_copy(struct pb_app *a, struct sock *s, const uint8_t *buf, size_t len, bool more)
+static int64_t send_copy(struct pb_app *a, struct sock *s, const uint8_t *buf, size_t len, unsigned flags)
 {
 	size_t room = a->cfg.sndbuf_bytes > s->queued ? a->cfg.sndbuf_bytes - s->queued : 0;
 	size_t want = len < room ? len : room, done = 0;
@@ -142,7 +142,8 @@ static int64_t send_copy(struct pb_app *a, struct sock *s, const uint8_t *buf, s
 			};
 			done += k;
 		}
-		c.u16 = done < want || more; /* no PSH yet */
+		/* No PSH in the middle, and the end of the record is there when all of it was taken. */
+		c.u16 = (uint16_t)(done < want ? PB_TCP_MORE : done < len ? flags & PB_TCP_MORE : flags);
 		app_cmd(a, &c);
 	}
 	s->queued += (uint32_t)done;
@@ -156,7 +157,7 @@ int64_t pb_sock_send(struct pb_app *a, int sock, const void *buf, size_t len, un
 	struct sock *s = app_sock(a, sock);
 	int64_t rc = s ? sendable(s) : -EBADF;
 	if (!rc && len)
-		rc = send_copy(a, s, buf, len, flags & PB_TCP_MORE);
+		rc = send_copy(a, s, buf, len, flags);
 	if (rc > 0 && a->inline_mode)
 		(void)pb_path_push(a->path, pb_now_ns()); /* a device that is gone says so again in the next step */
 	app_unlock(a);

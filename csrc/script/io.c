@@ -124,10 +124,12 @@ static int64_t queue_data(struct pb_host *h, struct sock *s, const uint8_t *buf,
 		}
 		size_t k = n - done < goal - tail ? n - done : goal - tail;
 		bool more = flags & LX_MSG_MORE || done + k < n;
-		int64_t took = pb_tcp_send(h->tcp, s->conn, buf + done, k, more ? PB_TCP_MORE : 0);
+		bool record = (flags & LX_MSG_EOR) && done + k == n;
+		unsigned how = (more ? PB_TCP_MORE : 0u) | (record ? PB_TCP_EOR : 0u);
+		int64_t took = pb_tcp_send(h->tcp, s->conn, buf + done, k, how);
 		if (took <= 0)
 			return done ? (int64_t)done : took;
-		s->tail_bytes = tail + (uint32_t)took;
+		s->tail_bytes = record && (size_t)took == k ? 0 : tail + (uint32_t)took;
 		done += (size_t)took;
 		s->psh.written += (uint32_t)took;
 		bool half = s->tail_bytes >= goal && s->psh.written - s->psh.pushed > s->max_wnd / 2;

@@ -99,5 +99,8 @@ enum pb_tcp_option {
 };
 
 /* Flags of pb_tcp_send(). */
-enum pb_tcp_send_flag { PB_TCP_MORE = 1u << 0 /* more follows: hold what does not fill a segment, as when corked */ };
+enum pb_tcp_send_flag {
+	PB_TCP_MORE = 1u << 0, /* more follows: hold what does not fill a segment, as when corked */
+	PB_TCP_EOR = 1u << 1,  /* the last byte ends a record: no segment carries it and what is sent later (MSG_EOR) */
+};
 #endif

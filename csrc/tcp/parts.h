@@ -85,7 +85,10 @@ void sq_free_all(struct pb_tcp *e, struct tcb *c);
 bool sq_split(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t len);
 /* Copies following unsent segments into this unsent one while they fit in max bytes and in the frame. */
 void sq_coalesce(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t max);
-/* The same, of the next so many bytes, wherever they end; the frame has room. False: there are not so many. */
+/* Whether no record (PB_TCP_EOR) ends before the last of `bytes` from this segment on. */
+bool sq_one_record(const struct pb_tcp *e, uint32_t frame, uint32_t bytes);
+/* As sq_coalesce(), of the next so many bytes, wherever they end; the frame has room. False: there are not so many, or
+ * a record ends before. */
 bool sq_borrow(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t bytes);
 
 /* sack.c: marks of segments, with their sums */

@@ -77,6 +77,8 @@ bool plpmtud_try(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	if (len <= c->mss || c->snd_end - c->snd_nxt < need || c->snd_wnd < in_flight(c) || room < need ||
 	    pipe_bytes(c) + len > c->cc.cwnd || (uint32_t)s->off + len > e->pool->frame_bytes)
 		return false;
+	if (!sq_one_record(e, c->sq_next, len))
+		return false;
 	sq_coalesce(e, c, c->sq_next, len);
 	if (s->len < len && !sq_borrow(e, c, c->sq_next, len - s->len))
 		return false;

@@ -107,13 +107,14 @@ bool sq_split(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t len)
 	r->csum = pb_csum_copy(frame_ptr(e, rest) + r->off, src + len, n, 0);
 	r->len = (uint16_t)n;
 	r->seq = s->seq + len;
-	r->flags = s->flags & (SEG_SENT | SEG_SACKED | SEG_LOST | SEG_RETRANS | SEG_REXMIT | SEG_PUSH | SEG_MORE);
+	r->flags = s->flags &
+		   (SEG_SENT | SEG_SACKED | SEG_LOST | SEG_RETRANS | SEG_REXMIT | SEG_PUSH | SEG_MORE | SEG_EOR);
 	r->sent_ns = s->sent_ns;
 	r->delivered = s->delivered;
 	c->sacked_segs += s->flags & SEG_SACKED && c->flags & TCB_SACK;
 	r->next = s->next;
 	s->next = rest;
-	s->flags &= (uint16_t) ~(SEG_PUSH | SEG_MORE);
+	s->flags &= (uint16_t) ~(SEG_PUSH | SEG_MORE | SEG_EOR);
 	s->len = (uint16_t)len;
 	s->csum = pb_csum_partial(src, len, 0);
 	if (c->sq_tail == frame)
@@ -128,7 +129,7 @@ void sq_coalesce(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t max)
 	if (s->flags & (SEG_INDEV | SEG_SENT))
 		return;
 	max = min_u32(max, e->pool->frame_bytes - s->off);
-	while (s->next != NONE && s->len < max) {
+	while (s->next != NONE && s->len < max && !(s->flags & SEG_EOR)) {
 		uint32_t next = s->next;
 		struct seg *n = &e->segs[next];
 		if (n->len > max - s->len)
@@ -137,7 +138,7 @@ void sq_coalesce(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t max)
 			pb_csum_copy(frame_ptr(e, frame) + s->off + s->len, frame_ptr(e, next) + n->off, n->len, 0);
 		s->csum = pb_csum_block_add(s->csum, sum, s->len);
 		s->len = (uint16_t)(s->len + n->len);
-		s->flags = (uint16_t)((s->flags & ~SEG_MORE) | (n->flags & (SEG_PUSH | SEG_MORE)));
+		s->flags = (uint16_t)((s->flags & ~SEG_MORE) | (n->flags & (SEG_PUSH | SEG_MORE | SEG_EOR)));
 		s->next = n->next;
 		if (c->sq_tail == next)
 			c->sq_tail = frame;
@@ -146,10 +147,22 @@ void sq_coalesce(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t max)
 	}
 }
 
+bool sq_one_record(const struct pb_tcp *e, uint32_t frame, uint32_t bytes)
+{
+	uint32_t n = 0;
+	for (const struct seg *s; frame != NONE && n < bytes; frame = s->next) {
+		s = &e->segs[frame];
+		n += s->len;
+		if ((s->flags & SEG_EOR) && n < bytes)
+			return false;
+	}
+	return true;
+}
+
 bool sq_borrow(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t bytes)
 {
 	struct seg *s = &e->segs[frame];
-	while (bytes && s->next != NONE) {
+	while (bytes && s->next != NONE && !(s->flags & SEG_EOR)) {
 		uint32_t next = s->next;
 		struct seg *n = &e->segs[next];
 		uint32_t k = min_u32(bytes, n->len);
@@ -161,7 +174,7 @@ bool sq_borrow(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t bytes)
 			trim_front(e, c, next, k);
 			continue;
 		}
-		s->flags |= n->flags & (SEG_PUSH | SEG_MORE);
+		s->flags |= n->flags & (SEG_PUSH | SEG_MORE | SEG_EOR);
 		s->next = n->next;
 		if (c->sq_tail == next)
 			c->sq_tail = frame;
@@ -191,7 +204,7 @@ static uint32_t fill_tail(struct pb_tcp *e, struct tcb *c, const uint8_t *buf, u
 	if (c->sq_tail == NONE || c->sq_next == NONE)
 		return 0;
 	struct seg *s = &e->segs[c->sq_tail];
-	if (s->len >= c->mss)
+	if (s->len >= c->mss || (s->flags & SEG_EOR))
 		return 0;
 	uint32_t n = min_u32(len, min_u32(c->mss - s->len, e->pool->frame_bytes - s->off - s->len));
 	uint32_t sum = pb_csum_copy(frame_ptr(e, c->sq_tail) + s->off + s->len, buf, n, 0);
@@ -253,6 +266,8 @@ int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t l
 		last->flags = (uint16_t)((last->flags | SEG_PUSH) & ~SEG_MORE);
 	if (last->flags & SEG_PUSH)
 		c->pushed_seq = c->snd_end;
+	if ((flags & PB_TCP_EOR) && done == len)
+		last->flags |= SEG_EOR;
 	tcb_ready(e, c);
 	return done;
 }
@@ -276,6 +291,8 @@ int pb_tcp_send_frames(struct pb_tcp *e, pb_tcp_handle h, const struct pb_desc *
 					      .len = d[i].len,
 					      .csum = sums[i],
 					      .flags = d[i].flags & PB_DESC_MORE ? SEG_MORE : SEG_PUSH};
+		if (d[i].flags & PB_DESC_EOR)
+			e->segs[frame].flags |= SEG_EOR;
 		pb_pool_move(e->cache, addr, PB_OWN_APP, PB_OWN_ENGINE);
 		sq_append(e, c, frame);
 	}

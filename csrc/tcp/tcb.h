@@ -55,6 +55,7 @@ enum seg_flag {
 	SEG_REXMIT = 1u << 6,  /* was sent more than once: no RTT sample (Karn) */
 	SEG_PUSH = 1u << 7,    /* last of what one send call gave */
 	SEG_MORE = 1u << 8,    /* the call said that more follows */
+	SEG_EOR = 1u << 10,    /* the end of a record: what follows is never joined to it */
 	SEG_PROBE = 1u << 9,   /* larger than the MSS, to find out what the path carries (RFC 4821) */
 };
 

@@ -116,8 +116,8 @@ PB_API int pb_tcp_set_cookie(struct pb_tcp *e, pb_tcp_handle h, uint32_t cookie)
 /* Copies; returns bytes taken (0 < n <= len) or -errno. flags: enum pb_tcp_send_flag. */
 PB_API int64_t pb_tcp_send(struct pb_tcp *e, pb_tcp_handle h, const void *buf, size_t len, unsigned flags);
 /* Without a copy: frames of owner APP with payload at off >= PB_TCP_HEADROOM; sums[i] is pb_csum_partial() of each
- * payload; PB_DESC_MORE: no PSH, more follows at once. Returns how many were taken (0..n; the rest stay the caller's)
- * or -errno. The send buffer is not checked. */
+ * payload; PB_DESC_MORE: no PSH, more follows at once; PB_DESC_EOR as PB_TCP_EOR. Returns how many were taken (0..n;
+ * the rest stay the caller's) or -errno. The send buffer is not checked. */
 PB_API int pb_tcp_send_frames(struct pb_tcp *e, pb_tcp_handle h, const struct pb_desc *d, const uint32_t *sums, int n);
 /* Copies up to len bytes out; 0 at the end of the stream; -EAGAIN. */
 PB_API int64_t pb_tcp_recv(struct pb_tcp *e, pb_tcp_handle h, void *buf, size_t len, uint64_t now_ns);

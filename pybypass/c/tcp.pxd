@@ -67,7 +67,7 @@ cdef extern from "tcp/tcp.h" nogil:
         char cc_name[16]
         pb_tcp_endpoint local, remote
     enum: PB_TCP_COUNTER_COUNT
-    enum: PB_TCP_MORE
+    enum: PB_TCP_MORE, PB_TCP_EOR
     const char *pb_tcp_counter_name(unsigned counter)
     const char *pb_tcp_counter_what(unsigned counter)
     cdef struct pb_tcp_trace:

@@ -312,14 +312,19 @@ static UNUSED void script_state(struct script *s, const char *file, int line, un
 #define STATE(x) script_state(s, __FILE__, __LINE__, PB_TCP_##x)
 
 /* The engine's application sends n bytes; `at` is their place in the stream (the first is 1). */
-static UNUSED int64_t script_send(struct script *s, uint32_t at, uint32_t n)
+static UNUSED int64_t script_send_as(struct script *s, uint32_t at, uint32_t n, unsigned flags)
 {
 	static uint8_t buf[1 << 20];
 	for (uint32_t i = 0; i < n; i++)
 		buf[i] = tx_byte(at + i);
-	int64_t k = pb_tcp_send(s->e, s->h, buf, n, 0);
+	int64_t k = pb_tcp_send(s->e, s->h, buf, n, flags);
 	script_ok(s, __FILE__, __LINE__);
 	return k;
+}
+
+static UNUSED int64_t script_send(struct script *s, uint32_t at, uint32_t n)
+{
+	return script_send_as(s, at, n, 0);
 }
 #define SEND(at, n) CHECK_EQ(script_send(s, at, n), n)
 

@@ -231,6 +231,40 @@ TEST(small_sends_become_full_segments)
 	CLOSE(s);
 }
 
+#define RECORD(at, n) CHECK_EQ(script_send_as(s, at, n, PB_TCP_EOR), n)
+
+TEST(records_are_not_joined_to_what_follows)
+{
+	struct pb_tcp_config c = script_config();
+	c.sndbuf_bytes = 8000;
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	SEND(1, 100);
+	RECORD(101, 50); /* what was there before is the beginning of it */
+	SEND(151, 30);
+	SEND(181, 70);
+	RECORD(251, 3000);
+	RECORD(3251, 10);
+	SEND(3261, 20);
+	OUT(.f = A | P, .seq = 1, .ack = 1, .len = 150);
+	OUT(.f = A, .seq = 151, .ack = 1, .len = 1460);
+	OUT(.f = A, .seq = 1611, .ack = 1, .len = 1460);
+	OUT(.f = A | P, .seq = 3071, .ack = 1, .len = 180);
+	OUT(.f = A | P, .seq = 3251, .ack = 1, .len = 10);
+	OUT(.f = A | P, .seq = 3261, .ack = 1, .len = 20);
+	NONE_OUT();
+	/* A record of which only a part was taken did not end. */
+	IN_OK(.f = A, .seq = 1, .ack = 3281);
+	CHECK_EQ(script_send_as(s, 3281, 9000, PB_TCP_EOR), 8000);
+	for (uint32_t i = 0; i < 5; i++)
+		OUT(.f = A, .seq = 3281 + i * 1460, .ack = 1, .len = 1460);
+	FORGET();
+	IN_OK(.f = A, .seq = 1, .ack = 11281);
+	RECORD(11281, 1000);
+	OUT(.f = A | P, .seq = 11281, .ack = 1, .len = 1000);
+	CLOSE(s);
+}
+
 TEST(send_buffer_is_bounded)
 {
 	struct pb_tcp_config c = script_config();
@@ -288,4 +322,5 @@ TEST(errors)
 
 MAIN(T(segments_and_push), T(rest_of_a_segment), T(peer_window_is_kept), T(half_of_the_largest_window_is_worth_it),
      T(nagle), T(zero_window), T(zero_window_of_a_dead_peer), T(zero_window_of_an_orphan), T(fin_at_a_closed_window),
-     T(shrunken_window), T(small_sends_become_full_segments), T(send_buffer_is_bounded), T(pool_exhausted), T(errors))
+     T(shrunken_window), T(small_sends_become_full_segments), T(records_are_not_joined_to_what_follows),
+     T(send_buffer_is_bounded), T(pool_exhausted), T(errors))
