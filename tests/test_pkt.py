@@ -35,6 +35,12 @@ def test_the_grid_is_what_its_table_says():
     assert {str(p.relative_to(ROOT / "grid")): p.read_text() for p in (ROOT / "grid").rglob("*.pkt")} == wanted
 
 
+def test_each_folder_has_a_row():
+    rows = re.findall(r"^\| (`.+?) \| .+ \|$", (ROOT / "README.md").read_text(), re.M)
+    named = {name for row in rows for name in re.findall(r"`([\w-]+)/", row)}
+    assert named == {path.relative_to(ROOT).parts[0] for path in SCRIPTS}
+
+
 def test_each_names_its_clause():
     assert len(SCRIPTS) > 200
     for path in SCRIPTS:
