@@ -36,6 +36,15 @@ struct pb_headers {
 	__u8 has; /* PB_ACT_PORTS, PB_ACT_FLAGS */
 };
 
+/* One for each processor. In a map, not on the stack: what the verifier knows of the stack differs with the way by
+ * which a packet was read, and it would look at every rule again for each. */
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pb_headers);
+} pb_seen SEC(".maps");
+
 static __always_inline void headers_l4(struct pb_headers *h, const __u8 *l4, const void *end)
 {
 	if ((h->proto != IPPROTO_TCP && h->proto != IPPROTO_UDP) || (const void *)(l4 + 4) > end)
@@ -99,36 +108,46 @@ static __always_inline int act_matches(const struct pb_act *a, const struct pb_h
 	return !(differs | port_differs(h->sport, &a->sport) | port_differs(h->dport, &a->dport));
 }
 
-static __always_inline const struct pb_act *act_find(const struct pb_headers *h, __u32 n, __u32 *slot)
+/* The slot of the first of n rules that matches, or -1. */
+static __always_inline int act_find(const struct pb_headers *h, __u32 n)
 {
 	for (__u32 i = 0; i < PB_ACT_RULES; i++) {
 		if (i >= n)
 			break;
 		__u32 at = i;
-		const __u32 *order = bpf_map_lookup_elem(&pb_act_order, &at);
-		if (!order)
+		const __u32 *slot = bpf_map_lookup_elem(&pb_act_order, &at);
+		if (!slot)
 			break;
-		*slot = *order;
 		const struct pb_act *a = bpf_map_lookup_elem(&pb_acts, slot);
 		if (a && act_matches(a, h))
-			return a;
+			return (int)(*slot & (PB_ACT_RULES - 1));
 	}
-	return 0;
+	return -1;
 }
 
-/* The rule for this packet, which it has counted; 0: none. version: 4, 6 or 0. */
-static __always_inline const struct pb_act *act_of(struct xdp_md *ctx, const struct pb_steer_conf *conf, __u8 *version)
+#define PB_ACT_NONE 0xffffu
+_Static_assert((PB_ACT_RULES & (PB_ACT_RULES - 1)) == 0 && PB_ACT_RULES < PB_ACT_NONE, "a slot is masked");
+
+/* The slot of the rule for this packet, which it has counted, or PB_ACT_NONE; the IP version above it (0x40000). */
+__noinline __u32 pb_act_of(struct xdp_md *ctx)
 {
-	struct pb_headers h = {};
-	__u32 slot = 0;
-	headers_of(&h, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
-	*version = h.version;
-	const struct pb_act *a = act_find(&h, conf->nacts, &slot);
+	__u32 zero = 0;
+	const struct pb_steer_conf *conf = bpf_map_lookup_elem(&pb_conf, &zero);
+	struct pb_headers *h = bpf_map_lookup_elem(&pb_seen, &zero);
+	if (!conf || !h)
+		return PB_ACT_NONE;
+	__builtin_memset(h, 0, sizeof(*h));
+	headers_of(h, (void *)(long)ctx->data, (void *)(long)ctx->data_end);
+	int found = act_find(h, conf->nacts);
+	__u32 version = (__u32)h->version << 16, slot = (__u32)found;
+	if (found < 0)
+		return version | PB_ACT_NONE;
+	const struct pb_act *a = bpf_map_lookup_elem(&pb_acts, &slot);
 	struct pb_act_counters *n = a && a->counts ? bpf_map_lookup_elem(&pb_act_counts, &slot) : 0;
 	if (n) {
 		n->pkts++;
 		n->bytes += bpf_xdp_get_buff_len(ctx);
 	}
-	return a;
+	return version | slot;
 }
 #endif

@@ -1,12 +1,14 @@
 """Values at the edge of what fields hold, and nothing written when they are beyond."""
 
+import re
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 import pybypass as pb
-from pybypass import nic
+from pybypass import lab, nic
 from pybypass.netns import NetNs
 
 pytestmark = pytest.mark.root
@@ -41,3 +43,13 @@ def test_a_packet_does_not_begin_behind_its_frame(off, where):
         assert np.array_equal(burst.desc, before)
         burst.desc["off"][where] = right
         assert [bytes(burst.payload(i)) for i in range(3)] == contents
+
+
+@pytest.mark.parametrize("mode", ["native", "generic"])
+def test_programs_stay_far_below_what_the_verifier_takes(mode):
+    """A million steps are the limit, and other kernels and compilers need more: what it took stands in fdinfo (Linux 5.16)."""
+    with lab.veth() as v, pb.open(f"xdp:{v.a.ifname}?mode={mode}", netns=v.a.netns):
+        texts = [path.read_text() for path in Path("/proc/self/fdinfo").iterdir() if path.exists()]
+    steps = [int(n) for text in texts for n in re.findall(r"^prog_type:\t6\n(?:.*\n)*?verified_insns:\t(\d+)$", text, re.M)]
+    assert len(steps) == 1
+    assert 2000 < steps[0] < 150_000
