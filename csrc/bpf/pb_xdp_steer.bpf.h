@@ -4,7 +4,8 @@
  *
  * What looks at packets is in global functions: the verifier goes through each of them once. Inlined, it went through
  * all of them again for every way there is to them: 835,000 steps of the million that it takes, not 58,000, and half a
- * second at each attach. They take the context and numbers only, which kernels do from 5.6 on; pointers to memory came later. */
+ * second at each attach. They take the context and numbers only, which kernels do from 5.6 on; pointers to memory came
+ * later. */
 #ifndef PB_BPF_XDP_STEER_H
 #define PB_BPF_XDP_STEER_H
 #include "dev/xsk_meta.h"
