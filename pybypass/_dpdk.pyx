@@ -435,7 +435,7 @@ cdef class External:
     cdef int lock    # guards x between send() and close()
 
     def __init__(self, PortHandle port not None, buffer not None):
-        cdef int err = 0
+        cdef c.pb_dpdk_fail fail
         cdef c.pb_dpdk_port *p = port.handle()
         if self.x != NULL:
             raise ValueError("already registered")
@@ -444,9 +444,9 @@ cdef class External:
         if not self.data.shape[0]:
             raise error_of(-_errno.EINVAL)
         with nogil:
-            self.x = c.pb_dpdk_ext_register(p, <void *>&self.data[0], self.data.shape[0], &err)
+            self.x = c.pb_dpdk_ext_register(p, <void *>&self.data[0], self.data.shape[0], &fail)
         if self.x == NULL:
-            raise error_of(err)
+            raise fail_error(&fail, {})
 
     @property
     def in_flight(self):
@@ -470,6 +470,7 @@ cdef class External:
                     self.x = NULL
             pb_flag_drop(&self.lock)
         check(rc)
+        self.data = None    # the buffer may be closed now
 
     def send(self, Queue queue not None, const uint64_t[::1] offsets, const uint32_t[::1] lengths, Burst heads=None):
         cdef c.pb_dev *dev = <c.pb_dev *>queue.device()

@@ -70,6 +70,11 @@ class Bus:
         except OSError:
             return False
 
+    def without_noiommu(self) -> bool:
+        """vfio is loaded, and the kernel was built without that mode (CONFIG_VFIO_NOIOMMU), as Debian's are."""
+        at = self.sysfs / "module/vfio"
+        return at.is_dir() and not (at / "parameters/enable_unsafe_noiommu_mode").exists()
+
     def write(self, path: Path, text: str) -> None:
         """One write(2), as sysfs wants it."""
         fd = os.open(path, os.O_WRONLY)
@@ -182,10 +187,15 @@ def _check_group(d: Device, bus: Bus) -> list[str]:
     if d.iommu_group is None:
         if bus.unsafe_noiommu():
             return ["no IOMMU: the device can write to any memory (vfio's no-IOMMU mode is on)"]
+        unsafe = (
+            f"pybypass bind {d.address} uio_pci_generic (this kernel's vfio has no mode without an IOMMU)"
+            if bus.without_noiommu()
+            else "echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode"
+        )
         raise _refused(
             errno.ENOTSUP, f"{d.address} is in no IOMMU group",
             "boot with intel_iommu=on (AMD: on by default; and see the firmware's settings), or, without protection from the "
-            "device, echo 1 > /sys/module/vfio/parameters/enable_unsafe_noiommu_mode",
+            f"device, {unsafe}",
         )  # fmt: skip
     others = {m: bus.driver(m) for m in d.iommu_members if m != d.address}
     bad = {m: name for m, name in others.items() if name and name not in _HARMLESS and not name.startswith("vfio")}

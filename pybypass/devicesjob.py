@@ -31,7 +31,7 @@ def _device(d: Device, known: bool) -> Iterator[str]:
         yield "    interface none in this network namespace"
     yield f"    NUMA node {'not said' if d.numa_node is None else d.numa_node}"
     if d.iommu_group is None:
-        yield "    IOMMU     none: vfio-pci needs its no-IOMMU mode"
+        yield "    IOMMU     none: vfio-pci needs its no-IOMMU mode, uio_pci_generic needs nothing"
     else:
         others = [m for m in d.iommu_members if m != d.address]
         yield f"    IOMMU     group {d.iommu_group}{f', with {chr(44).join(others)}' if others else ''}"

@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from . import devices, hugepages, pmdinfo
+from . import bind, devices, hugepages, pmdinfo
 from .doctorcheck import Check
 from .errors import PybypassError
 
@@ -109,7 +109,8 @@ def check_iommu() -> Check:
         why = "cards in user space can write to any memory (vfio's no-IOMMU mode is on)"
         return Check(id="iommu", verdict="info", value="none, and done without", why=why, fix="boot with intel_iommu=on")
     why = "vfio-pci refuses cards without an IOMMU"
-    fix = f"boot with intel_iommu=on (AMD: the firmware's settings), or, without protection, echo 1 > {unsafe} (as root)"
+    without = "uio_pci_generic" if bind.Bus(_SYS).without_noiommu() else f"echo 1 > {unsafe} (as root)"
+    fix = f"boot with intel_iommu=on (AMD: the firmware's settings), or, without protection, {without}"
     return Check(id="iommu", verdict="info", value="none", why=why, fix=fix)
 
 

@@ -32,6 +32,7 @@ _PCI = re.compile(r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$")
 # Nothing is taken unless a port is opened on it: an allow list of a place where no device can be.
 _NO_DEVICE = "ffff:ff:1f.7"
 _MEMORY_MB = 64
+_PREFIX = "pybypass"
 _END_S = 0.5
 _CONFLICTS = frozenset(("--proc-type", "--vdev", "--version", "-v", "--help", "-h", "--block", "-b"))
 
@@ -43,8 +44,9 @@ class EalOptions:
     `lcores`: the CPUs that it knows of, the first one its main core (None: the first that this process may use); data paths
     run in threads of this package, pinned by Engine(cpu=) and Worker. `memory_mb` is for DPDK's own tables and descriptor
     rings (packets lie in the port's Umem; None: as needed on huge pages, else 64). `huge`: "auto" (huge pages if enough are
-    free, else none), "require" (PB002 without), "no". `in_memory`: leave no files behind (with huge pages). `pci`: look at
-    PCI devices at all; `allow`: PCI addresses taken at start; others are taken when a port is opened on them. `iova`: "auto",
+    free, else none), "require" (PB002 without), "no". `in_memory`: leave no files behind (with huge pages;
+    without there are none); `file_prefix`: what they are named by. `pci`: look at PCI devices at all; `allow`: PCI addresses
+    taken at start; others are taken when a port is opened on them. `iova`: "auto",
     "va", "pa". `log_level`: one of emergency, alert, critical, error, warning, notice, info, debug. `extra`: further EAL
     arguments, as they are.
 
@@ -104,8 +106,10 @@ class EalOptions:
             words += ["-a", address]
         if self.iova != "auto":
             words.append(f"--iova-mode={self.iova}")
-        if self.file_prefix is not None:
-            words.append(f"--file-prefix={self.file_prefix}")
+        # Where DPDK makes a folder and nothing in it, the folder is of our name, for we remove it while others may start.
+        prefix = self.file_prefix or (_PREFIX if self.in_memory or not huge else None)
+        if prefix is not None:
+            words.append(f"--file-prefix={prefix}")
         return [*words, f"--log-level={_LEVELS[self.log_level]}", *self.extra]
 
 

@@ -16,6 +16,7 @@ from ._port import Queue
 from .dpdkport import DpdkPort
 from .dpdkrss import types_of
 from .errors import PybypassError
+from .extmem import dma_hint
 from .ports import Impairment, Uri, umem_for
 
 __all__ = ["open_dpdk"]
@@ -27,10 +28,12 @@ _OURS = (
 _PCI = re.compile(r"([0-9a-fA-F]{4,8}:)?[0-9a-fA-F]{2}:[0-9a-fA-F]{2}\.[0-7]$")
 _STAGE_CODES = {
     "eal": "PB090", "config": "PB010", "probe": "PB092", "queues": "PB094", "rings": "PB094", "memory": "PB093",
-    "mtu": "PB027", "configure": "PB094", "setup": "PB094", "start": "PB094",
+    "mtu": "PB027", "dma": "PB104", "configure": "PB094", "setup": "PB094", "start": "PB094",
 }  # fmt: skip
 _RX = {"csum": ("ipv4_cksum", "udp_cksum", "tcp_cksum"), "vlan_strip": ("vlan_strip",), "stamp": ("timestamp",)}
 _TX = {"csum": ("ipv4_cksum", "udp_cksum", "tcp_cksum"), "launch": ("send_on_timestamp",), "segs": ("multi_segs",)}
+# vfio's container, which takes what DPDK itself has when the first device is opened.
+_UNMAPPED = re.compile(r"DMA remapping.*error (\d+)")
 _PATIENCE_S = 2.0
 # What the kernel keeps free in a frame, or its ring's frame size, makes 2048 too small for an MTU of 1500.
 _LARGE = ("net_af_xdp", "net_af_packet")
@@ -126,7 +129,7 @@ def _error(e: OSError, words: list[str], devargs: str) -> PybypassError:
     code = _STAGE_CODES.get(stage, "PB099")
     text, hint = e.strerror or "", ""
     device = devargs.partition(",")[0]
-    if words and stage in ("eal", "probe", "configure", "setup", "start"):
+    if words and stage in ("eal", "probe", "configure", "setup", "start", "dma"):
         text += f" ({words[0]})"
     report = getattr(e, "report", {})
     # Most virtual drivers answer -1, which reads as EPERM, to whatever they do not like.
@@ -134,7 +137,10 @@ def _error(e: OSError, words: list[str], devargs: str) -> PybypassError:
     if stage == "probe" and number == errno.EPERM and not refused:
         number = errno.EINVAL
         text = text.replace(os.strerror(errno.EPERM), "the driver refuses its arguments")
-    if stage == "probe" and os.geteuid() != 0 and device.startswith(_KERNEL):
+    if stage == "probe" and (unmapped := next(filter(None, map(_UNMAPPED.search, words)), None)):
+        stage, number, text = "dma", int(unmapped[1]), f"{device} ({unmapped[0]})"
+        code = _STAGE_CODES[stage]
+    elif stage == "probe" and os.geteuid() != 0 and device.startswith(_KERNEL):
         number = errno.EPERM
     if number in (errno.EPERM, errno.EACCES):
         code, hint = "PB025", "run as root; a driver of a kernel interface needs CAP_NET_ADMIN, and vfio-pci its group"
@@ -149,6 +155,8 @@ def _error(e: OSError, words: list[str], devargs: str) -> PybypassError:
         )  # fmt: skip
     elif stage == "memory" and report.get("frames_needed"):
         hint = f"open the port with frames={1 << (report['frames_needed'] - 1).bit_length()}, or fewer descriptors"
+    elif stage == "dma":
+        hint = dma_hint(number)
     elif stage == "mtu":
         hint = f"at most mtu={report.get('max_mtu', 1500)}, or frame=4096"
     elif stage == "setup" and any("will not fit in mbuf" in w for w in words):

@@ -17,7 +17,7 @@ from ._port import Queue
 from ._wire import toeplitz
 from .dpdkrss import RSS_GROUPS, rss_types, types_of
 from .errors import PybypassError
-from .extmem import ExternalMemory
+from .extmem import ExternalMemory, not_registered
 from .neighbours import IpAddress
 from .ports import XDP_OPENING, Port
 
@@ -178,9 +178,14 @@ class DpdkPort(Port):
 
     def register(self, buffer: Any) -> ExternalMemory:
         """Memory of yours that packets are then sent from without a copy: a C-contiguous buffer of bytes, its address and size
-        multiples of 4096 (mmap.mmap(-1, n) is such). PB094: not so, or net_af_xdp, which cannot."""
+        multiples of 4096 (mmap.mmap(-1, n) is such). With vfio-pci its pages are pinned until close(), and count as locked
+        memory of this process. PB094: not so; net_af_xdp, and all ports with physical addresses (uio), which cannot. PB104: the
+        kernel does not let the device have it, and nothing of it is registered."""
         with self._call("external memory") as handle:
-            return ExternalMemory(self, dpdk.module().External(handle, buffer))
+            try:
+                return ExternalMemory(self, dpdk.module().External(handle, buffer))
+            except OSError as e:
+                raise not_registered(e, self.report["device"]) from None
 
     # ---- RSS ----
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import resource
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from . import dpdk
 from ._burst import Burst
 from ._port import Queue
 from .errors import PybypassError
@@ -16,10 +18,40 @@ from .errors import PybypassError
 if TYPE_CHECKING:
     from .dpdkport import DpdkPort
 
-__all__ = ["ExternalMemory"]
+__all__ = ["ExternalMemory", "dma_hint", "not_registered"]
 
 # Memory that a driver may still read from, for as long as the process lives.
 _NOT_GIVEN_BACK: list[ExternalMemory] = []
+
+
+def dma_hint(number: int) -> str:
+    """What to do when the kernel does not map memory for a device (drivers/vfio/vfio_iommu_type1.c): it counts pinned pages as
+    locked memory, and mappings up to a limit that each container has from when it was opened."""
+    if number == errno.ENOMEM:
+        limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
+        amount = "unlimited" if limit == resource.RLIM_INFINITY else f"{limit >> 10} KiB"
+        return f"RLIMIT_MEMLOCK is {amount}: ulimit -l unlimited (systemd: LimitMEMLOCK=infinity), or CAP_IPC_LOCK"
+    if number == errno.ENOSPC:
+        return (
+            "fewer and larger pieces, or before the process starts a larger number in "
+            "/sys/module/vfio_iommu_type1/parameters/dma_entry_limit"
+        )
+    return ""
+
+
+def not_registered(e: OSError, device: str) -> PybypassError:
+    """The error of External(), typed."""
+    words, number = dpdk.drain_log(), e.errno or errno.EIO
+    text = f"external memory of {device}: {e.strerror}"
+    if isinstance(e, PybypassError):
+        return e
+    if getattr(e, "stage", "") == "dma":
+        text += f" ({words[0]})" if words else ""
+        return PybypassError.make("PB104", number, text, hint=dma_hint(number), detail={"log": words})
+    hint = "DPDK has room for about 100 pieces of memory: fewer and larger ones" if number == errno.ENOSPC else ""
+    if number == errno.EOPNOTSUPP and dpdk.info()["iova"] == "pa":
+        hint = "its pages lie here and there in physical memory: bind the device to vfio-pci, behind an IOMMU"
+    return PybypassError.make("PB033" if number == errno.ENODEV else "PB094", number, text, hint=hint, detail={"log": words})
 
 
 class ExternalMemory:

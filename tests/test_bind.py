@@ -1,6 +1,6 @@
 """Binding of network cards, on a bus in a directory: what is written, what is refused and why, the record of the undo.
 
-For real, with vfio-pci and an IOMMU: tests/vm/test_dpdk_vm.py.
+For real, with vfio-pci and an IOMMU: tests/vm/test_bind_vm.py; with uio_pci_generic: tests/vm/test_uio_vm.py.
 """
 
 import errno
@@ -124,6 +124,9 @@ def test_without_an_iommu(bus):
     e = refused(bind.plan_bind, ONE, "vfio-pci", bus=bus)
     assert e.errno == errno.ENOTSUP and cli.exit_code(e) == cli.EXIT_UNSUPPORTED
     assert "intel_iommu=on" in e.hint and "enable_unsafe_noiommu_mode" in e.hint
+    (bus.sysfs / "module/vfio").mkdir(parents=True)
+    e = refused(bind.plan_bind, ONE, "vfio-pci", bus=bus)
+    assert f"bind {ONE} uio_pci_generic" in e.hint and "enable_unsafe" not in e.hint  # built without the mode
     bus.noiommu(False)
     refused(bind.plan_bind, ONE, "vfio-pci", bus=bus)
     bus.noiommu(True)

@@ -63,7 +63,9 @@ def test_vfio_and_iommu(monkeypatch, tmp_path):
     assert (doctordpdk.check_vfio().verdict, doctordpdk.check_vfio().value) == ("info", "no vfio-pci")
     bus.load("vfio-pci")
     assert doctordpdk.check_vfio().verdict == "ok"
-    assert "intel_iommu=on" in doctordpdk.check_iommu().fix
+    assert "intel_iommu=on" in doctordpdk.check_iommu().fix and "enable_unsafe" in doctordpdk.check_iommu().fix
+    (bus.sysfs / "module/vfio").mkdir(parents=True)
+    assert "uio_pci_generic" in doctordpdk.check_iommu().fix  # this kernel's vfio has no such mode
     bus.noiommu(True)
     assert "any memory" in doctordpdk.check_iommu().why
     bus.add("0000:03:00.0", group=4)

@@ -31,7 +31,8 @@
 	X(MTU, "mtu")             /* out of the port's range, or packets that no frame holds (-EMSGSIZE) */            \
 	X(CONFIGURE, "configure") /* the driver refuses what was asked for */                                          \
 	X(SETUP, "setup")         /* a queue could not be set up */                                                    \
-	X(START, "start")         /* the port does not start */
+	X(START, "start")         /* the port does not start */                                                        \
+	X(DMA, "dma")             /* memory could not be mapped for the device */
 
 enum pb_dpdk_stage {
 #define X(id, name) PB_DPDK_STAGE_##id,
@@ -194,8 +195,11 @@ PB_API void pb_dpdk_port_pool(struct pb_dpdk_port *port, struct pb_dpdk_pool_inf
 struct pb_dpdk_ext;
 
 /* Registers pages that the application owns (rte_extmem_register()) with DPDK and with this port's device. base and
- * bytes are multiples of 4096. NULL and -errno. It counts what is in flight. */
-PB_API struct pb_dpdk_ext *pb_dpdk_ext_register(struct pb_dpdk_port *port, void *base, size_t bytes, int *err);
+ * bytes are multiples of 4096. NULL and why: PB_DPDK_STAGE_DMA when the device could not be given the memory, of which
+ * nothing stays registered then; PB_DPDK_STAGE_CONFIG with -EOPNOTSUPP where the port cannot. It counts what is in
+ * flight. */
+PB_API struct pb_dpdk_ext *pb_dpdk_ext_register(struct pb_dpdk_port *port, void *base, size_t bytes,
+						struct pb_dpdk_fail *fail);
 /* -EBUSY while a packet of it is in flight. */
 PB_API int pb_dpdk_ext_unregister(struct pb_dpdk_ext *ext);
 PB_API uint64_t pb_dpdk_ext_in_flight(const struct pb_dpdk_ext *ext);

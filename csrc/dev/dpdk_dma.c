@@ -27,8 +27,7 @@ struct dma_walk {
 	int err;
 };
 
-/* The kernel's driver, of a device that is on PCI. */
-static bool on_vfio(const char *device)
+bool pb_dpdk_bound_to(const char *device, const char *prefix)
 {
 	char path[128], target[256];
 	snprintf(path, sizeof(path), "/sys/bus/pci/devices/%s/driver", device);
@@ -37,7 +36,19 @@ static bool on_vfio(const char *device)
 		return false;
 	target[n] = '\0';
 	const char *slash = strrchr(target, '/');
-	return slash && strncmp(slash + 1, "vfio", 4) == 0;
+	return slash && strncmp(slash + 1, prefix, strlen(prefix)) == 0;
+}
+
+void pb_dpdk_dma_begin(void)
+{
+	errno = 0;
+	rte_errno = 0;
+}
+
+int pb_dpdk_dma_done(int rc)
+{
+	int err = rte_errno ? rte_errno : errno;
+	return !rc ? 0 : err ? -err : -EIO;
 }
 
 /* From now on the device reads and writes no memory, whatever its driver's stop left it doing (virtio's goes on
@@ -67,6 +78,7 @@ static void each_piece(struct rte_mempool *mp, void *arg, struct rte_mempool_mem
 	if (w->map && w->err)
 		return;
 	int rc;
+	pb_dpdk_dma_begin();
 	if (w->device)
 		rc = w->map ? rte_dev_dma_map(w->device, m->addr, m->iova, m->len)
 			    : rte_dev_dma_unmap(w->device, m->addr, m->iova, m->len);
@@ -76,7 +88,7 @@ static void each_piece(struct rte_mempool *mp, void *arg, struct rte_mempool_mem
 			    : rte_vfio_container_dma_unmap(RTE_VFIO_DEFAULT_CONTAINER_FD, (uintptr_t)m->addr, m->iova,
 							   m->len);
 	if (rc && !w->err)
-		w->err = rte_errno ? -rte_errno : -EIO;
+		w->err = pb_dpdk_dma_done(rc);
 }
 
 static int walk(struct pb_dpdk_pool *dp, struct rte_device *device, bool map)
@@ -90,7 +102,7 @@ int pb_dpdk_dma_map(struct pb_dpdk_port *p)
 {
 	int rc = 0;
 	const char *name = rte_dev_name(p->device);
-	if (!on_vfio(name)) {
+	if (!pb_dpdk_bound_to(name, "vfio")) {
 		rc = walk(p->dp, p->device, true);
 		if (rc == -ENOTSUP)
 			return 0;

@@ -146,17 +146,12 @@ static char **copy_args(int argc, const char *const *argv)
 	return copy;
 }
 
-/* DPDK makes a folder for its files also when it makes none, and leaves it. Where another process has files in it, this
- * fails, as it should; so it does for the folder above while there is another in it. */
+/* DPDK makes a folder for its files also when it makes none, and leaves it. Where there are files in it, of this
+ * process or another, this fails, as it should. The folder above is everybody's: another program may be about to use
+ * it. */
 static void remove_folder(void)
 {
-	char path[4096];
-	snprintf(path, sizeof(path), "%s", rte_eal_get_runtime_dir());
-	char *slash = strrchr(path, '/');
-	if (!slash || slash == path || rmdir(path))
-		return;
-	*slash = '\0';
-	(void)rmdir(path);
+	(void)rmdir(rte_eal_get_runtime_dir());
 }
 
 static int start(int argc, const char *const *argv, struct pb_dpdk_fail *fail)
@@ -187,6 +182,7 @@ static int start(int argc, const char *const *argv, struct pb_dpdk_fail *fail)
 		(void)pthread_setname_np(pthread_self(), name);
 	if (rc >= 0) {
 		eal_state = EAL_RUNS;
+		remove_folder(); /* now, for a process that is killed removes nothing */
 		return 0;
 	}
 	remove_folder();

@@ -29,54 +29,55 @@ static void let_go(void *addr, void *opaque)
 	(void)opaque;
 }
 
-static int make_known(struct pb_dpdk_ext *x)
+static int make_known(struct pb_dpdk_ext *x, struct pb_dpdk_fail *fail)
 {
+	const char *device = rte_dev_name(x->port->device);
 	unsigned n = (unsigned)(x->bytes / PAGE);
 	rte_iova_t *iovas = calloc(n, sizeof(*iovas));
 	if (!iovas)
-		return -ENOMEM;
+		return pb_dpdk_fail_set(fail, PB_DPDK_STAGE_MEMORY, -ENOMEM, "a table of its pages");
 	bool va = rte_eal_iova_mode() == RTE_IOVA_VA;
 	for (unsigned i = 0; i < n; i++)
 		iovas[i] = va ? (uintptr_t)x->base + (size_t)i * PAGE : rte_mem_virt2iova(x->base + (size_t)i * PAGE);
 	int rc = rte_extmem_register(x->base, x->bytes, iovas, n, PAGE) ? -rte_errno : 0;
 	free(iovas);
 	if (rc)
-		return rc;
-	/* Virtual devices have no IOMMU to tell. */
-	if (x->port->device && rte_dev_dma_map(x->port->device, x->base, (uintptr_t)x->base, x->bytes)) {
-		if (rte_errno == ENOTSUP)
-			return 0;
-		rc = rte_errno ? -rte_errno : -EIO;
-		(void)rte_extmem_unregister(x->base, x->bytes);
-		return rc;
-	}
-	x->mapped = x->port->device != NULL;
-	return 0;
+		return pb_dpdk_fail_set(fail, PB_DPDK_STAGE_MEMORY, rc, "rte_extmem_register");
+	pb_dpdk_dma_begin();
+	rc = pb_dpdk_dma_done(rte_dev_dma_map(x->port->device, x->base, (uintptr_t)x->base, x->bytes));
+	if (rc == -ENOTSUP) /* no IOMMU to tell */
+		return 0;
+	x->mapped = !rc;
+	if (!rc)
+		return 0;
+	(void)rte_extmem_unregister(x->base, x->bytes);
+	return pb_dpdk_fail_set(fail, PB_DPDK_STAGE_DMA, rc, "%zu bytes for %s", x->bytes, device);
 }
 
-struct pb_dpdk_ext *pb_dpdk_ext_register(struct pb_dpdk_port *port, void *base, size_t bytes, int *err)
+struct pb_dpdk_ext *pb_dpdk_ext_register(struct pb_dpdk_port *port, void *base, size_t bytes, struct pb_dpdk_fail *fail)
 {
-	*err = -EINVAL;
+	int err = 0;
+	memset(fail, 0, sizeof(*fail));
 	if (!bytes || bytes % PAGE || (uintptr_t)base % PAGE)
-		return NULL;
-	*err = atomic_load(&port->gone) ? -ENODEV : 0;
+		err = -EINVAL;
+	else if (atomic_load(&port->gone))
+		err = -ENODEV;
 	/* With physical addresses the pages of a piece do not follow each other. net_af_xdp takes each mbuf of its
 	 * mempool for one whose data lies behind it. */
-	if (!*err && (!strcmp(port->info.driver_name, "net_af_xdp") || rte_eal_iova_mode() != RTE_IOVA_VA))
-		*err = -EOPNOTSUPP;
-	if (*err)
+	else if (!strcmp(port->info.driver_name, "net_af_xdp") || rte_eal_iova_mode() != RTE_IOVA_VA)
+		err = -EOPNOTSUPP;
+	struct pb_dpdk_ext *x = err ? NULL : calloc(1, sizeof(*x));
+	if (!x) {
+		pb_dpdk_fail_set(fail, err ? PB_DPDK_STAGE_CONFIG : PB_DPDK_STAGE_MEMORY, err ? err : -ENOMEM,
+				 "%zu bytes", bytes);
 		return NULL;
-	*err = -ENOMEM;
-	struct pb_dpdk_ext *x = calloc(1, sizeof(*x));
-	if (!x)
-		return NULL;
+	}
 	x->port = port;
 	x->base = base;
 	x->bytes = bytes;
 	x->info.free_cb = let_go;
 	rte_mbuf_ext_refcnt_set(&x->info, OURS);
-	*err = make_known(x);
-	if (*err) {
+	if (make_known(x, fail)) {
 		free(x);
 		return NULL;
 	}

@@ -181,6 +181,12 @@ struct pb_dpdk_pool *pb_dpdk_pool_get(struct pb_pool *pool, int *err);
 int pb_dpdk_dma_map(struct pb_dpdk_port *p);
 /* When the port is stopped, and before it is closed: virtio's driver lets the device go there. */
 void pb_dpdk_dma_unmap(struct pb_dpdk_port *p);
+/* Around a call that maps: 0 or -errno of its return value. DPDK sets rte_errno in some of its ways to fail and leaves
+ * the kernel's errno in others; what was in either before is of something else. */
+void pb_dpdk_dma_begin(void);
+int pb_dpdk_dma_done(int rc);
+/* Whether the kernel's driver of a device on PCI has a name that begins so. */
+bool pb_dpdk_bound_to(const char *device, const char *prefix);
 void pb_dpdk_pool_ref(struct pb_dpdk_pool *dp);
 /* At the last one what DPDK still has of the frames is free again. */
 void pb_dpdk_pool_put(struct pb_dpdk_pool *dp);

@@ -80,8 +80,7 @@ static int probe(struct pb_dpdk_port *p, struct pb_dpdk_report *rep)
 	p->device = p->info.device;
 	rc = pb_dpdk_dma_map(p);
 	if (rc)
-		return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_MEMORY, rc, "%s may not reach the frames (DMA)",
-					name);
+		return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_DMA, rc, "the frames, for %s", name);
 	return 0;
 }
 
@@ -215,7 +214,10 @@ static int configure(struct pb_dpdk_port *p, const struct rte_eth_conf *conf, st
 {
 	struct rte_eth_conf c = *conf;
 	c.intr_conf.rmv = (*p->info.dev_flags & RTE_ETH_DEV_INTR_RMV) != 0;
-	c.intr_conf.lsc = (*p->info.dev_flags & RTE_ETH_DEV_INTR_LSC) != 0;
+	/* With the interrupt of a change DPDK shows the state of the last one. uio_pci_generic has only the line
+	 * interrupt, which some bridges lead nowhere: there the driver looks whenever it is asked. */
+	c.intr_conf.lsc = (*p->info.dev_flags & RTE_ETH_DEV_INTR_LSC) &&
+			  !pb_dpdk_bound_to(rte_dev_name(p->device), "uio_pci_generic");
 	int rc = rte_eth_dev_configure(p->id, p->cfg.queues, p->cfg.queues, &c);
 	if (rc)
 		return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_CONFIGURE, rc, "%s", rep->device);

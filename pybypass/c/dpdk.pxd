@@ -111,7 +111,7 @@ cdef extern from "dev/dpdk.h" nogil:
     void pb_dpdk_port_pool(pb_dpdk_port *port, pb_dpdk_pool_info *info)
 
     struct pb_dpdk_ext
-    pb_dpdk_ext *pb_dpdk_ext_register(pb_dpdk_port *port, void *base, size_t bytes, int *err)
+    pb_dpdk_ext *pb_dpdk_ext_register(pb_dpdk_port *port, void *base, size_t bytes, pb_dpdk_fail *fail)
     int pb_dpdk_ext_unregister(pb_dpdk_ext *ext)
     uint64_t pb_dpdk_ext_in_flight(const pb_dpdk_ext *ext)
     int pb_dpdk_ext_tx(pb_dev *dev, pb_dpdk_ext *ext, const pb_desc *head, const uint64_t *offsets, const uint32_t *lens, int n)

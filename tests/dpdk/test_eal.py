@@ -3,6 +3,7 @@
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import textwrap
@@ -80,6 +81,8 @@ def test_arguments():
     assert {"--iova-mode=va", "--file-prefix=x", "--no-hpet"} <= set(words)
     plain = dpdk.EalOptions().arguments(huge=False)
     assert plain[plain.index("-m") + 1] == "64"
+    assert "--file-prefix=pybypass" in plain, "a folder of our own name"
+    assert not any("prefix" in w for w in dpdk.EalOptions(in_memory=False).arguments(huge=True)), "files of DPDK's name"
     assert "--no-huge" in plain
     assert "--no-pci" in dpdk.EalOptions(pci=False).arguments(huge=False)
 
@@ -226,22 +229,61 @@ def test_a_package_without_it():
     assert "libdpdk-dev" in hint
 
 
-def test_no_folder_stays():
-    """DPDK's own, of this prefix, gone when the process ends; also when the EAL did not start."""
+FOLDER = """
+def folder(name):
+    return f"/var/run/dpdk/{name}" if os.geteuid() == 0 else f"{os.environ['XDG_RUNTIME_DIR']}/dpdk/{name}"
+"""
+
+
+def test_no_folder_is_left():
+    """Of this prefix, from the moment that the EAL runs; also when it did not start."""
     for options in ("", ", extra=('--no-such-option',)"):
-        found, _ = run(f"""
+        found, _ = run(
+            FOLDER
+            + textwrap.dedent(f"""
             prefix = f"pbtest{{os.getpid()}}"
             try:
                 dpdk.start(dpdk.EalOptions(huge="no", file_prefix=prefix{options}))
                 code = None
             except pb.PybypassError as e:
                 code = e.code
-            path = f"/var/run/dpdk/{{prefix}}" if os.geteuid() == 0 else f"{{os.environ['XDG_RUNTIME_DIR']}}/dpdk/{{prefix}}"
-            print(json.dumps([code, path, os.path.isdir(path)]))
+            there = os.path.exists(folder(prefix))
+            ports = [pb.open("dpdk:net_null0?frames=2048"), pb.open("dpdk:net_ring0?frames=2048")] if code is None else []
+            print(json.dumps([code, folder(prefix), there or os.path.exists(folder(prefix))]))
             """)
+        )
         code, path, there = found
-        assert (code, there) == (("PB090", False) if options else (None, True))
+        assert (code, there) == ("PB090" if options else None, False)
         assert not os.path.exists(path)
+
+
+def test_no_folder_is_left_of_a_process_that_was_killed():
+    """Nor does one of that prefix stay which another had left; one with something in it does, for it is somebody's."""
+    prefixes = [f"pbkilled{os.getpid()}{n}" for n in range(3)]
+    body = FOLDER + textwrap.dedent("""
+        prefix, kind = os.environ["PB_PREFIX"], os.environ["PB_KIND"]
+        if kind != "none":
+            os.makedirs(folder(prefix))
+        if kind == "used":
+            open(folder(prefix) + "/config", "w").close()
+        dpdk.start(dpdk.EalOptions(huge="no", file_prefix=prefix))
+        pb.open("dpdk:net_null0?frames=2048")
+        print(json.dumps([folder(prefix), os.getpid()]), flush=True)
+        os.kill(os.getpid(), 9)
+        """)
+    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
+    for prefix, kind in zip(prefixes, ("none", "empty", "used"), strict=True):
+        done = subprocess.run(
+            [sys.executable, "-c", "import json, os, pybypass as pb\nfrom pybypass import dpdk\n" + body],
+            capture_output=True, text=True, timeout=60, check=False,
+            env={**os.environ, "PYTHONPATH": path, "PB_PREFIX": prefix, "PB_KIND": kind},
+        )  # fmt: skip
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        folder, _ = json.loads(done.stdout)
+        assert os.path.exists(folder) is (kind == "used")
+        if kind == "used":
+            assert os.listdir(folder) == ["config"]
+            shutil.rmtree(folder)
 
 
 def test_the_end_with_a_thread_in_the_data_path():
