@@ -6,7 +6,7 @@ import mmap
 
 import numpy as np
 import pytest
-from test_dpdk_ports import free, receive
+from dpdk_frames import free, receive
 
 import pybypass as pb
 from pybypass import lab

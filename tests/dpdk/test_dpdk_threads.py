@@ -9,7 +9,7 @@ import time
 
 import numpy as np
 import pytest
-from test_dpdk_ports import free, packets, receive, send
+from dpdk_frames import free, packets, receive, send
 
 import pybypass as pb
 from pybypass import lab
