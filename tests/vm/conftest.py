@@ -1,20 +1,23 @@
 """Tests that run in the guest of tools/vmlab (`make test-vm`): pairs of emulated NICs, pN0 and pN1 joined back to back.
 
 A test asks for the fixture of a driver and gets its pair. A driver that this guest does not have has its tests left out,
-unless VMLAB_EXPECT names it: then they fail.
+unless VMLAB_EXPECT names it: then they fail. Tests that are marked `iommu(False)` are left out in
+a guest with an IOMMU; test.sh boots another one for them.
 """
 
 import os
 import socket
 import subprocess
-import time
+from pathlib import Path
 
 import pytest
+from dpdk_support import Cards
+from traffic import wait_carrier
 
 from pybypass import nic
 
 DRIVERS = ("igb", "virtio_net", "e1000e", "vmxnet3")
-LINK_S = 20
+IOMMU = any(Path("/sys/kernel/iommu_groups").glob("*"))
 
 
 def find_pairs() -> dict[str, tuple[str, str]]:
@@ -38,13 +41,18 @@ def driver_of(item) -> str | None:
 
 def pytest_collection_modifyitems(config, items):
     wanted = PAIRS.keys() | EXPECTED
-    out = [item for item in items if (driver := driver_of(item)) and driver not in wanted]
+    out = [
+        item for item in items
+        if ((driver := driver_of(item)) and driver not in wanted)
+        or ((mark := item.get_closest_marker("iommu")) and mark.args[0] is not IOMMU)
+    ]  # fmt: skip
     config.hook.pytest_deselected(items=out)
     items[:] = [item for item in items if item not in out]
 
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "driver(name): needs a pair of this driver")
+    config.addinivalue_line("markers", "iommu(there): for a guest with an IOMMU, or without")
 
 
 def run(*argv: str) -> str:
@@ -57,12 +65,7 @@ def pairs() -> dict[str, tuple[str, str]]:
     for pair in PAIRS.values():
         for ifname in pair:
             run("ip", "link", "set", ifname, "up")
-    deadline = time.monotonic() + LINK_S
-    for pair in PAIRS.values():
-        for ifname in pair:
-            while not nic.interface(ifname).carrier:
-                assert time.monotonic() < deadline, f"{ifname} has no carrier"
-                time.sleep(0.05)
+    wait_carrier(*(ifname for pair in PAIRS.values() for ifname in pair))
     return PAIRS
 
 
@@ -72,3 +75,24 @@ def pair(request, pairs) -> tuple[str, str]:
     driver = driver_of(request.node)
     assert driver in pairs, f"this guest has {sorted(pairs)}"
     return pairs[driver]
+
+
+@pytest.fixture(scope="module")
+def cards(pairs):
+    """cards(driver): its pair, the second end with vfio-pci until the end of this module."""
+    bound = Cards(pairs)
+    yield bound
+    bound.give_back()
+
+
+@pytest.fixture
+def card(driver, cards):
+    return cards(driver)
+
+
+@pytest.fixture(autouse=True)
+def no_mapping_stays(caplog):
+    """What DPDK says when memory that was mapped for a device's DMA cannot be unmapped, or is mapped again when it is gone."""
+    yield
+    said = [r.getMessage() for r in caplog.get_records("call") if r.name == "pybypass.dpdk" and "DMA" in r.getMessage()]
+    assert said == []

@@ -4,24 +4,31 @@ The kernel's end is a packet socket for frames and a namespace of its own for ad
 """
 
 import contextlib
+import json
 import select
 import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import pytest
+from traffic import LINK_S, echo, echo_back, talk, wait_carrier
+
 import pybypass as pb
-from pybypass import devices, dpdk, nic
+from pybypass import bind, devices, dpdk, nic
 from pybypass.netns import NetNs
 
+ALL = pytest.mark.parametrize("driver", ["igb", "e1000e", "vmxnet3", "virtio_net"])
 OPTIONS = {"vmxnet3": "tx_desc=512&rx_desc=512", "igb": "", "e1000e": "", "virtio_net": ""}
 """What a driver cannot be opened without: vmxnet3 has no more than 512 transmit descriptors by default here."""
 DPDK_DRIVER = {"igb": "net_e1000_igb", "e1000e": "net_e1000_em", "vmxnet3": "net_vmxnet3", "virtio_net": "net_virtio"}
 PCI_DRIVER = {"virtio_net": "virtio-pci"}
 SIZES = (60, 61, 64, 127, 128, 300, 1023, 1024, 1025, 1500, 1514)
-LINK_S, PASSES_S, QUIET_S = 20.0, 30.0, 2.0
+PASSES_S, QUIET_S = 30.0, 2.0
 ETHERTYPE = 0x88B5
 
 
@@ -35,7 +42,7 @@ def command(*words: str) -> subprocess.CompletedProcess[str]:
 
 @dataclass
 class Card:
-    """The pair, its second end bound to vfio-pci."""
+    """The pair, its second end bound to a driver of user space."""
 
     driver: str
     kernel: str
@@ -72,22 +79,27 @@ def name_again(card: Card) -> None:
         subprocess.run(["ip", "link", "set", now, "down", "name", card.ifname], check=True)
     Path(f"/proc/sys/net/ipv6/conf/{card.ifname}/disable_ipv6").write_text("1")
     subprocess.run(["ip", "link", "set", card.ifname, "up"], check=True)
-    deadline = time.monotonic() + LINK_S
-    while not nic.interface(card.ifname).carrier:
-        assert time.monotonic() < deadline, f"{card.ifname} has no carrier"
-        time.sleep(0.05)
+    wait_carrier(card.ifname)
 
 
-def take(driver: str, pair: tuple[str, str]) -> Card:
-    """Binds the second end to vfio-pci."""
-    subprocess.run(["modprobe", "-a", "vfio_iommu_type1", "vfio-pci"], check=True)
+MODULES = {"vfio-pci": ("vfio_iommu_type1", "vfio-pci"), "uio_pci_generic": ("uio_pci_generic",)}
+
+
+def look(driver: str, pair: tuple[str, str]) -> Card:
+    """The pair, while the kernel has both ends."""
     kernel, ifname = pair
-    card = Card(
+    return Card(
         driver=driver, kernel=kernel, ifname=ifname, address=address_of(ifname), mac=nic.interface(ifname).mac,
         kernel_mac=nic.interface(kernel).mac,
     )  # fmt: skip
-    subprocess.run(["ip", "link", "set", ifname, "down"], check=True)
-    done = command("bind", card.address, "vfio-pci", "--yes")
+
+
+def take(driver: str, pair: tuple[str, str], to: str = "vfio-pci") -> Card:
+    """Binds the second end."""
+    subprocess.run(["modprobe", "-a", *MODULES[to]], check=True)
+    card = look(driver, pair)
+    subprocess.run(["ip", "link", "set", card.ifname, "down"], check=True)
+    done = command("bind", card.address, to, "--yes")
     assert done.returncode == 0, done.stderr
     return card
 
@@ -98,14 +110,94 @@ def give_back(card: Card) -> None:
     name_again(card)
 
 
+def bound_and_back(driver: str, pair: tuple[str, str], to: str, check: Callable[[Card], None]) -> None:
+    """`pybypass bind` refused, as a dry run, done and done again, then `check`, then `pybypass unbind`; frames pass as before."""
+    card, kernel_driver = look(driver, pair), PCI_DRIVER.get(driver, driver)
+    subprocess.run(["modprobe", "-a", *MODULES[to]], check=True)
+
+    refused = command("bind", card.address, to, "--yes")
+    assert refused.returncode == 1 and f"{card.ifname} is up" in refused.stderr and "PB096" in refused.stderr
+    subprocess.run(["ip", "link", "set", card.ifname, "down"], check=True)
+    said = command("bind", card.address, to)
+    assert said.returncode == 0 and "nothing was done" in said.stdout
+    at = f"/sys/bus/pci/devices/{card.address}"
+    for step in (f"echo {to} > {at}/driver_override", f"echo {card.address} > {at}/driver/unbind"):
+        assert step in said.stdout
+    assert nic.interface(card.ifname).mac == card.mac and bind.recorded() == {}
+
+    done = command("bind", card.address, to, "--yes")
+    first, *notes = done.stdout.splitlines()
+    assert (done.returncode, first) == (0, f"{card.address}: {kernel_driver} -> {to}"), done.stderr
+    assert notes == ([] if to == "vfio-pci" else [f"note: {to} protects no memory from the device; vfio-pci does"])
+    assert Path(at, "driver").resolve().name == Path(at, "driver_override").read_text().strip() == to
+    assert "nothing to do" in command("bind", card.address, to, "--yes").stdout
+    (found,) = [d for d in json.loads(command("devices", "--json").stdout)["devices"] if d["address"] == card.address]
+    assert (found["held_by"], found["driver"], found["links"]) == ("user", to, [])
+    assert DPDK_DRIVER[driver] in [p["name"] for p in found["dpdk"]]
+    assert bind.recorded() == {card.address: {"driver": kernel_driver, "override": None, "bound": to}}
+    check(card)
+
+    said = command("unbind", card.address)
+    assert said.returncode == 0 and "nothing was done" in said.stdout
+    assert Path(at, "driver").resolve().name == to
+    back = json.loads(command("unbind", "--all", "--yes", "--json").stdout)
+    assert [(d["address"], d["driver"]) for d in back["devices"]] == [(card.address, kernel_driver)]
+    assert bind.recorded() == {} and Path(at, "driver_override").read_text().strip() == "(null)"
+    assert devices.find(card.address).driver == kernel_driver
+    assert nic.interface(interface_at(card.address)).mac == card.mac
+    name_again(card)
+    kernel_drivers_pass_frames(card)
+
+
+class Cards:
+    """cards(driver): its pair, the second end bound until the end."""
+
+    def __init__(self, pairs: dict[str, tuple[str, str]], to: str = "vfio-pci") -> None:
+        self.pairs, self.to = pairs, to
+        self.bound: dict[str, Card] = {}
+
+    def __call__(self, driver: str) -> Card:
+        assert driver in self.pairs, f"this guest has {sorted(self.pairs)}"
+        if driver not in self.bound:
+            self.bound[driver] = take(driver, self.pairs[driver], self.to)
+        return self.bound[driver]
+
+    def forget(self, driver: str) -> None:
+        """It was given back."""
+        del self.bound[driver]
+
+    def give_back(self) -> None:
+        for card in self.bound.values():
+            give_back(card)
+        assert bind.recorded() == {}
+
+
+def kernel_drivers_pass_frames(card: Card) -> None:
+    """From one interface of the pair to the other, both the kernel's again."""
+    deadline = time.monotonic() + PASSES_S
+    with Wire(card) as wire, socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(wire.ethertype)) as other:
+        other.bind((card.ifname, wire.ethertype))
+        other.settimeout(QUIET_S)
+        sent = wire.frame(7, 200, to_dpdk=True)
+        while True:
+            wire.send(sent)
+            try:
+                assert other.recv(65536) == sent
+                return
+            except TimeoutError:
+                assert time.monotonic() < deadline, "no frame gets through"
+
+
 @contextlib.contextmanager
-def opened(card: Card, options: str = "", *, wait: bool = True, **how):
-    """The port, with huge pages and, if `wait`, when frames pass both ways."""
+def opened(card: Card, options: str = "", *, wait: bool = True, ns: NetNs | None = None, **how):
+    """The port, with huge pages and, if `wait`, when frames pass both ways. `ns`: where the kernel's end is."""
     dpdk.start(dpdk.EalOptions(huge="require"))
     with pb.open(card.uri(options), **how) as port:
         if wait:
             wait_link(port)
-            with Wire(card) as wire:
+            with ns if ns is not None else contextlib.nullcontext():
+                wire = Wire(card)
+            with wire:
                 wire.wait_passing(port)
         yield port
 
@@ -195,27 +287,27 @@ def give(port, frames, flags: int = 0) -> None:
                 assert time.monotonic() < deadline, "the device takes no more frames"
 
 
-def to_port(port, wire: Wire, frames) -> list[tuple[bytes, dict]]:
-    """Sends from the kernel's end; what the port got, until all are there or nothing has come for a while."""
-    got: list[tuple[bytes, dict]] = []
+def in_portions(frames, send: Callable, receive: Callable) -> list:
+    """Sends so many at once as wait nowhere too long; what was received, until all are there or nothing has come for a while."""
+    got: list = []
     for start in range(0, len(frames), 16):
-        for frame in frames[start : start + 16]:
-            wire.send(frame)
+        send(frames[start : start + 16])
         last = time.monotonic()
         while len(got) < min(start + 16, len(frames)) and time.monotonic() - last < QUIET_S:
-            if new := taken(port):
+            if new := receive():
                 got += new
                 last = time.monotonic()
     return got
 
 
+def to_port(port, wire: Wire, frames) -> list[tuple[bytes, dict]]:
+    """Sends from the kernel's end; what the port got."""
+    return in_portions(frames, lambda some: [wire.send(frame) for frame in some], lambda: taken(port))
+
+
 def from_port(port, wire: Wire, frames) -> list[bytes]:
-    got: list[bytes] = []
-    for start in range(0, len(frames), 16):
-        give(port, frames[start : start + 16])
-        while len(got) < min(start + 16, len(frames)) and (new := wire.receive(QUIET_S)):
-            got += new
-    return got
+    """Sends from the port; what the kernel's end got."""
+    return in_portions(frames, lambda some: give(port, some), lambda: wire.receive(QUIET_S))
 
 
 @contextlib.contextmanager
@@ -238,67 +330,43 @@ def kernel_side(card: Card, *addresses: str):
         ns.close()
         Path(f"/proc/sys/net/ipv6/conf/{card.kernel}/disable_ipv6").write_text("1")
         subprocess.run(["ip", "link", "set", card.kernel, "up"], check=True)
-        deadline = time.monotonic() + LINK_S
-        while not nic.interface(card.kernel).carrier:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
+        wait_carrier(card.kernel)
 
 
-class opened_here:
-    """opened() with the kernel's end in a namespace: its packet socket is there."""
+def both_roles(card: Card, version: int) -> None:
+    """An engine over the port connects and listens: 100 kB there and back in both roles, unchanged."""
+    ours, theirs, bits = ("10.9.0.1", "10.9.0.2", 24) if version == 4 else ("fd09::1", "fd09::2", 64)
+    data = bytes(range(256)) * 400
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    with (
+        kernel_side(card, f"{theirs}/{bits}") as ns,
+        opened(card, ns=ns) as port,
+        pb.Engine(port, ip=f"{ours}/{bits}") as engine,
+    ):
+        with ns:
+            listener = socket.create_server((theirs, 7000), family=family)
+        listener.settimeout(60)
+        with beside(echo, listener, len(data)):
+            talk(engine.connect((theirs, 7000), timeout=30), data)
+        listener.close()
 
-    def __init__(self, card, ns, options: str = "") -> None:
-        self.ns, self.context = ns, opened(card, options, wait=False)
-        self.card = card
-
-    def __enter__(self):
-        port = self.context.__enter__()
-        try:
-            wait_link(port)
-            with self.ns:
-                wire = Wire(self.card)
-            with wire:
-                wire.wait_passing(port)
-        except BaseException as e:
-            self.context.__exit__(type(e), e, e.__traceback__)
-            raise
-        return port
-
-    def __exit__(self, *exc):
-        return self.context.__exit__(*exc)
-
-
-# ---- TCP ----
-
-
-def echo(listener, total: int) -> None:
-    peer, _ = listener.accept()
-    with peer:
-        left = total
-        while left:
-            data = peer.recv(65536)
-            if not data:
-                return
-            peer.sendall(data)
-            left -= len(data)
+        passive = engine.listen(7001)
+        with ns:
+            client = socket.socket(family)
+        client.settimeout(60)
+        client.connect((ours, 7001))
+        server = passive.accept(30)
+        with beside(echo_back, client, len(data)):
+            talk(server, data)
+        client.close()
+        passive.close()
 
 
-def echo_client(client, total: int) -> None:
-    left = total
-    while left:
-        data = client.recv(65536)
-        if not data:
-            return
-        client.sendall(data)
-        left -= len(data)
-
-
-def talk(connection, data: bytes) -> None:
-    received, sent = b"", 0
-    connection.settimeout(60)
-    while len(received) < len(data):
-        if sent < len(data):
-            sent += connection.send(data[sent : sent + 4096])
-        received += connection.recv(65536) if sent - len(received) > 16384 or sent == len(data) else b""
-    assert received == data
-    connection.close()
+@contextlib.contextmanager
+def beside(call: Callable, *args):
+    """In a thread meanwhile, which ends by itself then."""
+    thread = threading.Thread(target=call, args=args)
+    thread.start()
+    yield
+    thread.join(60)
+    assert not thread.is_alive()

@@ -6,28 +6,12 @@ The emulated igb keeps the rules that its driver writes and obeys few of them, w
 import socket
 
 import pytest
-from dpdk_support import give_back, opened, take
+from dpdk_support import opened
 
 import pybypass as pb
 from pybypass.flow import Rss, Rule
 
 DRIVERS = ("igb", "e1000e", "vmxnet3", "virtio_net")
-
-
-@pytest.fixture(scope="module")
-def cards(pairs):
-    """card(driver): its pair, the second end with vfio-pci until the end of this module."""
-    found = {}
-
-    def card(driver):
-        assert driver in pairs, f"this guest has {sorted(pairs)}"
-        if driver not in found:
-            found[driver] = take(driver, pairs[driver])
-        return found[driver]
-
-    yield card
-    for one in found.values():
-        give_back(one)
 
 
 @pytest.fixture

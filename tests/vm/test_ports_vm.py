@@ -7,7 +7,7 @@ import threading
 import time
 
 import pytest
-from traffic import COPY, GENERIC, ZEROCOPY, exchange, frame, granted, ports
+from traffic import COPY, GENERIC, ZEROCOPY, echo, exchange, frame, granted, ports, talk
 
 import pybypass as pb
 from pybypass import nic
@@ -123,15 +123,7 @@ def test_tcp_against_the_kernel_over_zero_copy(pair, driver, options):
         subprocess.run(["ip", "addr", "add", "10.9.0.1/24", "dev", ours], check=True)
         with pb.open(f"xdp:{ours}?{options}") as port, pb.Engine(port, ip="10.9.0.1/24") as engine:
             assert port.mode == granted(ours, ZEROCOPY)
-            connection = connect(engine)
-            received, sent = b"", 0
-            connection.settimeout(60)
-            while len(received) < len(data):
-                if sent < len(data):
-                    sent += connection.send(data[sent : sent + 4096])
-                received += connection.recv(65536) if sent - len(received) > 16384 or sent == len(data) else b""
-            assert received == data
-            connection.close()
+            talk(connect(engine), data)
         thread.join(60)
         assert not thread.is_alive()
         listener.close()
@@ -141,16 +133,6 @@ def test_tcp_against_the_kernel_over_zero_copy(pair, driver, options):
             subprocess.run(["ip", "link", "set", theirs, "netns", "1"], check=True)
         ns.close()
         subprocess.run(["ip", "link", "set", theirs, "up"], check=True)
-
-
-def echo(listener, total: int) -> None:
-    peer, _ = listener.accept()
-    with peer:
-        left = total
-        while left:
-            data = peer.recv(65536)
-            peer.sendall(data)
-            left -= len(data)
 
 
 def connect(engine):

@@ -12,6 +12,7 @@ ZEROCOPY, COPY, GENERIC = "native zero-copy", "native copy", "generic copy"
 ETHERTYPE = b"\x88\xb5"  # IEEE 802 local experimental
 PASSES_S = 20.0
 QUIET_S = 2.0
+LINK_S = 20.0
 
 
 def zero_copy(ifname: str) -> bool:
@@ -129,3 +130,45 @@ def packet(a_mac: bytes, b_mac: bytes, src: str, dst: str, sport: int, dport: in
         return b_mac + a_mac + b"\x08\x00" + head + l4
     head = struct.pack("!IHBB", 0x60000000, len(l4), number, 64) + source.packed + target.packed
     return b_mac + a_mac + b"\x86\xdd" + head + l4
+
+
+def wait_carrier(*ifnames: str) -> None:
+    """Until each has one: drivers of cards take their time, and the emulation some more."""
+    deadline = time.monotonic() + LINK_S
+    for ifname in ifnames:
+        while not nic.interface(ifname).carrier:
+            assert time.monotonic() < deadline, f"{ifname} has no carrier"
+            time.sleep(0.05)
+
+
+# ---- TCP ----
+
+
+def echo_back(peer, total: int) -> None:
+    """Sends back what comes, until that was `total` bytes or the other end closes."""
+    left = total
+    while left:
+        data = peer.recv(65536)
+        if not data:
+            return
+        peer.sendall(data)
+        left -= len(data)
+
+
+def echo(listener, total: int) -> None:
+    """echo_back() for the first that connects."""
+    peer, _ = listener.accept()
+    with peer:
+        echo_back(peer, total)
+
+
+def talk(connection, data: bytes) -> None:
+    """All of it there and back by an echo, unchanged; then closes."""
+    received, sent = b"", 0
+    connection.settimeout(60)
+    while len(received) < len(data):
+        if sent < len(data):
+            sent += connection.send(data[sent : sent + 4096])
+        received += connection.recv(65536) if sent - len(received) > 16384 or sent == len(data) else b""
+    assert received == data
+    connection.close()

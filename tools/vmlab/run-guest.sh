@@ -9,7 +9,9 @@
 #   -N  two NUMA nodes with half of the memory each: CPU 0 on node 0, the others on node 1, and so the second end of
 #       each pair; the first is of none
 #   -k  one of those that build-image.sh found, as "6.12"; default: the newest
-#   -s  a directory that is /host in the guest; the kernel's console is written to console.log there
+#   -s  a directory that is /host in the guest; the kernel's console is written to console.log there. QEMU's monitor (QMP) is at
+#       qmp.sock, and reached from the guest through files (monitor.py); each NIC has its interface's name as its id, and how to
+#       plug it in again is in monitor.ID.device.
 #   -t  seconds for the command
 #
 # VMLAB_OUT is where build-image.sh put the image (default: build/vmlab). VMLAB_ACCEL=kvm or tcg,thread=multi instead of what is found.
@@ -48,7 +50,7 @@ if [ -z "$share" ]; then
 	trap 'rm -rf "$share"' EXIT
 fi
 share=$(cd "$share" && pwd)
-rm -f "$share/status" "$share/console.log"
+rm -f "$share/status" "$share/console.log" "$share/qmp.sock" "$share"/monitor.*
 printf '%s\n' "$*" >"$share/command.sh"
 
 # KVM where it is the processor's own; nested ones without it cannot run a stock kernel at a usable speed.
@@ -65,7 +67,7 @@ esac
 # shellcheck disable=SC2054 # the commas are QEMU's
 qemu=(
 	qemu-system-x86_64 -accel "$accel" -cpu "$cpu" -M "q35$irqchip" -m "$memory" -smp "$cpus"
-	-nodefaults -nographic -no-reboot -monitor none
+	-nodefaults -nographic -no-reboot -monitor none -qmp unix:/share/qmp.sock,server=on,wait=off
 	-chardev file,id=console,path=/share/console.log -serial chardev:console
 	-chardev stdio,id=output,signal=off -serial chardev:output
 	-kernel "/out/vmlinuz-$kernel" -initrd "/out/initrd-$kernel.gz"
@@ -112,17 +114,20 @@ for nic in $nics; do
 		[ $side = 0 ] || bus=$far_bus
 		qemu+=(-device "pcie-root-port,id=r$id,bus=$bus,chassis=$((slot + 1)),addr=$(printf '0x%x' $slot)")
 		slot=$((slot + 1))
-		device="netdev=$id,mac=52:54:00:0$pair:00:0$side,bus=r$id,romfile="
+		device="id=$id,netdev=$id,mac=52:54:00:0$pair:00:0$side,bus=r$id,romfile="
 		if [ "$type" = virtio ]; then
 			multi=''
 			[ "$queues" -le 1 ] || multi=multi_queue
 			ip tuntap add dev "$id" mode tap $multi vnet_hdr
 			ip link set "$id" mtu 9000 master "br$pair" up
 			qemu+=(-netdev "tap,id=$id,ifname=$id,script=no,downscript=no,queues=$queues,vhost=off")
-			qemu+=(-device "virtio-net-pci,$device,mq=on,vectors=$((2 * queues + 2))$behind_iommu$options")
+			device="virtio-net-pci,$device,mq=on,vectors=$((2 * queues + 2))$behind_iommu$options"
 		else
-			qemu+=(-netdev "hubport,id=$id,hubid=$pair" -device "$type,$device$options")
+			qemu+=(-netdev "hubport,id=$id,hubid=$pair")
+			device="$type,$device$options"
 		fi
+		qemu+=(-device "$device")
+		echo "$device" >"$share/monitor.$id.device"
 	done
 	pair=$((pair + 1))
 done
@@ -134,6 +139,7 @@ mount --bind "$share" "$tree/share"
 mount --bind /dev "$tree/dev"
 mount -t proc proc "$tree/proc"
 mount -t sysfs sys "$tree/sys"
+"$(dirname "$0")/monitor.py" "$share" &
 timeout -k 5 $((seconds + 60)) chroot "$tree" "${qemu[@]}" </dev/null \
 	-append "console=ttyS0 panic=-1 quiet loglevel=4 vmlab.timeout=$seconds $arguments" 2> >(grep -v 'is not connected to host network' >&2)
 ended=$?

@@ -3,8 +3,9 @@
 #
 # Usage: test.sh [PYTEST ARGUMENTS]
 #
-# VMLAB_NICS: some of "igb e1000e vmxnet3 virtio" (default: all). VMLAB_KERNEL: another than the newest ("6.12").
-# Needs root. Ends with pytest's summary and status.
+# Two boots: with an IOMMU for all of tests/vm but test_uio_vm.py, and without one for that; with arguments, the one that they
+# name. VMLAB_NICS: some of "igb e1000e vmxnet3 virtio" (default: all). VMLAB_KERNEL: another than the newest ("6.12").
+# Needs root. Ends with pytest's summaries and the status of the last boot that failed.
 set -euo pipefail
 
 here=$(cd "$(dirname "$0")" && pwd)
@@ -40,7 +41,25 @@ mkdir -p "$share"
 arguments=''
 [ $# -eq 0 ] || arguments=$(printf '%q ' "$@")
 export VMLAB_OUT=$out
-# Huge pages for DPDK's drivers of cards, which do not work on others; an IOMMU (-i) for vfio-pci and virtio's zero copy;
-# two NUMA nodes (-N).
-exec "$here/run-guest.sh" "${kernel[@]}" -i -N -n "$nics" -m 3072 -a hugepages=256 -t 1800 -s "$share" \
-	"cd /opt/pybypass && VMLAB_EXPECT='${expect# }' python3 -m pytest -ra -p no:cacheprovider --durations=5 ${arguments:-tests/vm}"
+
+# boot NAME SECONDS OPTION...: a guest with these options of run-guest.sh, in which pytest gets $arguments.
+# Huge pages for DPDK's drivers of cards, which do not work on others; two NUMA nodes (-N).
+status=0
+boot() {
+	local name=$1 seconds=$2
+	shift 2
+	echo "test-vm: $name"
+	"$here/run-guest.sh" "${kernel[@]}" -N -n "$nics" -m 3072 -a hugepages=256 -t "$seconds" -s "$share" "$@" \
+		"cd /opt/pybypass && VMLAB_EXPECT='${expect# }' python3 -m pytest -ra -p no:cacheprovider --durations=5 $arguments" || status=$?
+}
+
+# An IOMMU (-i) for vfio-pci and virtio's zero copy. Without one cards go to DPDK by uio_pci_generic.
+case $arguments in
+'')
+	arguments=tests/vm boot 'with an IOMMU' 1800 -i
+	arguments=tests/vm/test_uio_vm.py boot 'without an IOMMU' 600
+	;;
+*test_uio_vm*) boot 'without an IOMMU' 600 ;;
+*) boot 'with an IOMMU' 1800 -i ;;
+esac
+exit $status

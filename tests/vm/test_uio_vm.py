@@ -1,0 +1,149 @@
+"""Cards given to DPDK by uio_pci_generic, in a guest without an IOMMU: bound by our command, opened with physical addresses.
+
+The line interrupts of the second end of each pair arrive nowhere: it lies on QEMU's second root bus (run-guest.sh -N). What
+DPDK wants to know of the link it has to ask for.
+"""
+
+import mmap
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from dpdk_support import (
+    ALL,
+    DPDK_DRIVER,
+    SIZES,
+    Cards,
+    Wire,
+    address_of,
+    both_roles,
+    bound_and_back,
+    command,
+    from_port,
+    give_back,
+    kernel_drivers_pass_frames,
+    opened,
+    to_port,
+)
+from traffic import wait_carrier
+
+import pybypass as pb
+from pybypass import bind, devices, dpdk
+
+pytestmark = pytest.mark.iommu(False)
+
+
+@pytest.fixture(scope="module")
+def cards(pairs):
+    """cards(driver): its pair, the second end with uio_pci_generic until the end of this module."""
+    bound = Cards(pairs, "uio_pci_generic")
+    yield bound
+    bound.give_back()
+
+
+@ALL
+def test_bound_by_our_command_and_back(pair, driver):
+    """First of all, while the kernel has both ends."""
+
+    def check(card):
+        found = devices.find(card.address)
+        assert found.iommu_group is None and found.iommu_members == ()
+        (name,) = (p.name for p in Path("/sys/bus/pci/devices", card.address, "uio").iterdir())
+        assert Path("/dev", name).is_char_device()
+
+    bound_and_back(driver, pair, "uio_pci_generic", check)
+
+
+def test_vfio_is_refused_and_says_what_else_there_is(pairs):
+    """Debian's kernels are built without vfio's mode for machines without an IOMMU, so its switch is not named."""
+    subprocess.run(["modprobe", "-a", "vfio_iommu_type1", "vfio-pci"], check=True)
+    address = address_of(next(iter(pairs.values()))[1])
+    refused = command("bind", address, "vfio-pci", "--force")
+    assert refused.returncode == 3  # not supported here
+    assert "PB096" in refused.stderr and "in no IOMMU group" in refused.stderr
+    switch = Path("/sys/module/vfio/parameters/enable_unsafe_noiommu_mode")
+    assert (str(switch) in refused.stderr) is switch.exists()
+    assert ("uio_pci_generic" in refused.stderr) is not switch.exists()
+    assert bind.recorded() == {}
+
+
+@ALL
+def test_frames_cross_both_ways_unchanged(card, driver):
+    for turn in range(2):
+        with opened(card) as port, Wire(card) as wire:
+            assert (port.report["driver"], port.mac) == (DPDK_DRIVER[driver], card.mac)
+            assert port.pool()["iova"] == dpdk.info()["iova"] == "pa"
+            there = [wire.frame(i, SIZES[i % len(SIZES)], to_dpdk=True) for i in range(600)]  # more than the rings hold
+            assert [data for data, _ in to_port(port, wire, there)] == there
+            back = [wire.frame(i, SIZES[i % len(SIZES)], to_dpdk=False) for i in range(600)]
+            assert from_port(port, wire, back) == back
+            assert not any(port.stats()["drops"].values()), port.stats()
+            assert port.hardware_stats()["rx_pkts"] >= 600 or turn
+
+
+@pytest.mark.parametrize("driver", ["igb", "e1000e"])
+def test_chains_of_frames(card, driver):
+    subprocess.run(["ip", "link", "set", card.kernel, "mtu", "9000"], check=True)
+    try:
+        with opened(card, "mtu=9000&frame=2048&segs=1&frames=8192") as port, Wire(card) as wire:
+            sizes = [9014, 60, 1514, 9013, 4096, *range(61, 9000, 901)]
+            there = [wire.frame(i, n, to_dpdk=True) for i, n in enumerate(sizes)]
+            assert [data for data, _ in to_port(port, wire, there)] == there
+            back = [wire.frame(i, n, to_dpdk=False) for i, n in enumerate(sizes)]
+            assert from_port(port, wire, back) == back
+    finally:
+        subprocess.run(["ip", "link", "set", card.kernel, "mtu", "1500"], check=True)
+
+
+@ALL
+def test_the_link_is_seen_without_an_interrupt(card, driver):
+    """Up after a start, and again after a stop: nothing tells the driver but its own look."""
+    with opened(card) as port:
+        port.stats()
+        assert port.link()["up"] and port.queues[0].link_up
+        port.stop()
+        port.start()
+        with Wire(card) as wire:
+            wire.wait_passing(port)
+        assert port.link()["up"]
+
+
+@ALL
+def test_tcp_against_the_kernel(card, driver):
+    both_roles(card, 4)
+
+
+@pytest.mark.driver("igb")
+def test_memory_of_the_application_is_refused(cards):
+    """Its pages are scattered, and the card sees the physical ones."""
+    with opened(cards("igb"), wait=False) as port, pytest.raises(pb.PybypassError) as caught:
+        port.register(mmap.mmap(-1, 1 << 16))
+    assert caught.value.code == "PB094"
+    assert "vfio-pci" in caught.value.hint
+
+
+@ALL
+def test_given_back_after_its_process_was_killed(card, driver, cards):
+    """The kernel stops the card's DMA when the last file of it is closed, and its own driver finds a card that works."""
+    script = f"""
+import os, pybypass as pb
+from pybypass import dpdk
+dpdk.start(dpdk.EalOptions(huge="require"))
+port = pb.open({card.uri("promisc=1")!r})
+os.kill(os.getpid(), {int(signal.SIGKILL)})
+"""
+    done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, timeout=60, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    command_bits = Path("/sys/bus/pci/devices", card.address, "config").read_bytes()[4:6]
+    assert not command_bits[0] & 4, "bus mastering is on: the card still writes to memory"
+    give_back(card)
+    if driver == "vmxnet3":
+        # QEMU's goes on with the rings that it has until it is told to be quiet, as the kernel's driver does when it stops.
+        for state in ("down", "up"):
+            subprocess.run(["ip", "link", "set", card.ifname, state], check=True)
+        wait_carrier(card.ifname)
+    kernel_drivers_pass_frames(card)
+    cards.forget(driver)
+    cards(driver)
