@@ -86,7 +86,10 @@ static int rx_wake(struct pb_xsk *x)
 	x->dev.stats.rx_wakeups++;
 	if (recvfrom(x->fd, NULL, 0, MSG_DONTWAIT, NULL, NULL) < 0 && (errno == ENETDOWN || errno == ENXIO)) {
 		x->dev.link_up = false;
-		return -errno;
+		if (errno == ENETDOWN)
+			return -ENETDOWN;
+		x->gone = -ENODEV; /* no longer bound: the interface was removed */
+		return x->gone;
 	}
 	return 0;
 }

@@ -38,8 +38,10 @@ static int wake(struct pb_xsk *x)
 		return -EAGAIN;
 	default:
 		dev->link_up = false;
-		if (err == ENXIO) /* no longer bound: the interface was removed */
-			x->gone = -err;
+		if (err == ENXIO) { /* no longer bound: the interface was removed */
+			x->gone = -ENODEV;
+			return x->gone;
+		}
 		return -err;
 	}
 }
