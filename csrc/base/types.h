@@ -54,6 +54,18 @@ static inline be32 pb_be32_of(uint32_t v)
 	return r;
 }
 
+/* Four bytes of the wire as one word of memory. Headers are made of such words in registers: a word that is read where
+ * its bytes were just written waits for the store. */
+static inline uint32_t pb_wire32(uint32_t v)
+{
+	return __builtin_bswap32(v);
+}
+
+static inline void pb_store32(uint8_t *p, uint32_t word)
+{
+	memcpy(p, &word, 4);
+}
+
 static inline bool pb_ip_eq(const struct pb_ip *a, const struct pb_ip *b)
 {
 	return ((a->q[0] ^ b->q[0]) | (a->q[1] ^ b->q[1])) == 0;

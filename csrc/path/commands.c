@@ -134,11 +134,16 @@ static void run(struct pb_path *p, const struct pb_cmd *c, uint64_t now_ns)
 	}
 }
 
+#define AHEAD 2u /* commands: connections that are fetched while one is served */
+
 int pb_path_commands(struct pb_path *p, uint64_t now_ns)
 {
 	int n = 0;
-	while (n < PB_BURST_MAX && pb_ring_avail(&p->chan->cmd, 1) && pb_ring_room(&p->chan->ev, 1)) {
+	uint32_t left;
+	while (n < PB_BURST_MAX && (left = pb_ring_avail(&p->chan->cmd, 1)) && pb_ring_room(&p->chan->ev, 1)) {
 		struct pb_cmd c = *(struct pb_cmd *)pb_ring_cons_slot(&p->chan->cmd, 0);
+		if (left > AHEAD)
+			pb_tcp_prefetch(p->tcp, ((struct pb_cmd *)pb_ring_cons_slot(&p->chan->cmd, AHEAD))->h);
 		pb_ring_release(&p->chan->cmd, 1);
 		run(p, &c, now_ns);
 		n++;
@@ -168,6 +173,13 @@ static bool tell_data(struct pb_path *p, const struct pb_tcp_event *t, int *n)
 	return false;
 }
 
+static uint32_t mss_of(struct pb_path *p, pb_tcp_handle h)
+{
+	struct pb_tcp_info info = {0};
+	pb_tcp_get_info(p->tcp, h, &info);
+	return info.mss;
+}
+
 /* Data first, then what happened: the end of a stream must not overtake its bytes. */
 int pb_path_tell(struct pb_path *p)
 {
@@ -184,14 +196,11 @@ int pb_path_tell(struct pb_path *p)
 		uint32_t mask = t->mask & ~(uint32_t)PB_TCP_EV_READABLE;
 		if (!mask)
 			continue;
-		struct pb_tcp_info info = {0};
-		if (mask & PB_TCP_EV_CONNECTED)
-			pb_tcp_get_info(p->tcp, t->conn, &info);
 		struct pb_ev ev = {.op = PB_EV_STATE, .cookie = t->cookie, .h = t->conn};
 		ev.state.mask = mask;
 		ev.state.error = t->error;
 		ev.state.acked = t->acked;
-		ev.state.mss = info.mss;
+		ev.state.mss = mask & PB_TCP_EV_CONNECTED ? mss_of(p, t->conn) : 0;
 		push_ev(p, &ev);
 		gone |= mask & PB_TCP_EV_GONE;
 		n++;

@@ -116,8 +116,8 @@ static struct fate fate_of_ip(struct pb_path *p, const struct pb_eth_view *eth, 
 	return (struct fate){FATE_ENGINE, 0};
 }
 
-/* For the engine, d then starts at the IP header. */
-static struct fate classify(struct pb_path *p, struct pb_desc *d, uint64_t now_ns)
+/* l2: bytes before the IP header, for the engine. */
+static struct fate classify(struct pb_path *p, const struct pb_desc *d, uint16_t *l2, uint64_t now_ns)
 {
 	const uint8_t *frame = pb_pool_data(p->dev->pool, d);
 	struct pb_eth_view eth;
@@ -133,12 +133,8 @@ static struct fate classify(struct pb_path *p, struct pb_desc *d, uint64_t now_n
 	if (eth.type != PB_ETH_IP4 && eth.type != PB_ETH_IP6)
 		return exception(PB_EXC_L2_OTHER);
 	uint32_t len = (uint32_t)d->len - eth.hdr_len;
-	struct fate f = fate_of_ip(p, &eth, frame + eth.hdr_len, len, d->flags & PB_DESC_STRAY, now_ns);
-	if (f.what == FATE_ENGINE) {
-		d->off = (uint16_t)(d->off + eth.hdr_len);
-		d->len = (uint16_t)len;
-	}
-	return f;
+	*l2 = (uint16_t)eth.hdr_len;
+	return fate_of_ip(p, &eth, frame + eth.hdr_len, len, d->flags & PB_DESC_STRAY, now_ns);
 }
 
 /* Packets on their way to the engines that own their flows. */
@@ -163,11 +159,13 @@ void pb_path_input(struct pb_path *p, struct pb_desc *d, int n, uint64_t now_ns)
 	int k = 0;
 	strays.n = 0;
 	for (int i = 0; i < n; i++) {
-		uint16_t off = d[i].off;
-		struct fate f = d[i].flags & PB_DESC_MORE ? dropped(PB_DROP_TOO_LONG) : classify(p, &d[i], now_ns);
+		struct fate f =
+			d[i].flags & PB_DESC_MORE ? dropped(PB_DROP_TOO_LONG) : classify(p, &d[i], &l2[k], now_ns);
 		if (f.what == FATE_ENGINE) {
-			l2[k] = (uint16_t)(d[i].off - off);
-			in[k++] = d[i];
+			in[k] = d[i];
+			in[k].off = (uint16_t)(in[k].off + l2[k]);
+			in[k].len = (uint16_t)(in[k].len - l2[k]);
+			k++;
 		} else if (f.what == FATE_DROP)
 			count_drop(p, &d[i], f.reason);
 		else if (f.what == FATE_STRAY)

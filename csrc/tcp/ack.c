@@ -161,7 +161,15 @@ enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now
 	/* An old ACK says no more, unless it brings SACK blocks. */
 	if (old && !((c->flags & TCB_SACK) && p->opts.n_sack))
 		return PB_DROP_NONE;
-	struct ack_news n = {.now_ns = now_ns, .acked = old ? 0 : ack - c->snd_una};
+	if (ack != c->snd_una)
+		tcb_fetch_send(e, c);
+	struct ack_news n;
+	n.now_ns = now_ns;
+	n.acked = old ? 0 : ack - c->snd_una;
+	/* In two pieces: of one, compilers make a string instruction that takes longer to start than this whole
+	 * function. */
+	memset(&n.first_ns, 0, offsetof(struct ack_news, prior_delivered) - offsetof(struct ack_news, first_ns));
+	memset(&n.prior_delivered, 0, sizeof(n) - offsetof(struct ack_news, prior_delivered));
 	if (!p->data_len)
 		COUNT(e, TcpExtTCPPureAcks);
 	process_ack(e, c, p, &n);

@@ -82,8 +82,8 @@ static int check_timers(const struct pb_tcp *e, const struct tcb *c)
 	uint64_t t = c->t_rtx < c->t_delack ? c->t_rtx : c->t_delack;
 	t = t < c->t_misc ? t : c->t_misc;
 	t = t < c->t_pace ? t : c->t_pace;
-	MUST(t == NEVER ||
-	     (c->heap_pos < e->heap_n && e->heap[c->heap_pos].idx == c->idx && e->heap[c->heap_pos].key <= t));
+	uint32_t at = e->heap_at[c->idx];
+	MUST(t == NEVER || (at < e->heap_n && e->heap[at].idx == c->idx && e->heap[at].key <= t));
 	return 0;
 }
 

@@ -22,26 +22,44 @@ static void acked_now(struct pb_tcp *e, struct tcb *c)
 	c->last_ack_sent = c->rcv_nxt;
 }
 
-void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *g, struct pb_tcp_opts *opts)
+/* Options in front of off: those of every segment (timestamps, or none) at once, what few carry by the writer of all.
+ * Returns their length, and adds their sum. */
+static uint32_t opts_put(const struct tcb *c, uint8_t *end, const struct segment *g, uint64_t now_ns, uint32_t *sum)
 {
-	uint8_t buf[PB_TCP_OPTS_MAX], flags = g->flags;
-	if (c->flags & TCB_TS) {
-		opts->has_ts = true;
-		opts->ts_val = now_ts_ms(c, o->now_ns);
-		opts->ts_ecr = c->ts_recent;
+	uint32_t ts = c->flags & TCB_TS ? now_ts_ms(c, now_ns) : 0;
+	if (!g->opts) {
+		if (!(c->flags & TCB_TS))
+			return 0;
+		*sum = pb_csum_add(*sum, pb_tcp_opts_write_ts(end - 12, ts, c->ts_recent));
+		return 12;
 	}
+	uint8_t buf[PB_TCP_OPTS_MAX];
+	struct pb_tcp_opts o = *g->opts;
+	if (c->flags & TCB_TS) {
+		o.has_ts = true;
+		o.ts_val = ts;
+		o.ts_ecr = c->ts_recent;
+	}
+	uint32_t n = pb_tcp_opts_write(buf, &o);
+	memcpy(end - n, buf, n);
+	*sum = pb_csum_partial(buf, n, *sum);
+	return n;
+}
+
+void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *g)
+{
+	uint8_t flags = g->flags, *payload = frame_ptr(e, g->frame) + g->off;
+	uint32_t sum = g->sum, opts_len = opts_put(c, payload, g, o->now_ns, &sum), hdr = PB_TCP_HLEN + opts_len;
 	struct ip_about about = {
 		.ttl = c->ttl, .tos = (uint8_t)(c->tos | g->ecn), .id = c->ip_id++, .df = !(c->flags & TCB_NO_PMTUD)};
-	uint32_t opts_len = pb_tcp_opts_write(buf, opts), hdr = PB_TCP_HLEN + opts_len;
 	bool syn = flags & PB_TCP_SYN;
 	if ((c->bits & BIT_ECE) && !syn)
 		flags |= PB_TCP_ECE;
 	uint16_t wnd = (uint16_t)rcv_window_scaled(e, c, syn);
 	uint32_t ack = flags & PB_TCP_ACK ? c->rcv_nxt : 0;
-	uint8_t *tcp = frame_ptr(e, g->frame) + g->off - hdr, *ip = tcp - c->ip_hdr_len;
-	pb_tcp_write(tcp, c->lport, c->rport, g->seq, ack, flags, wnd, opts_len);
-	memcpy(tcp + PB_TCP_HLEN, buf, opts_len);
-	pb_tcp_set_csum_with(tcp, hdr, g->len, g->sum, &c->laddr, &c->raddr);
+	uint8_t *tcp = payload - hdr, *ip = tcp - c->ip_hdr_len;
+	sum = pb_csum_add(sum, pb_csum_pseudo(&c->laddr, &c->raddr, PB_IPPROTO_TCP, hdr + g->len));
+	pb_tcp_write_sum(tcp, c->lport, c->rport, g->seq, ack, flags, wnd, opts_len, sum);
 	ip_write(&about, ip, &c->laddr, &c->raddr, hdr + g->len);
 	o->d[o->n++] = (struct pb_desc){.addr = frame_addr(e, g->frame),
 					.off = (uint16_t)(g->off - hdr - c->ip_hdr_len),
@@ -52,7 +70,8 @@ void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *
 	COUNT(e, TcpOutSegs);
 }
 
-bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags, struct pb_tcp_opts *opts)
+bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags,
+		  const struct pb_tcp_opts *opts)
 {
 	uint32_t frame = frame_alloc(e, false);
 	if (frame == NONE) {
@@ -60,8 +79,8 @@ bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, 
 		return false;
 	}
 	e->segs[frame].flags = SEG_INDEV | SEG_ORPHAN;
-	struct segment g = {.frame = frame, .seq = seq, .off = PB_TCP_HEADROOM, .flags = flags};
-	emit(e, c, o, &g, opts);
+	struct segment g = {.frame = frame, .seq = seq, .off = PB_TCP_HEADROOM, .flags = flags, .opts = opts};
+	emit(e, c, o, &g);
 	return true;
 }
 
@@ -97,9 +116,10 @@ void send_syn(struct pb_tcp *e, struct tcb *c, struct out *o)
 
 bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq)
 {
+	if (!(c->flags & TCB_SACK) || !(c->oq_count || (c->bits & BIT_DSACK)))
+		return emit_control(e, c, o, seq, PB_TCP_ACK, NULL);
 	struct pb_tcp_opts opts = {0};
-	if ((c->flags & TCB_SACK) && (c->oq_count || (c->bits & BIT_DSACK)))
-		opts.n_sack = (uint8_t)rcv_sack_blocks(e, c, &opts, c->flags & TCB_TS ? 3 : 4);
+	opts.n_sack = (uint8_t)rcv_sack_blocks(e, c, &opts, c->flags & TCB_TS ? 3 : 4);
 	return emit_control(e, c, o, seq, PB_TCP_ACK, &opts);
 }
 
@@ -143,8 +163,7 @@ bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame)
 			g.flags |= PB_TCP_CWR;
 		c->bits &= ~(uint32_t)BIT_CWR;
 	}
-	struct pb_tcp_opts opts = {0};
-	emit(e, c, o, &g, &opts);
+	emit(e, c, o, &g);
 	s->flags |= SEG_SENT;
 	s->sent_ns = c->last_send_ns = o->now_ns;
 	s->delivered = c->delivered_segs;

@@ -82,7 +82,7 @@ static uint32_t pow2_at_least(uint32_t n)
 
 /* Large arrays lie in regions, with transparent huge pages where the kernel gives them: connections are visited in any
  * order, and each visit would miss the TLB too. */
-#define LARGE_BYTES ((size_t)8 << 20)
+#define LARGE_BYTES ((size_t)1 << 20)
 
 static void *take(struct pb_region **r, size_t n, size_t size)
 {
@@ -112,6 +112,7 @@ static void free_memory(struct pb_tcp *e)
 	give(e->regions[1], e->tcbs);
 	give(e->regions[2], e->table);
 	give(e->regions[3], e->heap);
+	give(e->regions[4], e->heap_at);
 	free(e->listeners);
 	free(e->trace);
 	free(e);
@@ -136,15 +137,18 @@ struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cac
 	e->tcbs = take(&e->regions[1], e->ntcbs, sizeof(*e->tcbs));
 	e->table = take(&e->regions[2], slots, sizeof(*e->table));
 	e->heap = take(&e->regions[3], e->ntcbs, sizeof(*e->heap));
+	e->heap_at = take(&e->regions[4], e->ntcbs, sizeof(*e->heap_at));
 	e->listeners = calloc(cfg->max_listeners, sizeof(*e->listeners));
 	e->trace = cfg->trace_records ? calloc(cfg->trace_records, sizeof(*e->trace)) : NULL;
-	if (!e->segs || !e->tcbs || !e->table || !e->heap || !e->listeners || (cfg->trace_records && !e->trace)) {
+	if (!e->segs || !e->tcbs || !e->table || !e->heap || !e->heap_at || !e->listeners ||
+	    (cfg->trace_records && !e->trace)) {
 		free_memory(e);
 		return NULL;
 	}
 	for (uint32_t i = 0; i < e->ntcbs; i++) {
 		e->tcbs[i].idx = i;
 		e->tcbs[i].gen = 1;
+		e->heap_at[i] = NONE;
 		e->tcbs[i].next[LIST_READY] = i + 1 < e->ntcbs ? i + 1 : NONE;
 	}
 	e->free_head = 0;
@@ -219,7 +223,7 @@ struct tcb *tcb_alloc(struct pb_tcp *e)
 	c->sq_head = c->sq_tail = c->sq_next = c->rtx_hint = NONE;
 	c->aq = (struct queue){NONE, NONE};
 	c->q_next = c->q_prev = c->listener = NONE;
-	c->heap_pos = c->next[LIST_READY] = c->next[LIST_EVENT] = NONE;
+	c->next[LIST_READY] = c->next[LIST_EVENT] = NONE;
 	c->t_rtx = c->t_delack = c->t_misc = c->t_pace = NEVER;
 	c->rcvbuf = e->cfg.rcvbuf_bytes;
 	c->sndbuf = e->cfg.sndbuf_bytes;
@@ -379,7 +383,7 @@ void tcb_closed(struct pb_tcp *e, struct tcb *c, int err)
 	c->t_rtx = c->t_delack = c->t_misc = c->t_pace = NEVER;
 	c->rtx_kind = RTX_NONE;
 	c->flags &= ~(uint32_t)(TCB_ACK_NOW | TCB_SYN_OUT | TCB_FIN_OUT | TCB_PROBE | TCB_TLP_DUE);
-	timer_remove(e, c);
+	timer_remove(e, c->idx);
 	flow_remove(e, c);
 	sq_free_all(e, c);
 	if (c->flags & TCB_DETACHED)

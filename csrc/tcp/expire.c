@@ -155,8 +155,10 @@ void pb_tcp_expire(struct pb_tcp *e, uint64_t now_ns)
 	while (e->heap_n) {
 		if (e->heap[0].key > now_ns)
 			return;
-		struct tcb *c = &e->tcbs[e->heap[0].idx];
-		timer_remove(e, c);
+		uint32_t idx = e->heap[0].idx;
+		struct tcb *c = &e->tcbs[idx];
+		__builtin_prefetch(&c->t_rtx, 1);
+		timer_remove(e, idx); /* which takes as long as that */
 		if (c->t_delack <= now_ns)
 			delack_timeout(e, c);
 		if (c->t_rtx <= now_ns)

@@ -324,11 +324,21 @@ static enum pb_drop arrives(struct pb_tcp *e, struct pkt *p, uint64_t now_ns)
 
 #define AHEAD 4 /* segments: as many lines as a core fetches at a time */
 
-/* What a segment touches of its connection, if it lies where its hash says: with many connections it is in no cache. */
-static inline void prefetch_flow(const struct pb_tcp *e, uint32_t hash)
+/* The connection of a hash, if it lies where that says: with many connections it is in no cache. */
+static inline const struct tcb *guess_flow(const struct pb_tcp *e, uint32_t hash)
 {
 	uint32_t slot = e->table[hash & e->table_mask];
-	tcb_fetch(e, &e->tcbs[slot ? slot - 1 : 0]);
+	return &e->tcbs[slot ? slot - 1 : 0];
+}
+
+/* The line that tells a flow, of all segments of a burst at once: each waits for its slot of the table. */
+static void fetch_flows(const struct pb_tcp *e, const struct pkt *p, int n)
+{
+	if (e->stats.conns <= CACHED_CONNS)
+		return;
+	for (int i = 0; i < n; i++)
+		if (!p[i].reason)
+			__builtin_prefetch(guess_flow(e, p[i].hash), 1);
 }
 
 void pb_tcp_input(struct pb_tcp *e, const struct pb_desc *d, int n, uint64_t now_ns, struct pb_tcp_verdict *v)
@@ -341,12 +351,13 @@ void pb_tcp_input(struct pb_tcp *e, const struct pb_desc *d, int n, uint64_t now
 			__builtin_prefetch(&e->table[pkts[i].hash & e->table_mask]);
 	}
 	e->stats.n[PB_C_TcpInSegs] += (uint64_t)n;
+	fetch_flows(e, pkts, n);
 	for (int i = 0; i < n && i < AHEAD; i++)
 		if (!pkts[i].reason)
-			prefetch_flow(e, pkts[i].hash);
+			tcb_fetch_receive(e, guess_flow(e, pkts[i].hash));
 	for (int i = 0; i < n; i++) {
 		if (i + AHEAD < n && !pkts[i + AHEAD].reason)
-			prefetch_flow(e, pkts[i + AHEAD].hash);
+			tcb_fetch_receive(e, guess_flow(e, pkts[i + AHEAD].hash));
 		enum pb_drop why = pkts[i].reason;
 		enum pb_verdict what = PB_VERDICT_DONE;
 		if (!why) {

@@ -81,6 +81,7 @@ static void start(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t
 	uint32_t own = (uint32_t)e->cfg.mtu - c->ip_hdr_len - PB_TCP_HLEN;
 	own = e->cfg.mss_clamp ? min_u32(own, e->cfg.mss_clamp) : own;
 	c->own_mss = c->advmss = (uint16_t)(c->max_mss ? min_u32(own, c->max_mss) : own);
+	rcv_sized(e, c);
 	c->iss = isn_make(e, c, now_ns);
 	/* RFC 1122 4.2.2.13: above all that the last connection of this pair used. */
 	if (p && p->reused && seq_lt(c->iss, p->min_iss))

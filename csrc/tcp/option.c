@@ -79,13 +79,14 @@ static void restart_keepalive(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	}
 }
 
-static int set_maxseg(struct tcb *c, int64_t v)
+static int set_maxseg(const struct pb_tcp *e, struct tcb *c, int64_t v)
 {
 	if (c->state != PB_TCP_CLOSED && c->state != PB_TCP_LISTEN && c->state != PB_TCP_SYN_SENT)
 		return -EINVAL;
 	c->max_mss = (uint16_t)v;
 	if (c->state == PB_TCP_SYN_SENT)
 		c->own_mss = c->advmss = (uint16_t)min_u32(c->own_mss, c->max_mss);
+	rcv_sized(e, c);
 	return 0;
 }
 
@@ -130,7 +131,7 @@ static int set_behaviour(struct pb_tcp *e, struct tcb *c, unsigned option, int64
 		tcb_ready(e, c);
 		return 0;
 	case PB_TCP_O_MAXSEG:
-		return set_maxseg(c, v);
+		return set_maxseg(e, c, v);
 	default:
 		return -ENOPROTOOPT;
 	}
@@ -175,6 +176,7 @@ int pb_tcp_set_option(struct pb_tcp *e, pb_tcp_handle h, unsigned option, int64_
 		break;
 	case PB_TCP_O_RCVBUF:
 		c->rcvbuf = (uint32_t)v;
+		rcv_sized(e, c);
 		rcv_review(e, c);
 		break;
 	case PB_TCP_O_SNDBUF:

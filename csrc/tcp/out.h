@@ -20,12 +20,13 @@ struct segment {
 	uint32_t frame, seq, sum;
 	uint16_t off, len; /* payload */
 	uint8_t flags, ecn;
+	const struct pb_tcp_opts *opts; /* NULL: the connection's timestamps, or none; they are added to others too */
 };
 
-void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *g, struct pb_tcp_opts *opts);
+void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *g);
 /* A segment without payload. False: no frame. */
 bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags,
-		  struct pb_tcp_opts *opts);
+		  const struct pb_tcp_opts *opts);
 void send_syn(struct pb_tcp *e, struct tcb *c, struct out *o);
 bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq);
 /* Sends the segment in `frame`, from its own frame if the device does not hold it. False: no frame. */

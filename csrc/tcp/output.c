@@ -178,8 +178,7 @@ static bool send_fin(struct pb_tcp *e, struct tcb *c, struct out *o)
 		   ((c->flags & (TCB_FIN_QUEUED | TCB_FIN_SENT)) == TCB_FIN_QUEUED && c->sq_next == NONE);
 	if (!due || o->n == o->room || c->sq_next != NONE)
 		return false;
-	struct pb_tcp_opts opts = {0};
-	if (!emit_control(e, c, o, c->snd_end, PB_TCP_FIN | PB_TCP_ACK, &opts))
+	if (!emit_control(e, c, o, c->snd_end, PB_TCP_FIN | PB_TCP_ACK, NULL))
 		return false;
 	if (c->flags & TCB_FIN_SENT) {
 		c->rexmits++;
@@ -294,8 +293,10 @@ int pb_tcp_output(struct pb_tcp *e, struct pb_desc *d, int room, uint64_t now_ns
 	uint32_t last = ready->tail;
 	while (ready->head != NONE && o.n < room && !o.stuck) {
 		struct tcb *c = list_pop(e, LIST_READY);
-		if (ready->head != NONE)
-			tcb_fetch(e, &e->tcbs[ready->head]);
+		if (ready->head != NONE) {
+			tcb_fetch_receive(e, &e->tcbs[ready->head]);
+			tcb_fetch_send(e, &e->tcbs[ready->head]);
+		}
 		bool was_last = c->idx == last;
 		if (c->flags & TCB_DEAD) {
 			tcb_recycle(e, c);

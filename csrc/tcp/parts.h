@@ -34,7 +34,7 @@ struct tcb *listener_find(const struct pb_tcp *e, const struct pb_ip *l, uint16_
 
 /* timer.c: a 4-ary heap of connections by their earliest deadline */
 void timer_update(struct pb_tcp *e, struct tcb *c);
-void timer_remove(struct pb_tcp *e, struct tcb *c);
+void timer_remove(struct pb_tcp *e, uint32_t idx);
 
 /* isn.c */
 uint64_t siphash24(const uint8_t key[16], const void *data, size_t n);
@@ -55,6 +55,8 @@ void enter_time_wait(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 void send_rst(struct pb_tcp *e, const struct tcb *c, uint64_t now_ns);
 
 /* rx.c, sackout.c: the receive window */
+/* After rcvbuf or advmss changed. */
+void rcv_sized(const struct pb_tcp *e, struct tcb *c);
 uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c);
 uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn);
 int rcv_sack_blocks(const struct pb_tcp *e, const struct tcb *c, struct pb_tcp_opts *o, int max);

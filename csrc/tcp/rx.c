@@ -8,24 +8,27 @@
  * not eat the pool, since each segment that is kept holds a whole frame. */
 #define SMALL_DIVISOR 4u
 
+void rcv_sized(const struct pb_tcp *e, struct tcb *c)
+{
+	uint64_t full = (uint64_t)c->rcvbuf * c->advmss / e->pool->frame_bytes;
+	c->rcv_full = (uint32_t)(full < UINT32_MAX ? full : UINT32_MAX);
+}
+
 /* What we could offer now. Memory is charged by frames, so bytes are scaled by how full a full segment makes one. */
 uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c)
 {
-	uint64_t charged = (uint64_t)c->rcv_frames * e->pool->frame_bytes;
-	if (charged >= c->rcvbuf)
+	if ((uint64_t)c->rcv_frames * e->pool->frame_bytes >= c->rcvbuf)
 		return 0;
-	uint64_t wnd = (c->rcvbuf - charged) * c->advmss / e->pool->frame_bytes;
-	uint64_t max = (uint64_t)65535 << c->rcv_wscale;
+	uint64_t wnd = c->rcv_full - c->rcv_frames * c->advmss, max = (uint64_t)65535 << c->rcv_wscale;
 	if (c->wnd_clamp && wnd > c->wnd_clamp)
 		wnd = c->wnd_clamp;
 	return (uint32_t)(wnd < max ? wnd : max);
 }
 
 /* The largest window there can be: of the whole buffer, or the application's limit. */
-static uint32_t rcv_most(const struct pb_tcp *e, const struct tcb *c)
+static uint32_t rcv_most(const struct tcb *c)
 {
-	uint32_t most = (uint32_t)((uint64_t)c->rcvbuf * c->advmss / e->pool->frame_bytes);
-	return c->wnd_clamp ? min_u32(most, c->wnd_clamp) : most;
+	return c->wnd_clamp ? min_u32(c->rcv_full, c->wnd_clamp) : c->rcv_full;
 }
 
 /* The window allowed it, but small segments may have cost more memory than bytes: refuse beyond twice the buffer. */
@@ -54,7 +57,7 @@ uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 		c->rcv_adv = c->rcv_nxt + wnd;
 		return wnd;
 	}
-	uint32_t step = min_u32(c->advmss, rcv_most(e, c) / 2);
+	uint32_t step = min_u32(c->advmss, rcv_most(c) / 2);
 	if (wnd < old + step)
 		wnd = old;
 	uint32_t field = min_u32(wnd >> c->rcv_wscale, 65535);
@@ -362,7 +365,7 @@ void rcv_review(struct pb_tcp *e, struct tcb *c)
 {
 	if (c->state != PB_TCP_ESTABLISHED && c->state != PB_TCP_FIN_WAIT_1 && c->state != PB_TCP_FIN_WAIT_2)
 		return;
-	uint32_t max = rcv_most(e, c);
+	uint32_t max = rcv_most(c);
 	uint32_t old = c->rcv_adv - c->rcv_nxt, wnd = rcv_window(e, c);
 	if (old < max / 2 && wnd >= old + min_u32(2u * c->advmss, max / 2)) {
 		c->flags |= TCB_ACK_NOW;

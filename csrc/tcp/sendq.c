@@ -189,6 +189,7 @@ static int sendable(struct pb_tcp *e, pb_tcp_handle h, struct tcb **out)
 	const struct tcb *c = *out = tcb_get(e, h);
 	if (!c)
 		return -EBADF;
+	tcb_fetch_send(e, c);
 	if (c->flags & TCB_FIN_QUEUED)
 		return -EPIPE;
 	if (c->state == PB_TCP_ESTABLISHED || c->state == PB_TCP_CLOSE_WAIT)

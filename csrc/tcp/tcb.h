@@ -150,9 +150,12 @@ struct queue {
 	uint32_t head, tail;
 };
 
+/* Laid out by cache line. What data without losses touches at its receiver comes first (TCB_RECEIVE_BYTES), then what
+ * it touches at its sender too (TCB_HOT_BYTES). */
 struct tcb {
-	/* identity; written once */
-	struct pb_ip laddr, raddr PB_ALIGNED(PB_CACHE_LINE);
+	/* 0: identity and state */
+	struct pb_ip laddr PB_ALIGNED(PB_CACHE_LINE);
+	struct pb_ip raddr;
 	uint16_t lport, rport;
 	uint32_t hash;
 	uint32_t idx, gen;
@@ -162,31 +165,36 @@ struct tcb {
 	uint8_t ip_hdr_len;
 	uint16_t mss; /* payload of a full segment, options subtracted */
 	uint16_t ip_id;
-	uint32_t ts_offset; /* of our timestamp clock */
-	/* receive */
-	uint32_t rcv_nxt PB_ALIGNED(PB_CACHE_LINE);
+	/* 1: receive */
+	uint32_t rcv_nxt;
 	uint32_t rcv_adv; /* right edge of the window we advertised */
 	uint32_t last_ack_sent;
-	uint32_t ts_recent;
-	uint64_t ts_recent_ns;
 	uint32_t rq_head, rq_tail; /* in order, unread */
 	uint32_t rq_bytes;
 	uint32_t oq_head; /* out of order, sorted, disjoint */
 	uint32_t oq_count;
-	uint32_t oq_last_seq; /* most recent arrival: its block is reported first (RFC 2018 4) */
-	uint32_t rcv_frames;  /* frames charged: rq, oq and what the application holds */
-	uint32_t held_frames; /* of these, the application's */
-	uint32_t rcvbuf;      /* bytes of frames */
-	uint32_t rfin_seq;
-	uint16_t rcv_mss;      /* what the peer's full segments seem to hold */
-	uint8_t quickacks;     /* ACKs that go at once */
-	uint16_t last_small;   /* the last segment below rcv_mss */
-	uint32_t ato_us;       /* how long an ACK may wait (Linux profile) */
-	uint64_t last_data_ns; /* when data last came in */
-	uint32_t dsack_left, dsack_right;
+	uint32_t rcv_frames; /* frames charged: rq, oq and what the application holds */
+	uint32_t rcvbuf;     /* bytes of frames */
+	uint32_t rcv_full;   /* what full segments of advmss bytes in that many frames hold: rcv_sized() */
 	uint32_t wnd_clamp;
-	/* send */
-	uint32_t snd_una PB_ALIGNED(PB_CACHE_LINE);
+	uint16_t advmss;
+	uint16_t rcv_mss;  /* what the peer's full segments seem to hold */
+	uint8_t quickacks; /* ACKs that go at once */
+	uint8_t tos, ttl;
+	uint8_t chrono;     /* enum chrono */
+	uint32_t ts_offset; /* of our timestamp clock */
+	uint32_t ts_recent;
+	/* 2: timers, lists, events */
+	uint64_t t_rtx, t_delack, t_misc, t_pace;
+	uint32_t next[LIST_COUNT];
+	uint32_t events;
+	int32_t error;
+	uint32_t cookie;
+	uint32_t listener;    /* a child's */
+	uint32_t ato_us;      /* how long an ACK may wait (Linux profile) */
+	uint32_t held_frames; /* of rcv_frames, the application's */
+	/* 3: send */
+	uint32_t snd_una;
 	uint32_t snd_nxt;
 	uint32_t snd_end; /* end of queued data (FIN excluded) */
 	uint32_t snd_wnd, snd_wl1, snd_wl2, max_snd_wnd;
@@ -195,73 +203,84 @@ struct tcb {
 	uint32_t sacked_bytes, lost_bytes;  /* of segments in flight */
 	uint32_t retrans_bytes;             /* of those, sent again and believed under way */
 	uint32_t sacked_segs;               /* without SACK: duplicates counted */
-	uint32_t fack;                      /* end of the highest segment that was SACKed */
 	uint32_t todo_bytes;                /* lost and not sent again yet */
-	uint32_t sndbuf;
+	/* 4: of every segment */
+	uint64_t last_rx_ns, last_data_ns, last_send_ns; /* when anything came in, data came in, data went out */
+	uint64_t delack_ns;
+	uint32_t delivered_segs, lost_total_segs;
 	uint8_t ca_state; /* enum pb_tcp_ca_state */
 	uint8_t rtx_kind; /* enum rtx_kind */
 	uint8_t rack_steps, rack_persist;
-	uint32_t reordering;  /* segments */
+	uint32_t sndbuf;
 	uint32_t recover_seq; /* snd_nxt when the state began (high_seq) */
-	uint32_t dupacks;
+	uint32_t tries;       /* timeouts in a row without progress */
+	uint32_t ka_sent;
+	uint32_t acked_event; /* bytes acknowledged and not yet told */
+	/* 5: counters */
+	uint64_t bytes_sent, bytes_acked, bytes_received, delivered_bytes;
+	uint64_t segs_out, segs_in, data_segs_out, data_segs_in;
+	/* 6: times of what was acknowledged */
 	uint64_t rack_sent_ns; /* send time of the newest segment known to have arrived, ... */
 	uint32_t rack_end;     /* ... and its end */
 	uint32_t rack_rtt_us;
+	uint32_t reordering; /* segments */
+	uint32_t srtt8_us, mdev4_us, mdev_max_us, rttvar_us, rtt_seq, rto_us, min_rtt_us;
+	uint64_t min_rtt_ns; /* when it was seen */
+	uint32_t backoff;    /* of the RTO: kept until there is a sample (Karn) */
+	uint32_t pushed_seq; /* end of the last segment that was queued with PSH */
+	/* 7, 8: congestion control */
+	struct pb_cc cc;
+	const struct pb_cc_ops *cc_ops;
+	uint64_t cwnd_ns; /* when cwnd was last found in full use */
+	/* 9: what limits sending */
+	uint32_t cwnd_seq; /* end of the window that cwnd-limited speaks of */
+	uint32_t max_out;  /* most bytes in flight in it */
+	uint32_t cwnd_used;
+	uint32_t small_end; /* end of the last segment below the MSS (Minshall) */
+	uint64_t chrono_ns, chrono_sum[CHRONO_COUNT];
+	uint64_t dupacks_in;
+	/* 10: read only, or nearly so */
+	uint64_t rto_min_ns, rto_max_ns, pacing_rate;
+	uint64_t probe_began_ns; /* when a closed window was probed first; 0: it is not */
+	uint64_t rate_bytes_s;
+	uint64_t ts_recent_ns;
+	uint32_t notsent_lowat;
+	uint32_t rfin_seq;
+	uint16_t max_mss;    /* the application's limit, 0: none */
+	uint16_t last_small; /* the last segment below rcv_mss */
+	uint16_t reord_seen;
+	uint16_t path_mtu;
+	/* receive, rarely */
+	uint32_t oq_last_seq; /* most recent arrival: its block is reported first (RFC 2018 4) */
+	uint32_t dsack_left, dsack_right;
+	/* losses */
+	uint32_t fack; /* end of the highest segment that was SACKed */
+	uint32_t dupacks;
 	uint32_t rack_last_delivered;
 	uint32_t tlp_seq;                /* snd_nxt when the probe went */
 	uint32_t prr_delivered, prr_out; /* bytes since the reduction began (RFC 6937) */
 	uint32_t prior_cwnd, prior_ssthresh;
-	uint32_t pushed_seq;  /* end of the last segment that was queued with PSH */
-	uint32_t small_end;   /* end of the last segment below the MSS (Minshall) */
 	uint32_t undo_una;    /* snd_una when cwnd was reduced; undo_on: valid */
 	int32_t undo_retrans; /* retransmissions that nobody has reported as duplicates; -1: none were sent */
+	uint64_t retrans_ns;  /* when the first retransmission of this episode went out; 0: none */
+	uint64_t lost_total_bytes;
+	uint32_t delivered_ce_segs;
 	bool undo_on;
-	uint8_t chrono; /* enum chrono */
-	uint16_t reord_seen;
-	uint64_t retrans_ns; /* when the first retransmission of this episode went out; 0: none */
-	uint32_t cwnd_seq;   /* end of the window that cwnd-limited speaks of */
-	uint32_t max_out;    /* most bytes in flight in it */
-	uint32_t cwnd_used;
-	uint64_t cwnd_ns; /* when cwnd was last found in full use */
-	uint64_t delivered_bytes, lost_total_bytes;
-	uint32_t delivered_segs, delivered_ce_segs, lost_total_segs;
+	/* opening */
 	uint32_t iss, irs;
 	uint64_t syn_ns; /* when the SYN went out; 0 if more than once */
-	uint32_t syns_sent;
-	uint32_t acked_event; /* bytes acknowledged and not yet told */
-	/* congestion control */
-	struct pb_cc cc PB_ALIGNED(PB_CACHE_LINE);
-	const struct pb_cc_ops *cc_ops;
-	/* times, timers, lists */
-	uint64_t t_rtx, t_delack, t_misc, t_pace;
-	uint32_t heap_pos;
-	uint32_t srtt8_us, mdev4_us, mdev_max_us, rttvar_us, rtt_seq, rto_us, min_rtt_us;
-	uint64_t min_rtt_ns; /* when it was seen */
-	uint32_t backoff;    /* of the RTO: kept until there is a sample (Karn) */
-	uint32_t tries;      /* timeouts in a row without progress */
-	uint32_t next[LIST_COUNT];
-	uint32_t events;
-	int32_t error,
-		soft_error; /* soft: reported by ICMP; says why when the connection is given up (RFC 1122 4.2.3.9) */
-	uint32_t cookie;
-	/* listener: accept queue; child: its listener and its place in the queue (in TIME-WAIT: among the spare) */
+	uint32_t syns_sent, syn_retries;
+	int32_t soft_error; /* reported by ICMP; says why when the connection is given up (RFC 1122 4.2.3.9) */
+	/* listener: accept queue; child: its place in the listener's queue (in TIME-WAIT: among the spare) */
 	struct queue aq;
-	uint32_t q_next, q_prev, listener;
+	uint32_t q_next, q_prev;
 	uint32_t backlog, waiting; /* waiting: embryos and queued children */
 	/* cold */
-	uint64_t pacing_rate, pace_next_ns, rate_bytes_s;
-	uint64_t last_rx_ns, last_challenge_ns, last_oow_ns, last_send_ns;
-	uint64_t ka_idle_ns, ka_interval_ns, user_timeout_ns, delack_ns, rto_min_ns, rto_max_ns, fin_wait2_ns;
+	uint64_t pace_next_ns, last_challenge_ns, last_oow_ns;
+	uint64_t ka_idle_ns, ka_interval_ns, user_timeout_ns, fin_wait2_ns;
 	int64_t linger_ns;
-	uint64_t chrono_ns, chrono_sum[CHRONO_COUNT];
-	uint64_t probe_began_ns; /* when a closed window was probed first; 0: it is not */
-	uint32_t ka_probes, ka_sent;
-	uint32_t notsent_lowat, syn_retries;
-	uint16_t max_mss;           /* the application's limit, 0: none */
+	uint32_t ka_probes;
 	uint16_t own_mss, peer_mss; /* what each end allows, options not subtracted */
-	uint16_t path_mtu;
-	uint8_t tos, ttl;
-	uint16_t advmss;
 	struct {
 		uint16_t low, high; /* what is known to fit, and what is known or thought not to: packet sizes */
 		uint16_t size;      /* of the probe in flight, 0: none */
@@ -270,11 +289,23 @@ struct tcb {
 		uint64_t due_ns;      /* when the search ended */
 		bool on;
 	} probing;
-	uint64_t bytes_sent, bytes_acked, bytes_received, bytes_rexmit;
-	uint64_t segs_out, segs_in, data_segs_out, data_segs_in;
-	uint64_t rexmits, fast_rexmits, timeouts, dupacks_in, probes_out;
+	uint64_t bytes_rexmit, rexmits, fast_rexmits, timeouts, probes_out;
 	uint32_t dsack_dups;
 };
+#define TCB_RECEIVE_BYTES (6u * PB_CACHE_LINE)
+#define TCB_HOT_BYTES (11u * PB_CACHE_LINE)
+#define LINE_STARTS(n, field) _Static_assert(offsetof(struct tcb, field) == (n)*PB_CACHE_LINE, "its cache line")
+LINE_STARTS(1, rcv_nxt);
+LINE_STARTS(2, t_rtx);
+LINE_STARTS(3, snd_una);
+LINE_STARTS(4, last_rx_ns);
+LINE_STARTS(5, bytes_sent);
+LINE_STARTS(6, rack_sent_ns);
+LINE_STARTS(7, cc);
+LINE_STARTS(9, cwnd_seq);
+LINE_STARTS(10, rto_min_ns);
+LINE_STARTS(11, oq_last_seq);
+#undef LINE_STARTS
 
 /* A segment that belongs to no connection: RST to the unknown. */
 struct reply {
@@ -303,7 +334,9 @@ struct pb_tcp {
 	uint32_t *table; /* flow table: tcb index + 1; 0 is empty */
 	uint32_t table_mask;
 	struct due *heap;
-	struct pb_region *regions[4]; /* of the large ones among segs, tcbs, table and heap; NULL: from the heap */
+	uint32_t
+		*heap_at; /* by connection: its place, NONE: not in it. Apart, so that sifting touches no connections */
+	struct pb_region *regions[5]; /* of the large ones of these arrays; NULL: from malloc() */
 	uint32_t heap_n;
 	uint32_t free_head; /* free tcbs, linked by next[LIST_READY] */
 	struct queue lists[LIST_COUNT];
@@ -330,21 +363,23 @@ struct pb_tcp {
 /* What an ACK showed, gathered on its way through in_ack(). */
 struct ack_news {
 	uint64_t now_ns;
+	uint32_t acked; /* sequence numbers, a FIN included */
+	uint32_t prior_una, prior_fack;
+	uint32_t reord; /* lowest sequence number, never sent again, that filled a hole */
+	uint32_t ts_ecr;
+	bool has_ecr, ece;
+	/* What is above is always set, and what follows is zero at first. */
 	uint64_t first_ns,
 		last_ns;    /* send times of the oldest and newest segment that was sent once and is acknowledged */
 	uint64_t rexmit_ns; /* of the newest retransmission that is acknowledged, 0: none */
 	uint64_t sack_first_ns, sack_last_ns; /* as the first two, of what was SACKed just now */
 	uint64_t newest_ns;                   /* send time of the newest segment that arrived, ... */
 	uint32_t prior_delivered;             /* ... and delivered_segs at that time */
-	uint32_t prior_una, prior_fack;
-	uint32_t acked;             /* sequence numbers, a FIN included */
-	uint32_t delivered;         /* bytes newly known to have arrived: acknowledged or SACKed */
-	uint32_t segs;              /* segments that were acknowledged cumulatively */
-	uint32_t sacked;            /* bytes SACKed just now */
-	uint32_t rtt_us, cc_rtt_us; /* 0: none */
-	uint32_t reord;             /* lowest sequence number, never sent again, that filled a hole */
-	uint32_t ts_ecr;
-	bool has_ecr, fin, ece, dsack, dsack_tlp;
+	uint32_t delivered;                   /* bytes newly known to have arrived: acknowledged or SACKed */
+	uint32_t segs;                        /* segments that were acknowledged cumulatively */
+	uint32_t sacked;                      /* bytes SACKed just now */
+	uint32_t rtt_us, cc_rtt_us;           /* 0: none */
+	bool fin, dsack, dsack_tlp;
 	bool not_dup;      /* data, a new window or progress: no duplicate ACK */
 	bool orig_acked;   /* something that was sent before the episode and not again (F-RTO) */
 	bool rexmit_acked; /* something that was sent again is acknowledged cumulatively */
@@ -376,12 +411,24 @@ struct pkt {
  * work comes to them. */
 #define CACHED_CONNS 512u
 
-static inline void tcb_fetch(const struct pb_tcp *e, const struct tcb *c)
+static inline void tcb_fetch_part(const struct pb_tcp *e, const struct tcb *c, uint32_t from, uint32_t to)
 {
 	if (e->stats.conns <= CACHED_CONNS)
 		return;
-	for (uint32_t at = 0; at < sizeof(*c); at += PB_CACHE_LINE)
+	for (uint32_t at = from; at < to; at += PB_CACHE_LINE)
 		__builtin_prefetch((const char *)c + at, 1);
+}
+
+/* For a segment that came, or for the reader. */
+static inline void tcb_fetch_receive(const struct pb_tcp *e, const struct tcb *c)
+{
+	tcb_fetch_part(e, c, 0, TCB_RECEIVE_BYTES);
+}
+
+/* What an ACK of new data, and sending, needs too. */
+static inline void tcb_fetch_send(const struct pb_tcp *e, const struct tcb *c)
+{
+	tcb_fetch_part(e, c, TCB_RECEIVE_BYTES, TCB_HOT_BYTES);
 }
 
 static inline pb_tcp_handle tcb_handle(const struct tcb *c)
@@ -395,7 +442,7 @@ static inline struct tcb *tcb_get(struct pb_tcp *e, pb_tcp_handle h)
 	if (idx >= e->ntcbs)
 		return NULL;
 	struct tcb *c = &e->tcbs[idx];
-	tcb_fetch(e, c);
+	tcb_fetch_receive(e, c);
 	return c->gen == (uint32_t)(h >> 32) && c->rcvbuf && !(c->flags & TCB_DETACHED) ? c : NULL;
 }
 

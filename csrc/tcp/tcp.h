@@ -111,6 +111,8 @@ PB_API int pb_tcp_listen(struct pb_tcp *e, const struct pb_tcp_endpoint *local, 
 PB_API int pb_tcp_accept(struct pb_tcp *e, pb_tcp_handle listener, pb_tcp_handle *h);
 PB_API int pb_tcp_connect(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const struct pb_tcp_endpoint *remote,
 			  uint64_t now_ns, pb_tcp_handle *h);
+/* A call for this connection comes soon: with many of them, fetching it takes longer than the call. */
+PB_API void pb_tcp_prefetch(const struct pb_tcp *e, pb_tcp_handle h);
 /* An application's number that comes back in every event of this handle. */
 PB_API int pb_tcp_set_cookie(struct pb_tcp *e, pb_tcp_handle h, uint32_t cookie);
 /* Copies; returns bytes taken (0 < n <= len) or -errno. flags: enum pb_tcp_send_flag. */

@@ -12,7 +12,7 @@ static uint64_t key(const struct pb_tcp *e, uint32_t pos)
 static void place(struct pb_tcp *e, uint32_t pos, struct due d)
 {
 	e->heap[pos] = d;
-	e->tcbs[d.idx].heap_pos = pos;
+	e->heap_at[d.idx] = pos;
 }
 
 static void sift_up(struct pb_tcp *e, uint32_t pos)
@@ -56,30 +56,31 @@ static uint64_t earliest(const struct tcb *c)
 void timer_update(struct pb_tcp *e, struct tcb *c)
 {
 	uint64_t t = earliest(c);
-	if (c->heap_pos == NONE) {
+	uint32_t pos = e->heap_at[c->idx];
+	if (pos == NONE) {
 		if (t == NEVER)
 			return;
 		place(e, e->heap_n, (struct due){t, c->idx});
 		e->heap_n++;
-		sift_up(e, c->heap_pos);
-	} else if (t < key(e, c->heap_pos)) {
-		e->heap[c->heap_pos].key = t;
-		sift_up(e, c->heap_pos);
+		sift_up(e, e->heap_n - 1);
+	} else if (t < key(e, pos)) {
+		e->heap[pos].key = t;
+		sift_up(e, pos);
 	}
 }
 
-void timer_remove(struct pb_tcp *e, struct tcb *c)
+void timer_remove(struct pb_tcp *e, uint32_t idx)
 {
-	uint32_t pos = c->heap_pos;
+	uint32_t pos = e->heap_at[idx];
 	if (pos == NONE)
 		return;
-	c->heap_pos = NONE;
+	e->heap_at[idx] = NONE;
 	struct due last = e->heap[--e->heap_n];
 	if (pos == e->heap_n)
 		return;
 	place(e, pos, last);
 	sift_up(e, pos);
-	sift_down(e, e->tcbs[last.idx].heap_pos);
+	sift_down(e, e->heap_at[last.idx]);
 }
 
 uint64_t pb_tcp_next_deadline(const struct pb_tcp *e)

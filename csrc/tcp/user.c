@@ -3,6 +3,15 @@
 
 #include <errno.h>
 
+void pb_tcp_prefetch(const struct pb_tcp *e, pb_tcp_handle h)
+{
+	uint32_t idx = (uint32_t)h;
+	if (idx < e->ntcbs) {
+		tcb_fetch_receive(e, &e->tcbs[idx]);
+		tcb_fetch_send(e, &e->tcbs[idx]);
+	}
+}
+
 static const char *const state_names[PB_TCP_STATE_COUNT] = {
 	"CLOSED",     "LISTEN",     "SYN_SENT", "SYN_RCVD", "ESTABLISHED", "FIN_WAIT_1",
 	"FIN_WAIT_2", "CLOSE_WAIT", "CLOSING",  "LAST_ACK", "TIME_WAIT",

@@ -127,21 +127,15 @@ static inline bool pb_ip_is_host(const struct pb_ip *a)
 static inline uint32_t pb_ip4_write(uint8_t *p, const struct pb_ip *src, const struct pb_ip *dst, uint8_t proto,
 				    uint8_t ttl, uint8_t tos, uint16_t id, bool df, uint32_t payload_len)
 {
-	struct pb_ip4_hdr h = {
-		.ver_ihl = 0x45,
-		.tos = tos,
-		.total_len = pb_be16_of((uint16_t)(PB_IP4_HLEN + payload_len)),
-		.id = pb_be16_of(id),
-		.frag = {{df ? 0x40 : 0, 0}},
-		.ttl = ttl,
-		.proto = proto,
-	};
-	memcpy(h.src, src->b + 12, 4);
-	memcpy(h.dst, dst->b + 12, 4);
-	uint32_t w[5];
-	memcpy(w, &h, sizeof(w));
-	h.csum = pb_csum_finish(pb_csum_fold64((uint64_t)w[0] + w[1] + w[2] + w[3] + w[4]));
-	memcpy(p, &h, sizeof(h));
+	uint32_t w0 = pb_wire32(0x45u << 24 | (uint32_t)tos << 16 | (PB_IP4_HLEN + payload_len)),
+		 w1 = pb_wire32((uint32_t)id << 16 | (df ? 0x4000 : 0)),
+		 w2 = pb_wire32((uint32_t)ttl << 24 | (uint32_t)proto << 16);
+	uint64_t sum = (uint64_t)w0 + w1 + w2 + src->w[3] + dst->w[3];
+	pb_store32(p, w0);
+	pb_store32(p + 4, w1);
+	pb_store32(p + 8, w2 | (uint32_t)(uint16_t)~pb_csum_fold(pb_csum_fold64(sum)) << 16);
+	pb_store32(p + 12, src->w[3]);
+	pb_store32(p + 16, dst->w[3]);
 	return PB_IP4_HLEN;
 }
 

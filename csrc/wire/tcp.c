@@ -119,23 +119,17 @@ uint32_t pb_tcp_opts_write(uint8_t *p, const struct pb_tcp_opts *o)
 	return (uint32_t)(q - p);
 }
 
-void pb_tcp_set_csum(uint8_t *tcp, uint32_t tcp_len, const struct pb_ip *src, const struct pb_ip *dst)
-{
-	pb_tcp_set_csum_with(tcp, tcp_len, 0, 0, src, dst);
-}
-
 bool pb_tcp_csum_ok(const uint8_t *tcp, uint32_t tcp_len, const struct pb_ip *src, const struct pb_ip *dst)
 {
 	return pb_csum_ok(pb_csum_partial(tcp, tcp_len, pb_csum_pseudo(src, dst, PB_IPPROTO_TCP, tcp_len)));
 }
 
-void pb_tcp_set_csum_with(uint8_t *tcp, uint32_t hdr_len, uint32_t data_len, uint32_t data_sum, const struct pb_ip *src,
-			  const struct pb_ip *dst)
+void pb_tcp_set_csum(uint8_t *tcp, uint32_t tcp_len, const struct pb_ip *src, const struct pb_ip *dst)
 {
 	struct pb_tcp_hdr *h = (void *)tcp;
 	h->csum = (be16){{0, 0}};
-	uint32_t sum = pb_csum_pseudo(src, dst, PB_IPPROTO_TCP, hdr_len + data_len);
-	h->csum = pb_csum_finish(pb_csum_partial(tcp, hdr_len, pb_csum_add(sum, data_sum)));
+	uint32_t sum = pb_csum_pseudo(src, dst, PB_IPPROTO_TCP, tcp_len);
+	h->csum = pb_csum_finish(pb_csum_partial(tcp, tcp_len, sum));
 }
 
 void pb_tcp_set_csum_partial(uint8_t *tcp, uint32_t tcp_len, const struct pb_ip *src, const struct pb_ip *dst)

@@ -119,30 +119,48 @@ static inline enum pb_drop pb_tcp_opts_parse(const uint8_t *opts, uint32_t n, st
  * length, a multiple of 4, at most 40: p has room for 40. */
 PB_API uint32_t pb_tcp_opts_write(uint8_t *p, const struct pb_tcp_opts *o);
 
-/* Writes a header for opts_len bytes of options (a multiple of 4; the caller writes them at p + 20), checksum and
- * urgent pointer 0. Returns 20 + opts_len. */
+/* NOP NOP and timestamps, 12 bytes; returns their checksum. */
+static inline uint32_t pb_tcp_opts_write_ts(uint8_t *p, uint32_t val, uint32_t ecr)
+{
+	uint32_t w0 = pb_wire32(PB_TCPOPT_NOP << 24 | PB_TCPOPT_NOP << 16 | PB_TCPOPT_TS << 8 | 10),
+		 w1 = pb_wire32(val), w2 = pb_wire32(ecr);
+	pb_store32(p, w0);
+	pb_store32(p + 4, w1);
+	pb_store32(p + 8, w2);
+	return pb_csum_fold64((uint64_t)w0 + w1 + w2);
+}
+
+/* Writes a header for opts_len bytes of options (a multiple of 4; the caller writes them at p + 20), urgent pointer 0,
+ * checksum field 0: pb_tcp_set_csum() follows. Returns 20 + opts_len. */
 static inline uint32_t pb_tcp_write(uint8_t *p, uint16_t sport, uint16_t dport, uint32_t seq, uint32_t ack,
 				    uint8_t flags, uint16_t wnd, uint32_t opts_len)
 {
-	struct pb_tcp_hdr h = {
-		.sport = pb_be16_of(sport),
-		.dport = pb_be16_of(dport),
-		.seq = pb_be32_of(seq),
-		.ack = pb_be32_of(ack),
-		.doff = (uint8_t)((PB_TCP_HLEN + opts_len) / 4 << 4),
-		.flags = flags,
-		.wnd = pb_be16_of(wnd),
-	};
-	memcpy(p, &h, sizeof(h));
+	pb_store32(p, pb_wire32((uint32_t)sport << 16 | dport));
+	pb_store32(p + 4, pb_wire32(seq));
+	pb_store32(p + 8, pb_wire32(ack));
+	pb_store32(p + 12, pb_wire32((PB_TCP_HLEN + opts_len) / 4 << 28 | (uint32_t)flags << 16 | wnd));
+	pb_store32(p + 16, 0);
+	return PB_TCP_HLEN + opts_len;
+}
+
+/* The same, with its checksum: sum is that of the pseudo header, the options and the data. */
+static inline uint32_t pb_tcp_write_sum(uint8_t *p, uint16_t sport, uint16_t dport, uint32_t seq, uint32_t ack,
+					uint8_t flags, uint16_t wnd, uint32_t opts_len, uint32_t sum)
+{
+	uint32_t w0 = pb_wire32((uint32_t)sport << 16 | dport), w1 = pb_wire32(seq), w2 = pb_wire32(ack),
+		 w3 = pb_wire32((PB_TCP_HLEN + opts_len) / 4 << 28 | (uint32_t)flags << 16 | wnd);
+	uint64_t all = (uint64_t)sum + w0 + w1 + w2 + w3;
+	pb_store32(p, w0);
+	pb_store32(p + 4, w1);
+	pb_store32(p + 8, w2);
+	pb_store32(p + 12, w3);
+	pb_store32(p + 16, (uint16_t)~pb_csum_fold(pb_csum_fold64(all)));
 	return PB_TCP_HLEN + opts_len;
 }
 
 /* The checksum of a segment of tcp_len bytes, header and data in one piece: fills it in, or verifies it. */
 PB_API void pb_tcp_set_csum(uint8_t *tcp, uint32_t tcp_len, const struct pb_ip *src, const struct pb_ip *dst);
 PB_API bool pb_tcp_csum_ok(const uint8_t *tcp, uint32_t tcp_len, const struct pb_ip *src, const struct pb_ip *dst);
-/* The same when the data's sum is known (kept from pb_csum_copy()): only the header of hdr_len bytes is read. */
-PB_API void pb_tcp_set_csum_with(uint8_t *tcp, uint32_t hdr_len, uint32_t data_len, uint32_t data_sum,
-				 const struct pb_ip *src, const struct pb_ip *dst);
 /* What a NIC is given to complete: the field holds the pseudo header's sum, not complemented (PB_DESC_CSUM_PARTIAL). */
 PB_API void pb_tcp_set_csum_partial(uint8_t *tcp, uint32_t tcp_len, const struct pb_ip *src, const struct pb_ip *dst);
 #endif

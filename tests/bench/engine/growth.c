@@ -9,6 +9,7 @@
 #include <time.h>
 
 #define VISITS 16u /* a burst */
+#define AHEAD 2u   /* connections are fetched so many visits before, as by the path's loop from its ring of commands */
 #define MSS 1460u
 #define PORTS 50000u /* of one server address */
 
@@ -102,18 +103,24 @@ static int move(uint32_t n, uint64_t segments)
 {
 	static uint8_t out[2 * MSS], in[65536];
 	uint64_t sent = 0, received = 0, goal = segments * MSS;
-	uint32_t at = 0, now[VISITS];
+	uint32_t at = 0;
+	pb_tcp_handle from[VISITS], to[VISITS];
 	while (received < goal) {
 		for (uint32_t i = 0; i < VISITS; i++) {
-			now[i] = at;
+			from[i] = end[0].conn[at];
+			to[i] = end[1].conn[at];
 			at = (uint32_t)(((uint64_t)at + 39916801) % n);
-			int64_t k = pb_tcp_send(end[0].e, end[0].conn[now[i]], out, sizeof(out), 0);
+		}
+		for (uint32_t i = 0; i < VISITS; i++) {
+			if (i + AHEAD < VISITS)
+				pb_tcp_prefetch(end[0].e, from[i + AHEAD]);
+			int64_t k = pb_tcp_send(end[0].e, from[i], out, sizeof(out), 0);
 			sent += k > 0 ? (uint64_t)k : 0;
 		}
 		if (settle())
 			return -1;
 		for (uint32_t i = 0; i < VISITS; i++)
-			for (int64_t k; (k = pb_tcp_recv(end[1].e, end[1].conn[now[i]], in, sizeof(in), now_ns)) > 0;)
+			for (int64_t k; (k = pb_tcp_recv(end[1].e, to[i], in, sizeof(in), now_ns)) > 0;)
 				received += (uint64_t)k;
 		if (settle())
 			return -1;
