@@ -141,11 +141,11 @@ int pb_path_commands(struct pb_path *p, uint64_t now_ns)
 	int n = 0;
 	uint32_t left;
 	while (n < PB_BURST_MAX && (left = pb_ring_avail(&p->chan->cmd, 1)) && pb_ring_room(&p->chan->ev, 1)) {
-		struct pb_cmd c = *(struct pb_cmd *)pb_ring_cons_slot(&p->chan->cmd, 0);
+		const struct pb_cmd *c = pb_ring_cons_slot(&p->chan->cmd, 0);
 		if (left > AHEAD)
 			pb_tcp_prefetch(p->tcp, ((struct pb_cmd *)pb_ring_cons_slot(&p->chan->cmd, AHEAD))->h);
+		run(p, c, now_ns);
 		pb_ring_release(&p->chan->cmd, 1);
-		run(p, &c, now_ns);
 		n++;
 	}
 	return n;
