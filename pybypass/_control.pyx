@@ -17,7 +17,7 @@ from pybypass.c.types cimport pb_ip, uint8_t, uint32_t
 from pybypass.errors import PybypassError, connection_error
 
 EXC_REASONS = {PB_EXC_ARP: "arp", PB_EXC_ICMP: "icmp", PB_EXC_UDP: "udp", PB_EXC_IP_OTHER: "ip", PB_EXC_L2_OTHER: "l2",
-               PB_EXC_NEIGH: "neigh", PB_EXC_ACCEPT: "accept", PB_EXC_NOT_OURS: "not_ours"}
+               PB_EXC_NEIGH: "neigh", PB_EXC_DOUBT: "doubt", PB_EXC_ACCEPT: "accept", PB_EXC_NOT_OURS: "not_ours"}
 
 
 cdef class Control(Core):
@@ -30,8 +30,8 @@ cdef class Control(Core):
         n = pb_app_exceptions(self.app, x, 32)
         out = []
         for i in range(n):
-            if x[i].reason == PB_EXC_NEIGH:
-                out.append(("neigh", None, ip_out(&x[i].addr)))
+            if x[i].reason in (PB_EXC_NEIGH, PB_EXC_DOUBT):
+                out.append((EXC_REASONS[x[i].reason], None, ip_out(&x[i].addr)))
                 continue
             out.append((EXC_REASONS.get(x[i].reason, "?"),
                         PyBytes_FromStringAndSize(<char *>pool.base + x[i].d.addr + x[i].d.off, x[i].d.len), None))

@@ -155,3 +155,8 @@ class KernelSide:
         with self.inside():
             neighbours.ask(self.ifindex, ip)
         return True
+
+    def neighbour_doubt(self, ip: IpAddress) -> bool:
+        """Has the kernel look whether a neighbour is there still, without waiting; whether it does."""
+        with self.inside():
+            return neighbours.doubt(self.ifindex, ip)

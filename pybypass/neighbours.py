@@ -13,12 +13,14 @@ from collections.abc import Collection, Iterator
 
 from ._netlink import ACK, CREATE, DUMP, REPLACE, Netlink, attribute, attributes, u32
 
-__all__ = ["STALE", "IpAddress", "ask", "lookup", "neighbour_of"]
+__all__ = ["STALE", "IpAddress", "ask", "doubt", "lookup", "neighbour_of"]
 
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _NUD_USABLE = 0x02 | 0x04 | 0x08 | 0x10 | 0x80  # REACHABLE, STALE, DELAY, PROBE, PERMANENT
 STALE = 0x04
+_NUD_DOUBTED = 0x02 | 0x04 | 0x08  # REACHABLE, STALE, DELAY: not PERMANENT, and PROBE is what is asked for
+_NUD_PROBE = 0x10
 _NTF_USE = 0x01
 _NDA_DST, _NDA_LLADDR, _NDA_IFINDEX = 1, 2, 8
 _RTM_NEWNEIGH, _RTM_GETNEIGH = 28, 30
@@ -35,15 +37,15 @@ def neighbour_of(body: bytes) -> tuple[int, bytes, bytes | None, int] | None:
     return index, found[_NDA_DST], mac if state & _NUD_USABLE and len(mac) == 6 else None, state
 
 
-def _known(ifindex: int, family: int) -> Iterator[tuple[bytes, bytes]]:
-    """(address, MAC address) of each usable entry."""
+def _known(ifindex: int, family: int) -> Iterator[tuple[bytes, bytes, int]]:
+    """(address, MAC address, NUD state) of each usable entry."""
     body = _NEIGHBOUR.pack(family, 0, 0, 0, 0) + u32(_NDA_IFINDEX, ifindex)
     with Netlink() as route:
         answers = route.request(_RTM_GETNEIGH, body, DUMP)
     for answer in answers:
         found = neighbour_of(answer.body)
         if found is not None and found[0] == ifindex and found[2] is not None:
-            yield found[1], found[2]
+            yield found[1], found[2], found[3]
 
 
 def lookup(ifindex: int, ips: Collection[IpAddress]) -> dict[IpAddress, bytes]:
@@ -52,7 +54,7 @@ def lookup(ifindex: int, ips: Collection[IpAddress]) -> dict[IpAddress, bytes]:
     for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
         wanted = {ip.packed: ip for ip in ips if ip.version == version}
         if wanted:
-            found.update({wanted[dst]: mac for dst, mac in _known(ifindex, family) if dst in wanted})
+            found.update({wanted[dst]: mac for dst, mac, _ in _known(ifindex, family) if dst in wanted})
     return found
 
 
@@ -62,3 +64,15 @@ def ask(ifindex: int, ip: IpAddress) -> None:
     body = _NEIGHBOUR.pack(family, ifindex, 0, _NTF_USE, 0) + attribute(_NDA_DST, ip.packed)
     with Netlink() as route:
         route.request(_RTM_NEWNEIGH, body, ACK | CREATE | REPLACE)
+
+
+def doubt(ifindex: int, ip: IpAddress) -> bool:
+    """Has the kernel ask a neighbour that it takes to be there whether that is so (as `ip neigh change ... nud probe`); returns
+    at once. Who does not answer is forgotten. False: the kernel does not know it, was told it for good, or asks already."""
+    family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
+    if not any(dst == ip.packed and state & _NUD_DOUBTED for dst, _, state in _known(ifindex, family)):
+        return False
+    body = _NEIGHBOUR.pack(family, ifindex, _NUD_PROBE, 0, 0) + attribute(_NDA_DST, ip.packed)
+    with Netlink() as route:
+        route.request(_RTM_NEWNEIGH, body, ACK | REPLACE)
+    return True

@@ -44,6 +44,15 @@ class OnWire:
     def forget(self, address: bytes) -> None:
         self._entries.pop(address, None)
 
+    def doubt(self, address: bytes, now: float) -> bool:
+        """It seems to be gone: it is asked at once, as if it had been silent for long. False: it is not known, or is being
+        asked already."""
+        entry = self._entries.get(address)
+        if entry is None or entry.probes:
+            return False
+        entry.due = now
+        return True
+
     def due(self, now: float) -> Iterator[tuple[bytes, bytes | None]]:
         """(address, MAC address to ask now), or (address, None) for one that is forgotten with this."""
         for address, entry in list(self._entries.items()):

@@ -254,6 +254,10 @@ class Port(Closing):
         """Has the kernel find a neighbour out, without waiting for it; False: no kernel behind the port, ask on the wire."""
         return False
 
+    def neighbour_doubt(self, ip: IpAddress) -> bool:
+        """Has the kernel look whether a neighbour is there still, without waiting; False: there is nothing for it to do."""
+        return False
+
     # ---- flow rules: pybypass.flow ----
 
     def _flow_table(self) -> FlowTable:

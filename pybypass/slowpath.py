@@ -63,6 +63,7 @@ class Neighbourhood(Protocol):
 
     def neighbour_lookup(self, hops: list[IpAddress]) -> dict[IpAddress, bytes]: ...
     def neighbour_ask(self, ip: IpAddress) -> bool: ...
+    def neighbour_doubt(self, ip: IpAddress) -> bool: ...
 
 
 class SlowPath:
@@ -120,6 +121,8 @@ class SlowPath:
                         continue
                     if reason == "neigh":
                         wanted.append(hop)
+                    elif reason == "doubt":
+                        self._doubt(hop)
                     elif reason == "arp":
                         self._arp(frame)
                     elif reason == "icmp":
@@ -237,6 +240,14 @@ class SlowPath:
             oldest = next(iter(self._known))
             del self._known[oldest]
             self._core.set_neighbour(oldest, None)
+
+    def _doubt(self, hop: bytes) -> None:
+        """TCP hears nothing from behind this next hop (RFC 9293 3.8.3 (b), RFC 1122 2.3.2.1 (4)): it is asked by unicast, now and
+        not when its time comes, and forgotten if it does not answer."""
+        if self._wire.doubt(hop, time.monotonic()):
+            self.counters["neighbour_doubted"] += 1
+        elif hop in self._known and self._neighbourhood is not None:
+            self.counters["neighbour_doubted"] += self._neighbourhood.neighbour_doubt(ipaddress.ip_address(hop))
 
     # ---- news of the kernel ----
 

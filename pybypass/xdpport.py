@@ -212,6 +212,10 @@ class XdpPort(Port):
             neighbours.ask(self.report["ifindex"], ip)
         return True
 
+    def neighbour_doubt(self, ip: IpAddress) -> bool:
+        with self._inside():
+            return neighbours.doubt(self.report["ifindex"], ip)
+
     def _flow_table(self) -> XdpFlows:
         from .flowtable import XdpFlows  # it knows what a port is
 

@@ -26,6 +26,20 @@ def test_who_stays_silent_is_forgotten():
     assert wire.next_due() is None
 
 
+def test_doubt_asks_at_once_and_once():
+    wire = OnWire()
+    assert not wire.doubt(A, 0.0)
+    wire.heard(A, MAC, 0.0)
+    assert wire.doubt(A, 5.0)
+    assert list(wire.due(5.0)) == [(A, MAC)]
+    assert not wire.doubt(A, 5.5), "it is being asked"
+    assert list(wire.due(5.5)) == []
+    wire.heard(A, OTHER, 5.6)
+    assert wire.next_due() == 35.6
+    assert wire.doubt(A, 10.0)
+    assert [wire.due(t).__next__() for t in (10.0, 11.0, 12.0, 13.0)] == [(A, OTHER)] * 3 + [(A, None)]
+
+
 def test_forgotten_by_another_thread_meanwhile():
     wire, now = silent(A, B, C)
     due = wire.due(now)

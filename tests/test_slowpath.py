@@ -221,11 +221,13 @@ class Kernel:
 
     def __init__(self):
         self.knows, self.looked, self.asked, self.waiting, self.set = {}, [], [], [], {}
+        self.doubts, self.doubted = [], []
         self.refuses = None
 
     def exceptions(self):
         waiting, self.waiting = self.waiting[:32], self.waiting[32:]
-        return [("neigh", None, hop) for hop in waiting]
+        doubts, self.doubts = self.doubts, []
+        return [("neigh", None, hop) for hop in waiting] + [("doubt", None, hop) for hop in doubts]
 
     def set_neighbour(self, hop, mac):
         self.set[hop] = mac
@@ -240,6 +242,11 @@ class Kernel:
         if self.refuses is not None:
             raise self.refuses
         self.asked.append(ip)
+        return True
+
+
+    def neighbour_doubt(self, ip):
+        self.doubted.append(ip)
         return True
 
 
@@ -263,6 +270,18 @@ def test_what_the_kernel_knows_is_not_asked_for(kernel):
     kernel.path.run()
     assert (kernel.set, kernel.asked) == ({B4: MAC}, [])
     assert kernel.path.tick() is None
+
+
+def test_the_kernel_is_told_of_a_doubt_about_what_it_knows(kernel):
+    there, nobody = host(1), host(2)
+    kernel.knows = {ipaddress.ip_address(there): MAC}
+    kernel.waiting = [there]
+    kernel.path.run()
+    kernel.doubts = [nobody, there]
+    kernel.path.run()
+    assert kernel.doubted == [ipaddress.ip_address(there)]
+    assert kernel.path.counters["neighbour_doubted"] == 1
+    assert kernel.path.counters["errors"] == 0
 
 
 def test_one_look_for_all_that_are_pending_and_one_question_each(kernel):

@@ -107,7 +107,7 @@ struct pb_exc {
 	struct pb_desc d; /* starts at the Ethernet header */
 	uint32_t reason;  /* enum pb_exc_reason */
 	uint32_t pad;
-	struct pb_ip addr; /* NEIGH: the next hop that is wanted (d.len is 0) */
+	struct pb_ip addr; /* NEIGH, DOUBT: the next hop (d.len is 0) */
 	uint64_t pad2;
 };
 _Static_assert(sizeof(struct pb_exc) == 64, "one cache line");
@@ -120,6 +120,7 @@ enum pb_exc_reason {
 	PB_EXC_L2_OTHER,
 	PB_EXC_NEIGH,    /* no packet: a next hop's MAC address is wanted */
 	PB_EXC_ACCEPT,   /* a SYN for the accept policy: pb_app_judged() */
+	PB_EXC_DOUBT,    /* no packet: TCP hears nothing from behind this next hop: is it there still? */
 	PB_EXC_NOT_OURS, /* IP for another address, where somebody else wants it: pb_app_hand_over() */
 };
 

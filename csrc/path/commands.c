@@ -193,7 +193,10 @@ int pb_path_tell(struct pb_path *p)
 		if ((t->mask & (PB_TCP_EV_READABLE | PB_TCP_EV_FIN | PB_TCP_EV_CLOSED)) && !tell_data(p, t, &n))
 			break;
 		p->have_event = false;
-		uint32_t mask = t->mask & ~(uint32_t)PB_TCP_EV_READABLE;
+		struct pb_tcp_endpoint peer;
+		if ((t->mask & PB_TCP_EV_DOUBT) && !pb_tcp_remote(p->tcp, t->conn, &peer))
+			pb_path_doubt_neigh(p, &peer.addr);
+		uint32_t mask = t->mask & ~(uint32_t)(PB_TCP_EV_READABLE | PB_TCP_EV_DOUBT);
 		if (!mask)
 			continue;
 		struct pb_ev ev = {.op = PB_EV_STATE, .cookie = t->cookie, .h = t->conn};

@@ -61,7 +61,7 @@ static void drain_chan(struct pb_path *p)
 		for (int i = 0; ev.op == PB_EV_DATA && i < ev.n; i++)
 			pb_pool_put(p->dev->cache, ev.refs[i].addr, PB_OWN_APP);
 	while (pb_ring_get(&p->chan->exc, &exc, 1))
-		if (exc.reason != PB_EXC_NEIGH)
+		if (exc.reason != PB_EXC_NEIGH && exc.reason != PB_EXC_DOUBT)
 			pb_pool_put(p->dev->cache, exc.d.addr, PB_OWN_APP);
 	while (pb_ring_get(&p->chan->inj, &d, 1))
 		pb_pool_put(p->dev->cache, d.addr, PB_OWN_APP);

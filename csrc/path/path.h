@@ -83,6 +83,8 @@ void pb_path_except(struct pb_path *p, const struct pb_desc *d, enum pb_exc_reas
 /* A SYN that the accept policy has judged; d is owned by APP and given back. */
 void pb_path_judged(struct pb_path *p, struct pb_desc *d, uint64_t now_ns);
 void pb_path_want_neigh(struct pb_path *p, const struct pb_ip *addr);
+/* The slow path should look whether the next hop to dst is there still. */
+void pb_path_doubt_neigh(struct pb_path *p, const struct pb_ip *dst);
 void pb_path_unpark(struct pb_path *p, const struct pb_ip *addr, uint64_t now_ns);
 void pb_path_discard(struct pb_path *p, const struct pb_desc *d);
 #endif

@@ -47,13 +47,25 @@ int pb_path_flush(struct pb_path *p, uint64_t now_ns)
 	return n;
 }
 
-void pb_path_want_neigh(struct pb_path *p, const struct pb_ip *addr)
+static void tell_of_neigh(struct pb_path *p, const struct pb_ip *addr, enum pb_exc_reason reason)
 {
 	if (!p->chan || !pb_ring_room(&p->chan->exc, 1))
 		return;
-	struct pb_exc x = {.reason = PB_EXC_NEIGH, .addr = *addr};
+	struct pb_exc x = {.reason = reason, .addr = *addr};
 	pb_ring_put(&p->chan->exc, &x, 1);
 	pb_path_wake_slow(p);
+}
+
+void pb_path_want_neigh(struct pb_path *p, const struct pb_ip *addr)
+{
+	tell_of_neigh(p, addr, PB_EXC_NEIGH);
+}
+
+void pb_path_doubt_neigh(struct pb_path *p, const struct pb_ip *dst)
+{
+	struct pb_ip hop;
+	if (!pb_net_route(&p->net, dst, &hop))
+		tell_of_neigh(p, &hop, PB_EXC_DOUBT);
 }
 
 static void drop_oldest_parked(struct pb_path *p)

@@ -3,7 +3,16 @@
 
 #include <errno.h>
 
-/* RFC 9293 3.8.3 (R1, R2), RFC 1122 4.2.3.5. */
+#define R1 3u /* retransmissions in a row: RFC 1122 4.2.3.5 */
+
+/* RFC 9293 3.8.3 (b): negative advice about the next hop, each time that so many retransmissions went unanswered. */
+static void doubt_at_r1(struct pb_tcp *e, struct tcb *c)
+{
+	if (c->tries == R1)
+		tcb_event(e, c, PB_TCP_EV_DOUBT);
+}
+
+/* RFC 9293 3.8.3 (R2), RFC 1122 4.2.3.5. */
 static void give_up(struct pb_tcp *e, struct tcb *c)
 {
 	if (c->state < PB_TCP_ESTABLISHED)
@@ -34,6 +43,7 @@ static void syn_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	}
 	c->tries++;
 	c->backoff++;
+	doubt_at_r1(e, c);
 	c->flags |= TCB_SYN_OUT;
 	COUNT(e, TcpRetransSegs);
 	COUNT(e, TcpExtTCPTimeouts);
@@ -96,6 +106,7 @@ static void rto_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	}
 	plpmtud_timeout(e, c, now_ns);
 	recovery_on_rto(e, c, now_ns);
+	doubt_at_r1(e, c);
 	rtx_arm(e, c, now_ns);
 	clamp_to_user_timeout(c, since ? since : now_ns, now_ns);
 }

@@ -59,6 +59,7 @@ enum pb_tcp_event_bit {
 	PB_TCP_EV_FIN = 1u << 4,      /* the peer will send no more */
 	PB_TCP_EV_CLOSED = 1u << 5,   /* no more segments will be exchanged; error says why (0: in order) */
 	PB_TCP_EV_GONE = 1u << 6,     /* the handle is void now; the local port may be let go */
+	PB_TCP_EV_DOUBT = 1u << 7,    /* R1: the next hop may be gone; whoever knows it should look (RFC 9293 3.8.3) */
 };
 
 struct pb_tcp_event {
@@ -113,6 +114,8 @@ PB_API int pb_tcp_connect(struct pb_tcp *e, const struct pb_tcp_endpoint *local,
 			  uint64_t now_ns, pb_tcp_handle *h);
 /* A call for this connection comes soon: with many of them, fetching it takes longer than the call. */
 PB_API void pb_tcp_prefetch(const struct pb_tcp *e, pb_tcp_handle h);
+/* The peer, also of a connection that the application has closed. -EBADF. */
+PB_API int pb_tcp_remote(const struct pb_tcp *e, pb_tcp_handle h, struct pb_tcp_endpoint *remote);
 /* An application's number that comes back in every event of this handle. */
 PB_API int pb_tcp_set_cookie(struct pb_tcp *e, pb_tcp_handle h, uint32_t cookie);
 /* Copies; returns bytes taken (0 < n <= len) or -errno. flags: enum pb_tcp_send_flag. */

@@ -3,6 +3,16 @@
 
 #include <errno.h>
 
+int pb_tcp_remote(const struct pb_tcp *e, pb_tcp_handle h, struct pb_tcp_endpoint *remote)
+{
+	uint32_t idx = (uint32_t)h;
+	const struct tcb *c = idx < e->ntcbs ? &e->tcbs[idx] : NULL;
+	if (!c || c->gen != (uint32_t)(h >> 32) || !c->rcvbuf)
+		return -EBADF;
+	*remote = (struct pb_tcp_endpoint){c->raddr, c->rport};
+	return 0;
+}
+
 void pb_tcp_prefetch(const struct pb_tcp *e, pb_tcp_handle h)
 {
 	uint32_t idx = (uint32_t)h;

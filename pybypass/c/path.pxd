@@ -37,6 +37,7 @@ cdef extern from "path/chan.h" nogil:
         PB_EXC_IP_OTHER
         PB_EXC_L2_OTHER
         PB_EXC_NEIGH
+        PB_EXC_DOUBT
         PB_EXC_ACCEPT
         PB_EXC_NOT_OURS
     cdef struct pb_exc:

@@ -293,6 +293,41 @@ TEST(gives_up)
 	CLOSE(s);
 }
 
+/* Three retransmissions without an answer: the next hop is in doubt (RFC 9293 3.8.3), also when it is a SYN's. */
+TEST(doubt_at_r1)
+{
+	REQUIRE(flight(false, 1, 0));
+	for (int i = 1; i <= 4; i++) {
+		uint32_t sent = s->n;
+		CHECK_EQ(!!(s->events & PB_TCP_EV_DOUBT), i > 3);
+		while (s->n == sent)
+			WAIT(10 * MS);
+	}
+	s->events = 0;
+	FORGET();
+	IN_OK(.f = A, .seq = 1, .ack = AT(1));
+	SEND(1 + MSS, MSS);
+	FORGET();
+	WAIT(100 * SEC);
+	CHECK(s->events & PB_TCP_EV_DOUBT);
+	struct pb_tcp_endpoint peer;
+	CHECK_EQ(pb_tcp_remote(s->e, s->h, &peer), 0);
+	CHECK(pb_ip_eq(&peer.addr, &s->peer) && peer.port == s->rport);
+	CLOSE_H();
+	CHECK_EQ(pb_tcp_remote(s->e, s->h, &peer), 0); /* detached: its FIN goes somewhere too */
+	CHECK_EQ(pb_tcp_remote(s->e, s->h + (1ull << 32), &peer), (uint64_t)-EBADF);
+	CLOSE(s);
+	struct pb_tcp_config c = script_config();
+	REQUIRE(script_open(s, &c));
+	CHECK_EQ(script_connect(s), 0);
+	WAIT(6 * SEC); /* two retransmissions */
+	CHECK(!(s->events & PB_TCP_EV_DOUBT));
+	WAIT(2 * SEC);
+	CHECK(s->events & PB_TCP_EV_DOUBT);
+	FORGET();
+	CLOSE(s);
+}
+
 /* The receiver threw away what it had SACKed (RFC 2018 8). */
 TEST(reneging)
 {
@@ -340,4 +375,4 @@ TEST(fin_lost)
 
 MAIN(T(slow_start_and_avoidance), T(newreno), T(no_second_episode), T(what_is_no_duplicate), T(sack_scoreboard),
      T(sack_nonsense), T(sack_with_small_segments), T(lost_retransmission), T(rto_doubles_and_resets),
-     T(timestamps_end_the_backoff), T(gives_up), T(reneging), T(fin_lost))
+     T(timestamps_end_the_backoff), T(gives_up), T(doubt_at_r1), T(reneging), T(fin_lost))

@@ -3,10 +3,13 @@
 import errno
 import ipaddress
 import socket
+import subprocess
 import threading
 import time
+from pathlib import Path
 
 import pytest
+from support import eventually
 
 import pybypass as pb
 from pybypass import lab as laboratory
@@ -73,3 +76,40 @@ def test_dead_neighbours_do_not_delay_a_live_one(lab):
         while engine.slowpath.counters["unresolved"] < 24:
             assert time.monotonic() < until, engine.slowpath.counters
             time.sleep(0.01)
+
+
+def test_doubt_of_a_neighbour_that_does_not_answer():
+    with laboratory.veth() as lab, lab.a.netns:
+        there, nobody = ipaddress.ip_address(lab.b.ip), ipaddress.ip_address("10.77.0.99")
+        assert not neighbours.doubt(lab.a.ifindex, nobody), "it is not known"
+        neighbours.ask(lab.a.ifindex, there)
+        eventually(lambda: neighbours.lookup(lab.a.ifindex, [there]))
+        assert neighbours.doubt(lab.a.ifindex, there)
+        eventually(lambda: neighbours.doubt(lab.a.ifindex, there))  # it answered, so it may be doubted again
+
+
+@pytest.mark.parametrize("kernel", [True, False], ids=["kernel", "owned"])
+def test_a_neighbour_that_moved_in_silence_is_found_at_r1(lab, kernel):
+    """Its MAC address is another one, and nobody says so: three retransmissions later it is asked, and then found."""
+    config = pb.EngineConfig(rto_min=0.05, rto_max=1.0)
+    ip = lab.a.ip if kernel else "10.77.0.50"
+    uri = f"xdp:{lab.a.ifname}"
+    with lab.a.netns:
+        for family in ("ipv4", "ipv6"):
+            Path(f"/proc/sys/net/{family}/neigh/{lab.a.ifname}/retrans_time_ms").write_text("100")
+    with kernel_server(lab.b) as server, pb.open(uri, netns=lab.a.netns) as port:
+        with pb.Engine(port, ip=f"{ip}/24", config=config) as engine:
+            connection = engine.connect((lab.b.ip, 5000), timeout=10)
+            peer, _ = server.accept()
+            with peer:
+                connection.sendall(b"before")
+                assert peer.recv(100) == b"before"
+                with lab.b.netns:
+                    subprocess.run(["ip", "link", "set", lab.b.ifname, "address", "02:00:00:00:77:02"], check=True)
+                connection.sendall(b"after")
+                peer.settimeout(20)
+                assert peer.recv(100) == b"after"
+                counters = engine.slowpath.counters
+                assert counters["neighbour_doubted"] >= 1, counters
+                assert connection.info()["timeouts"] >= 3
+            connection.close()
