@@ -52,6 +52,7 @@ static int check_receive(struct pb_tcp *e, const struct tcb *c)
 		tail = f;
 	}
 	MUST(tail == c->rq_tail && bytes == c->rq_bytes);
+	MUST(c->state < PB_TCP_SYN_SENT || c->rcv_full == (uint64_t)c->rcvbuf * c->advmss / e->pool->frame_bytes);
 	uint32_t end = c->rcv_nxt;
 	for (uint32_t f = c->oq_head; f != NONE; f = e->segs[f].next, count++) {
 		/* Ahead of what is in order, sorted, disjoint, inside the window. */
