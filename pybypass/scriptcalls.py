@@ -163,7 +163,7 @@ def _close(m: Machine, call: Call) -> Trial:
         if d.listening and m.flow is None:
             m.listening = False
 
-    return Trial(lambda: m.host.close(d.sock), check=check)
+    return Trial(lambda: m.host.close(d.sock), once=False, check=check)
 
 
 def _shutdown(m: Machine, call: Call) -> Trial:

@@ -140,6 +140,9 @@ void host_settle(struct pb_host *h)
 uint64_t pb_host_next_ns(const struct pb_host *h)
 {
 	uint64_t t = h->tcp ? pb_tcp_next_deadline(h->tcp) : NEVER;
+	for (const struct sock *s = h->socks; s < h->socks + PB_HOST_SOCKETS; s++)
+		if (s->used && s->linger_ns > h->now_ns)
+			t = min_u64(t, s->linger_ns);
 	return t < h->now_ns ? h->now_ns : t;
 }
 

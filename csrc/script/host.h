@@ -86,7 +86,8 @@ PB_API int64_t pb_host_recv(struct pb_host *h, int s, void *buf, size_t n, int f
  * Linux; with MSG_DONTWAIT any room will do. */
 PB_API int64_t pb_host_send(struct pb_host *h, int s, const void *buf, size_t n, int flags);
 PB_API int pb_host_shutdown(struct pb_host *h, int s, int how);
-/* With SO_LINGER of no time, RST. The socket is gone in any case: who wants to linger lets time pass. */
+/* With SO_LINGER of no time, RST. With a time -EAGAIN while data or the FIN are not acknowledged: the socket is there
+ * until a further call gives 0, which it does when the time is over too. Otherwise the socket is gone. */
 PB_API int pb_host_close(struct pb_host *h, int s);
 /* SIOCINQ, SIOCOUTQ, SIOCOUTQNSD. */
 PB_API int pb_host_ioctl(struct pb_host *h, int s, unsigned long request, int32_t *value);

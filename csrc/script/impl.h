@@ -103,7 +103,6 @@ enum opt {
 	OPT_PRIORITY,
 	OPT_RCVLOWAT,
 	OPT_MARK,
-	OPT_TIMESTAMPING,
 	OPT_BUSY_POLL,
 	OPT_MAX_PACING_RATE,
 	OPT_ZEROCOPY,
@@ -171,6 +170,7 @@ struct sock {
 	pb_tcp_handle next; /* listener: what accept() will give; 0: ask the engine */
 	struct pb_tcp_endpoint local, remote;
 	struct pb_lx_linger linger;
+	uint64_t linger_ns; /* close() waits until then; 0: it was not called */
 	struct pushes psh;
 	uint32_t tail_bytes; /* in the buffer that was begun last (io.c) */
 	uint32_t max_wnd;    /* the largest window that the peer had */

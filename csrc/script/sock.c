@@ -239,11 +239,34 @@ int pb_host_shutdown(struct pb_host *h, int fd, int how)
 	return 0;
 }
 
+/* With SO_LINGER, Linux waits in close() until the FIN is acknowledged or the time is over, also for a socket that does
+ * not block (tcp_close(), sk_stream_wait_close()). What was not read makes a RST instead. */
+static bool lingers(struct pb_host *h, struct sock *s)
+{
+	struct pb_tcp_info i;
+	if (!s->linger.onoff || !s->linger.seconds || s->phase == SOCK_LISTENING || !s->conn ||
+	    pb_tcp_get_info(h->tcp, s->conn, &i))
+		return false;
+	if (!s->linger_ns) {
+		if (i.unread_bytes)
+			return false;
+		s->linger_ns = h->now_ns + clamp_u32(s->linger.seconds, 0, INT32_MAX) * NS_PER_S;
+		pb_tcp_shutdown(h->tcp, s->conn, PB_TCP_SHUT_WR, h->now_ns);
+		host_settle(h);
+		if (pb_tcp_get_info(h->tcp, s->conn, &i))
+			return false;
+	}
+	bool closing = i.state == PB_TCP_FIN_WAIT_1 || i.state == PB_TCP_CLOSING || i.state == PB_TCP_LAST_ACK;
+	return closing && h->now_ns < s->linger_ns;
+}
+
 int pb_host_close(struct pb_host *h, int fd)
 {
 	struct sock *s = sock_get(h, fd);
 	if (!s)
 		return -EBADF;
+	if (lingers(h, s))
+		return -EAGAIN;
 	if (s->conn) {
 		bool abort = s->linger.onoff && !s->linger.seconds && s->phase != SOCK_LISTENING;
 		if (s->next)

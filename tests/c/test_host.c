@@ -192,6 +192,39 @@ TEST(a_super_segment_from_the_peer_is_cut)
 	world_close(w);
 }
 
+TEST(linger_waits_for_what_was_sent)
+{
+	struct world world, *w = &world;
+	struct pb_lx_linger l = {.onoff = 1, .seconds = 3};
+	uint8_t b[10] = {0};
+	for (int answered = 0; answered < 2; answered++) {
+		REQUIRE(world_open(w));
+		int s = connected(w);
+		CHECK_EQ(pb_host_setsockopt(w->h, s, LX_SOL_SOCKET, LX_SO_LINGER, &l, sizeof(l)), 0);
+		CHECK_EQ(pb_host_send(w->h, s, b, 10, 0), 10);
+		OUT(A | P, 1, 1, 10);
+		CHECK_EQ(pb_host_close(w->h, s), (uint64_t)-EAGAIN);
+		OUT(F | A, 11, 1, 0);
+		uint64_t end = pb_host_now(w->h) + 3 * SEC;
+		if (answered) {
+			CHECK_EQ(in(w, A, 1, 11, 0), 0);
+			CHECK_EQ(pb_host_close(w->h, s), (uint64_t)-EAGAIN); /* the FIN is not */
+			CHECK_EQ(in(w, A, 1, 12, 0), 0);
+			CHECK(pb_host_now(w->h) < end);
+		} else {
+			pb_host_advance(w->h, end - MS);
+			CHECK_EQ(pb_host_close(w->h, s), (uint64_t)-EAGAIN);
+			CHECK_EQ(pb_host_next_ns(w->h), end);
+			pb_host_advance(w->h, end);
+		}
+		CHECK_EQ(pb_host_close(w->h, s), 0);
+		CHECK_EQ(pb_host_close(w->h, s), (uint64_t)-EBADF);
+		while (out(w))
+			CHECK_EQ(w->tcp.flags & R, 0); /* in the background it goes on */
+		world_close(w);
+	}
+}
+
 TEST(icmp_fails_an_open)
 {
 	struct world world, *w = &world;
@@ -248,5 +281,5 @@ TEST(many_packets_wait_to_be_fetched)
 MAIN(T(a_server_from_listen_to_close), T(the_same_in_ipv6), T(what_linux_says_of_sockets_that_are_not_connected),
      T(a_refused_connect_tells_its_error_once), T(a_connect_that_nobody_answers_ends_by_the_knob),
      T(a_reset_is_told_once_and_then_the_end), T(half_closed_both_ways), T(linger_of_no_time_resets),
-     T(a_super_segment_from_the_peer_is_cut), T(icmp_fails_an_open), T(nothing_leaves_while_it_is_stuck),
-     T(many_packets_wait_to_be_fetched))
+     T(linger_waits_for_what_was_sent), T(a_super_segment_from_the_peer_is_cut), T(icmp_fails_an_open),
+     T(nothing_leaves_while_it_is_stuck), T(many_packets_wait_to_be_fetched))

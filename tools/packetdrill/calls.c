@@ -144,10 +144,16 @@ static int call_ioctl(void *u, int fd, unsigned long request, ...)
 	return (int)pd_leave(v ? pb_host_ioctl(pd_host, s, request, v) : -EFAULT);
 }
 
+static ssize_t try_close(void *arg)
+{
+	const int *sock = arg;
+	return pb_host_close(pd_host, *sock);
+}
+
 static int call_close(void *u, int fd)
 {
 	ENTER(fd)
-	int rc = pb_host_close(pd_host, s);
+	int rc = (int)pd_block(try_close, &s, false);
 	pd_fd_close(fd);
 	pd_retry();
 	return (int)pd_leave(rc);
