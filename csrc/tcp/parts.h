@@ -54,18 +54,22 @@ void in_fin(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 void enter_time_wait(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 void send_rst(struct pb_tcp *e, const struct tcb *c, uint64_t now_ns);
 
-/* rx.c, sackout.c: the receive window */
+/* window.c */
 /* After rcvbuf or advmss changed. */
 void rcv_sized(const struct pb_tcp *e, struct tcb *c);
 uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c);
 uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn);
+bool rcv_memory_left(const struct pb_tcp *e, const struct tcb *c);
+/* Room was made: tells the peer if it was waiting for it. */
+void rcv_review(struct pb_tcp *e, struct tcb *c);
+
+/* rx.c */
 int rcv_sack_blocks(const struct pb_tcp *e, const struct tcb *c, struct pb_tcp_opts *o, int max);
 /* Nothing in the store lies beyond: a FIN there can be true. */
 bool rcv_ends_by(const struct pb_tcp *e, const struct tcb *c, uint32_t seq);
 void rcv_free_all(struct pb_tcp *e, struct tcb *c);
 void rcv_free_ooo(struct pb_tcp *e, struct tcb *c);
-/* Room was made: tells the peer if it was waiting for it. */
-void rcv_review(struct pb_tcp *e, struct tcb *c);
+void rx_free(struct pb_tcp *e, struct tcb *c, uint32_t frame);
 
 /* delack.c */
 void ack_now(struct pb_tcp *e, struct tcb *c);

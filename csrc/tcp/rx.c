@@ -1,5 +1,4 @@
-/* Data in: the in-order queue, the out-of-order store (bounded, sorted, disjoint), the window and when to acknowledge.
- */
+/* Data in: the in-order queue and the out-of-order store (bounded, sorted, disjoint). */
 #include "tcp/tcb.h"
 
 #include <errno.h>
@@ -7,76 +6,6 @@
 /* A payload of at most this part of a frame is copied to its neighbour when it fits behind it: one-byte segments must
  * not eat the pool, since each segment that is kept holds a whole frame. */
 #define SMALL_DIVISOR 4u
-
-void rcv_sized(const struct pb_tcp *e, struct tcb *c)
-{
-	uint64_t full = (uint64_t)c->rcvbuf * c->advmss / e->pool->frame_bytes;
-	c->rcv_full = (uint32_t)(full < UINT32_MAX ? full : UINT32_MAX);
-}
-
-/* What we could offer now. Memory is charged by frames, so bytes are scaled by how full a full segment makes one. */
-uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c)
-{
-	if ((uint64_t)c->rcv_frames * e->pool->frame_bytes >= c->rcvbuf)
-		return 0;
-	uint64_t wnd = c->rcv_full - c->rcv_frames * c->advmss, max = (uint64_t)65535 << c->rcv_wscale;
-	if (c->wnd_clamp && wnd > c->wnd_clamp)
-		wnd = c->wnd_clamp;
-	return (uint32_t)(wnd < max ? wnd : max);
-}
-
-/* The largest window there can be: of the whole buffer, or the application's limit. */
-static uint32_t rcv_most(const struct tcb *c)
-{
-	return c->wnd_clamp ? min_u32(c->rcv_full, c->wnd_clamp) : c->rcv_full;
-}
-
-/* The window allowed it, but small segments may have cost more memory than bytes: refuse beyond twice the buffer. */
-static bool memory_left(const struct pb_tcp *e, const struct tcb *c)
-{
-	return (uint64_t)c->rcv_frames * e->pool->frame_bytes < 2ull * c->rcvbuf &&
-	       pb_pool_free_hint(e->cache) >= e->cfg.reserve_frames / 2;
-}
-
-/* Whether the last part of a unit of the window is worth its memory: see rcv_window_scaled. */
-static bool may_round_up(const struct pb_tcp *e, const struct tcb *c)
-{
-	return 2ull * c->rcv_frames * e->pool->frame_bytes < 3ull * c->rcvbuf && memory_left(e, c);
-}
-
-/* The window field of the next segment. The right edge never moves left (RFC 9293 3.8.6), and it moves right only by
- * what is worth it (3.8.6.2.2). What is left of a window may be less than the unit of the scale: it is rounded up,
- * which moves the edge by a little for each segment shorter than that. When half as much as the buffer was taken beyond
- * it, it is rounded down: the field then says up to a unit less than was offered (RFC 7323 2.4), which is still taken.
- */
-uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
-{
-	uint32_t wnd = rcv_window(e, c), old = c->rcv_adv - c->rcv_nxt;
-	if (syn) {
-		wnd = max_u32(min_u32(wnd, 65535), min_u32(old, 65535)); /* a SYN-ACK takes nothing of a SYN back */
-		c->rcv_adv = c->rcv_nxt + wnd;
-		return wnd;
-	}
-	uint32_t step = min_u32(c->advmss, rcv_most(c) / 2);
-	if (wnd < old + step)
-		wnd = old;
-	uint32_t field = min_u32(wnd >> c->rcv_wscale, 65535);
-	uint32_t edge = c->rcv_nxt + (field << c->rcv_wscale);
-	if (seq_lt(edge, c->rcv_adv)) {
-		if (field < 65535 && may_round_up(e, c))
-			field++;
-		edge = c->rcv_nxt + (field << c->rcv_wscale);
-	}
-	c->rcv_adv = seq_max(c->rcv_adv, edge);
-	if (!field != !!(c->bits & BIT_ZERO_WND)) {
-		if (field)
-			COUNT(e, TcpExtTCPFromZeroWindowAdv);
-		else
-			COUNT(e, TcpExtTCPToZeroWindowAdv);
-		c->bits ^= BIT_ZERO_WND;
-	}
-	return field;
-}
 
 /* When more memory is charged than the buffer has, any piece that fits is worth a copy. */
 static bool is_small(const struct pb_tcp *e, const struct tcb *c, uint32_t len)
@@ -129,7 +58,7 @@ static void advance(struct pb_tcp *e, struct tcb *c, uint32_t len)
 		c->rcv_adv = c->rcv_nxt;
 }
 
-static void rx_free(struct pb_tcp *e, struct tcb *c, uint32_t frame)
+void rx_free(struct pb_tcp *e, struct tcb *c, uint32_t frame)
 {
 	pb_pool_put(e->cache, frame_addr(e, frame), PB_OWN_ENGINE);
 	c->rcv_frames--;
@@ -198,7 +127,7 @@ static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 		}
 	}
 	/* Those that it covers whole go; the first that it covers in part bounds it. */
-	bool full = c->oq_count >= e->cfg.ooo_segs || !memory_left(e, c) || !room_for_ooo(e);
+	bool full = c->oq_count >= e->cfg.ooo_segs || !rcv_memory_left(e, c) || !room_for_ooo(e);
 	while (f != NONE && seq_leq(e->segs[f].seq + e->segs[f].len, p->seq + p->data_len)) {
 		uint32_t next = e->segs[f].next;
 		dsack_report(e, c, e->segs[f].seq, e->segs[f].seq + e->segs[f].len, false);
@@ -263,9 +192,9 @@ static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uin
 	} else {
 		/* The store may hold the tail of it already. */
 		if (c->rq_tail == NONE || !append_copy(e, c, c->rq_tail, p)) {
-			while (!memory_left(e, c) && c->oq_head != NONE)
+			while (!rcv_memory_left(e, c) && c->oq_head != NONE)
 				prune_ooo(e, c);
-			if (!memory_left(e, c)) {
+			if (!rcv_memory_left(e, c)) {
 				/* It was offered: say at once what there is now, so that the peer probes (RFC
 				 * 9293 3.8.6.1). */
 				COUNT(e, TcpExtTCPRcvQDrop);
@@ -359,105 +288,4 @@ bool rcv_ends_by(const struct pb_tcp *e, const struct tcb *c, uint32_t seq)
 	for (uint32_t f = c->oq_head; f != NONE; f = e->segs[f].next)
 		end = e->segs[f].seq + e->segs[f].len;
 	return seq_leq(end, seq);
-}
-
-void rcv_review(struct pb_tcp *e, struct tcb *c)
-{
-	if (c->state != PB_TCP_ESTABLISHED && c->state != PB_TCP_FIN_WAIT_1 && c->state != PB_TCP_FIN_WAIT_2)
-		return;
-	uint32_t max = rcv_most(c);
-	uint32_t old = c->rcv_adv - c->rcv_nxt, wnd = rcv_window(e, c);
-	if (old < max / 2 && wnd >= old + min_u32(2u * c->advmss, max / 2)) {
-		c->flags |= TCB_ACK_NOW;
-		tcb_ready(e, c);
-	}
-}
-
-/* 0: end of the stream; -EAGAIN; else bytes may be read. */
-static int readable(const struct tcb *c)
-{
-	if (c->rq_bytes)
-		return 1;
-	if (c->state == PB_TCP_LISTEN)
-		return -EINVAL;
-	if (c->error)
-		return -c->error;
-	if ((c->flags & (TCB_RFIN_DONE | TCB_RCV_SHUT)) || c->state == PB_TCP_CLOSED)
-		return 0;
-	return c->state < PB_TCP_ESTABLISHED ? -ENOTCONN : -EAGAIN;
-}
-
-int64_t pb_tcp_recv(struct pb_tcp *e, pb_tcp_handle h, void *buf, size_t len, uint64_t now_ns)
-{
-	(void)now_ns;
-	struct tcb *c = tcb_get(e, h);
-	if (!c)
-		return -EBADF;
-	int rc = readable(c);
-	if (rc <= 0)
-		return rc;
-	size_t done = 0;
-	while (done < len && c->rq_head != NONE) {
-		uint32_t frame = c->rq_head;
-		struct seg *s = &e->segs[frame];
-		size_t n = len - done < s->len ? len - done : s->len;
-		memcpy((uint8_t *)buf + done, frame_ptr(e, frame) + s->off, n);
-		done += n;
-		s->off = (uint16_t)(s->off + n);
-		s->len = (uint16_t)(s->len - n);
-		s->seq += (uint32_t)n;
-		if (s->len)
-			break;
-		c->rq_head = s->next;
-		if (c->rq_head == NONE)
-			c->rq_tail = NONE;
-		rx_free(e, c, frame);
-	}
-	c->rq_bytes -= (uint32_t)done;
-	ack_read(e, c);
-	rcv_review(e, c);
-	return (int64_t)done;
-}
-
-int pb_tcp_recv_frames(struct pb_tcp *e, pb_tcp_handle h, struct pb_desc *d, int n)
-{
-	struct tcb *c = tcb_get(e, h);
-	if (!c)
-		return -EBADF;
-	int k = 0;
-	for (; k < n && c->rq_head != NONE; k++) {
-		uint32_t frame = c->rq_head;
-		struct seg *s = &e->segs[frame];
-		d[k] = (struct pb_desc){.addr = frame_addr(e, frame), .off = s->off, .len = s->len};
-		c->rq_head = s->next;
-		if (c->rq_head == NONE)
-			c->rq_tail = NONE;
-		c->rq_bytes -= s->len;
-		pb_pool_move(e->cache, d[k].addr, PB_OWN_ENGINE, PB_OWN_APP);
-	}
-	c->held_frames += (uint32_t)k;
-	if (k)
-		return k;
-	int rc = readable(c);
-	return rc == -EAGAIN || rc > 0 ? 0 : rc;
-}
-
-uint32_t pb_tcp_keep_frames(struct pb_tcp *e, pb_tcp_handle h)
-{
-	const struct tcb *c = tcb_get(e, h);
-	return c ? c->rcvbuf / 2 / e->pool->frame_bytes : 0;
-}
-
-int pb_tcp_consumed(struct pb_tcp *e, pb_tcp_handle h, uint32_t frames)
-{
-	struct tcb *c = tcb_get(e, h);
-	if (!c)
-		return -EBADF;
-	if (frames > c->held_frames)
-		return -EINVAL;
-	c->held_frames -= frames;
-	c->rcv_frames -= frames;
-	ack_read(e, c);
-	rcv_review(e, c);
-	return 0;
 }

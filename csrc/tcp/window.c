@@ -1,0 +1,85 @@
+/* The window that we offer: what a receive buffer of frames is worth in bytes, and when news of it are worth a segment.
+ */
+#include "tcp/tcb.h"
+
+void rcv_sized(const struct pb_tcp *e, struct tcb *c)
+{
+	uint64_t full = (uint64_t)c->rcvbuf * c->advmss / e->pool->frame_bytes;
+	c->rcv_full = (uint32_t)(full < UINT32_MAX ? full : UINT32_MAX);
+}
+
+/* What we could offer now. Memory is charged by frames, so bytes are scaled by how full a full segment makes one. */
+uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c)
+{
+	if ((uint64_t)c->rcv_frames * e->pool->frame_bytes >= c->rcvbuf)
+		return 0;
+	uint64_t wnd = c->rcv_full - c->rcv_frames * c->advmss, max = (uint64_t)65535 << c->rcv_wscale;
+	if (c->wnd_clamp && wnd > c->wnd_clamp)
+		wnd = c->wnd_clamp;
+	return (uint32_t)(wnd < max ? wnd : max);
+}
+
+/* The largest window there can be: of the whole buffer, or the application's limit. */
+static uint32_t rcv_most(const struct tcb *c)
+{
+	return c->wnd_clamp ? min_u32(c->rcv_full, c->wnd_clamp) : c->rcv_full;
+}
+
+/* The window allowed it, but small segments may have cost more memory than bytes: refuse beyond twice the buffer. */
+bool rcv_memory_left(const struct pb_tcp *e, const struct tcb *c)
+{
+	return (uint64_t)c->rcv_frames * e->pool->frame_bytes < 2ull * c->rcvbuf &&
+	       pb_pool_free_hint(e->cache) >= e->cfg.reserve_frames / 2;
+}
+
+/* Whether the last part of a unit of the window is worth its memory: see rcv_window_scaled. */
+static bool may_round_up(const struct pb_tcp *e, const struct tcb *c)
+{
+	return 2ull * c->rcv_frames * e->pool->frame_bytes < 3ull * c->rcvbuf && rcv_memory_left(e, c);
+}
+
+/* The window field of the next segment. The right edge never moves left (RFC 9293 3.8.6), and it moves right only by
+ * what is worth it (3.8.6.2.2). What is left of a window may be less than the unit of the scale: it is rounded up,
+ * which moves the edge by a little for each segment shorter than that. When half as much as the buffer was taken beyond
+ * it, it is rounded down: the field then says up to a unit less than was offered (RFC 7323 2.4), which is still taken.
+ */
+uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
+{
+	uint32_t wnd = rcv_window(e, c), old = c->rcv_adv - c->rcv_nxt;
+	if (syn) {
+		wnd = max_u32(min_u32(wnd, 65535), min_u32(old, 65535)); /* a SYN-ACK takes nothing of a SYN back */
+		c->rcv_adv = c->rcv_nxt + wnd;
+		return wnd;
+	}
+	uint32_t step = min_u32(c->advmss, rcv_most(c) / 2);
+	if (wnd < old + step)
+		wnd = old;
+	uint32_t field = min_u32(wnd >> c->rcv_wscale, 65535);
+	uint32_t edge = c->rcv_nxt + (field << c->rcv_wscale);
+	if (seq_lt(edge, c->rcv_adv)) {
+		if (field < 65535 && may_round_up(e, c))
+			field++;
+		edge = c->rcv_nxt + (field << c->rcv_wscale);
+	}
+	c->rcv_adv = seq_max(c->rcv_adv, edge);
+	if (!field != !!(c->bits & BIT_ZERO_WND)) {
+		if (field)
+			COUNT(e, TcpExtTCPFromZeroWindowAdv);
+		else
+			COUNT(e, TcpExtTCPToZeroWindowAdv);
+		c->bits ^= BIT_ZERO_WND;
+	}
+	return field;
+}
+
+void rcv_review(struct pb_tcp *e, struct tcb *c)
+{
+	if (c->state != PB_TCP_ESTABLISHED && c->state != PB_TCP_FIN_WAIT_1 && c->state != PB_TCP_FIN_WAIT_2)
+		return;
+	uint32_t max = rcv_most(c);
+	uint32_t old = c->rcv_adv - c->rcv_nxt, wnd = rcv_window(e, c);
+	if (old < max / 2 && wnd >= old + min_u32(2u * c->advmss, max / 2)) {
+		c->flags |= TCB_ACK_NOW;
+		tcb_ready(e, c);
+	}
+}
