@@ -1,9 +1,11 @@
 /* The ACK of a segment: what left the network, the window, the RTT, and what follows for the connection's state. */
 #include "tcp/tcb.h"
 
+/* RFC 9293 3.10.7.4, fifth; and each ACK of something new, as Linux has it: kept from a segment that came before, its
+ * window would move right with SND.UNA, past all that the peer ever offered. */
 static void update_window(struct pb_tcp *e, struct tcb *c, const struct pkt *p, struct ack_news *n)
 {
-	if (!(seq_lt(c->snd_wl1, p->seq) || (c->snd_wl1 == p->seq && seq_leq(c->snd_wl2, p->tcp.ack))))
+	if (!n->acked && !(seq_lt(c->snd_wl1, p->seq) || (c->snd_wl1 == p->seq && seq_leq(c->snd_wl2, p->tcp.ack))))
 		return;
 	uint32_t wnd = snd_window(c, p);
 	n->not_dup |= wnd != c->snd_wnd;

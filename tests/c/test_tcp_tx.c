@@ -61,6 +61,29 @@ TEST(peer_window_is_kept)
 	CLOSE(s);
 }
 
+/* A window that came with data beyond a gap, then ACKs of something new in older segments: each brings its own window.
+ * Found by fuzzing: the window stayed, and its edge moved with SND.UNA past what was offered. */
+TEST(window_of_an_older_segment)
+{
+	struct pb_tcp_config c = script_config();
+	c.initial_cwnd_segs = 20;
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	SEND(1, 40 * 1460);
+	for (uint32_t i = 0; i < 20; i++)
+		OUT(.f = A, .seq = 1 + i * 1460, .ack = 1, .len = 1460);
+	NONE_OUT();
+	IN_OK(.f = A, .seq = 1000, .ack = 1, .len = 10, .wnd = 50000);
+	OUT(.f = A, .seq = 1 + 20 * 1460, .ack = 1);
+	FORGET();
+	IN_OK(.f = A, .seq = 1, .ack = 1 + 20 * 1460, .wnd = 2 * 1460);
+	OUT(.f = A, .seq = 1 + 20 * 1460, .ack = 1, .len = 1460);
+	OUT(.f = A, .seq = 1 + 21 * 1460, .ack = 1, .len = 1460);
+	NONE_OUT();
+	CHECK_EQ(script_info(s).snd_wnd, 2 * 1460);
+	CLOSE(s);
+}
+
 TEST(half_of_the_largest_window_is_worth_it)
 {
 	struct pb_tcp_config c = script_config();
@@ -320,7 +343,7 @@ TEST(errors)
 	CLOSE(s);
 }
 
-MAIN(T(segments_and_push), T(rest_of_a_segment), T(peer_window_is_kept), T(half_of_the_largest_window_is_worth_it),
-     T(nagle), T(zero_window), T(zero_window_of_a_dead_peer), T(zero_window_of_an_orphan), T(fin_at_a_closed_window),
-     T(shrunken_window), T(small_sends_become_full_segments), T(records_are_not_joined_to_what_follows),
-     T(send_buffer_is_bounded), T(pool_exhausted), T(errors))
+MAIN(T(segments_and_push), T(rest_of_a_segment), T(peer_window_is_kept), T(window_of_an_older_segment),
+     T(half_of_the_largest_window_is_worth_it), T(nagle), T(zero_window), T(zero_window_of_a_dead_peer),
+     T(zero_window_of_an_orphan), T(fin_at_a_closed_window), T(shrunken_window), T(small_sends_become_full_segments),
+     T(records_are_not_joined_to_what_follows), T(send_buffer_is_bounded), T(pool_exhausted), T(errors))
