@@ -146,6 +146,11 @@ def _error(e: OSError, words: list[str], devargs: str) -> PybypassError:
         code, hint = "PB025", "run as root; a driver of a kernel interface needs CAP_NET_ADMIN, and vfio-pci its group"
     elif stage == "probe" and number == errno.EBUSY:
         code, hint = "PB023", "this process has it open"
+    elif stage == "probe" and any("Expecting 'PA' IOVA mode" in w for w in words):
+        hint = (
+            "cards on uio need physical addresses: root, huge pages (hugepages/setup.sh) and EalOptions(iova='pa'); "
+            f"or, behind an IOMMU, `pybypass bind {device} vfio-pci`"
+        )
     elif stage == "probe" and _PCI.match(device):
         hint = f"`pybypass devices` lists the NICs; `pybypass bind {device} vfio-pci` gives one to DPDK"
     elif stage == "probe" and any("failed to parse device" in w or "no driver" in w.lower() for w in words):

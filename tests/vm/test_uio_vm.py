@@ -124,6 +124,25 @@ def test_memory_of_the_application_is_refused(cards):
     assert "vfio-pci" in caught.value.hint
 
 
+@pytest.mark.driver("igb")
+def test_without_huge_pages_there_are_no_physical_addresses(cards):
+    """An error in words, not a port whose card writes somewhere."""
+    card = cards("igb")
+    script = f"""
+import pybypass as pb
+from pybypass import dpdk
+dpdk.start(dpdk.EalOptions(huge="no"))
+try:
+    pb.open({card.uri()!r})
+except pb.PybypassError as e:
+    print(e.code, dpdk.info()["iova"], e, e.hint)
+"""
+    done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("PB092"), done.stdout
+    assert "hugepages" in done.stdout, done.stdout
+
+
 @ALL
 def test_given_back_after_its_process_was_killed(card, driver, cards):
     """The kernel stops the card's DMA when the last file of it is closed, and its own driver finds a card that works."""
@@ -136,6 +155,7 @@ os.kill(os.getpid(), {int(signal.SIGKILL)})
 """
     done = subprocess.run([sys.executable, "-c", script], text=True, capture_output=True, timeout=60, check=False)
     assert done.returncode == -signal.SIGKILL, done.stderr
+    assert list(Path("/var/run/dpdk").iterdir()) == [], "with huge pages too the EAL leaves no file and no folder"
     command_bits = Path("/sys/bus/pci/devices", card.address, "config").read_bytes()[4:6]
     assert not command_bits[0] & 4, "bus mastering is on: the card still writes to memory"
     give_back(card)

@@ -56,10 +56,10 @@ boot() {
 # An IOMMU (-i) for vfio-pci and virtio's zero copy. Without one cards go to DPDK by uio_pci_generic.
 case $arguments in
 '')
-	arguments=tests/vm boot 'with an IOMMU' 1800 -i
+	arguments=tests/vm boot 'with an IOMMU' 2700 -i
 	arguments=tests/vm/test_uio_vm.py boot 'without an IOMMU' 600
 	;;
 *test_uio_vm*) boot 'without an IOMMU' 600 ;;
-*) boot 'with an IOMMU' 1800 -i ;;
+*) boot 'with an IOMMU' 2700 -i ;;
 esac
 exit $status
