@@ -63,7 +63,7 @@ tsan: ## the C tests under TSan
 
 debug: dev ## the Python tests on a build that checks every change of a frame's owner
 	PB_DEBUG=1 PB_STRICT=1 $(BIN)/python setup.py -q build --build-lib build/debug --build-temp build/debug-temp
-	PB_EXPECT_DEBUG=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/debug $(BIN)/pytest tests $(PYTEST_ARGS)
+	PB_EXPECT_DEBUG=1 PYTHONSAFEPATH=1 PYTHONPATH=$(CURDIR)/build/debug $(BIN)/python tools/suite.py --only pytest -- $(PYTEST_ARGS)
 
 fuzz: dev ## the fuzz targets, 60 s each (FUZZ_SECONDS=)
 	$(BIN)/python tools/suite.py --only fuzz --fuzz-seconds $(FUZZ_SECONDS)

@@ -1,6 +1,10 @@
 """What every test has: after it nothing of the package is alive, and nothing of it is left on the machine.
 
-Markers: `root` (needs root; skipped with that reason elsewhere). Fixtures: `lab`, a veth pair between two namespaces.
+Markers: `root` (needs root; skipped with that reason elsewhere), `alone` (must not run beside other tests, and says why).
+Fixtures: `lab`, a veth pair between two namespaces.
+
+tools/suite.py runs two workers over the tests that bear company (`--part together`), a file at a time since fixtures are
+shared in it, and then one over the others (`--part alone`).
 """
 
 import contextlib
@@ -16,10 +20,13 @@ import pytest
 
 TAG = "PYBYPASS_TEST_SESSION"
 SESSION = f"{os.getpid()}-{uuid.uuid4().hex}"
+TAGGED = f"{TAG}={SESSION}".encode()
 GRACE_S = 3.0
 # Processes that multiprocessing keeps until this one ends.
 KEPT = (b"multiprocessing.resource_tracker", b"multiprocessing.forkserver")
 
+STRANGERS: set[str] = set()
+"""Processes that are not ours, and cannot become so: asked once, since every test asks twice."""
 OWNERS: list[str] = []
 """What the frame pools complained of."""
 PHASES = pytest.StashKey[dict[str, pytest.TestReport]]()
@@ -27,16 +34,45 @@ PHASES = pytest.StashKey[dict[str, pytest.TestReport]]()
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "root: needs root")
+    config.addinivalue_line("markers", "alone(reason): not beside other tests")
     os.environ[TAG] = SESSION
+    # A shell's background job ignores it, and so would all that the tests start.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items):
+def pytest_addoption(parser):
+    parser.addoption("--part", choices=("all", "together", "alone"), default="all", help="which tests: see tests/conftest.py")
+
+
+# Files that take longest: with these at the end one worker would wait for the other.
+LONG = ("test_install.py", "test_labjob.py", "test_readme.py", "test_sockets.py", "test_pkt.py")
+
+
+def pytest_collection_modifyitems(config, items):
+    part = config.getoption("--part")
+    if part != "all":
+        chosen = [item for item in items if bool(item.get_closest_marker("alone")) == (part == "alone")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in set(chosen)])
+        items[:] = chosen
+    if part == "together":
+        items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
+    skip_without_root(items)
+
+
+def skip_without_root(items):
     if os.geteuid() == 0:
         return
     skip = pytest.mark.skip(reason="needs root")
     for item in items:
         if item.get_closest_marker("root"):
             item.add_marker(skip)
+
+
+def pytest_collection_finish():
+    """What was imported stays: each test's gc.collect() need not walk through it."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_report_header():
@@ -118,13 +154,17 @@ def interfaces() -> set[str]:
 def processes() -> set[str]:
     """Processes that this session started, by parent or by the tag in their environment, and zombies of it."""
     me, found = os.getpid(), set()
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        if int(pid) == me:
-            continue
+    there = set(filter(str.isdigit, os.listdir("/proc")))
+    STRANGERS.intersection_update(there)
+    for pid in there - STRANGERS - {str(me)}:
         with contextlib.suppress(OSError):
             fields = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(") ")[2].split()
             command = Path(f"/proc/{pid}/cmdline").read_bytes()
-            if int(fields[1]) != me and f"{TAG}={SESSION}".encode() not in Path(f"/proc/{pid}/environ").read_bytes():
+            kernel, child = fields[2] == "0", int(fields[1]) == me  # the kernel's threads have no group
+            environ = b"" if kernel or child else Path(f"/proc/{pid}/environ").read_bytes()
+            if not child and TAGGED not in environ:
+                if kernel or environ:  # in the middle of exec() there is none
+                    STRANGERS.add(pid)
                 continue
             if not any(word in command for word in KEPT):
                 found.add(f"process {pid} {fields[0]} {command.replace(bytes(1), b' ').decode(errors='replace')[:200]}")

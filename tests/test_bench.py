@@ -15,6 +15,7 @@ import pybypass as pb
 from pybypass import bench, benchcompare, benchreport, cli, gen, lab
 from pybypass.bench import Histogram, Options, Vary
 
+pytestmark = pytest.mark.alone("rates and times")
 MAC_A, MAC_B = bytes.fromhex("020000000001"), bytes.fromhex("020000000002")
 
 

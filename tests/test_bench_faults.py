@@ -20,9 +20,10 @@ pytestmark = pytest.mark.root
 
 
 def delete(side, when_up):
-    """Removes its interface, and so the pair, when there is traffic."""
+    """Removes its interface, and so the pair, when there is traffic, or after a while: who waits for this must not for ever."""
+    until = time.monotonic() + 30
     with side.netns:
-        while not when_up():
+        while not when_up() and time.monotonic() < until:
             time.sleep(0.01)
         subprocess.run(["ip", "link", "del", side.ifname], check=True)
 

@@ -56,6 +56,7 @@ def test_every_check_is_there_and_well_formed():
             assert check.fix, check
 
 
+@pytest.mark.alone("processor time")
 def test_it_takes_less_than_a_second_of_a_processor_from_the_start():
     """A cold process, import included; by processor time, which a busy machine does not stretch, the best of three."""
     spent = []

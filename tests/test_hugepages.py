@@ -301,6 +301,7 @@ def real(tmp_path):
 
 
 @pytest.mark.root
+@pytest.mark.alone("the huge pages of the machine")
 def test_real_pages_there_and_back(real):
     before, free = reserved(), hugepages.free_bytes()
     assert "are reserved" in real("setup", before + 6)
@@ -314,6 +315,7 @@ def test_real_pages_there_and_back(real):
 
 
 @pytest.mark.root
+@pytest.mark.alone("the huge pages of the machine")
 def test_who_holds_them(real):
     """This process maps two, touches one: the other one is promised."""
     before = hugepages.look(holders=False).pages(M2)
@@ -341,6 +343,7 @@ def test_who_holds_them(real):
 
 
 @pytest.mark.root
+@pytest.mark.alone("the huge pages of the machine")
 def test_a_mount_for_a_group(real, tmp_path):
     at = tmp_path / "mnt/huge"
     real("setup", "-m", at, "-g", "daemon", reserved())
@@ -358,6 +361,7 @@ def test_a_mount_for_a_group(real, tmp_path):
 
 
 @pytest.mark.root
+@pytest.mark.alone("the huge pages of the machine")
 def test_a_place_that_is_taken(real, tmp_path):
     place = tmp_path / "taken"
     place.mkdir()
@@ -369,6 +373,7 @@ def test_a_place_that_is_taken(real, tmp_path):
 
 
 @pytest.mark.root
+@pytest.mark.alone("the huge pages of the machine")
 def test_a_page_of_1_gb(real):
     """Memory in one piece for it may be there or not: either way it is said, and goes back."""
     if not Path("/sys/kernel/mm/hugepages/hugepages-1048576kB").is_dir():

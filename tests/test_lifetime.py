@@ -284,6 +284,7 @@ def test_interrupted_accept_loses_no_connection(monkeypatch):
     close_all(ports, a, b)
 
 
+@pytest.mark.alone("times of milliseconds")
 def test_waiting_for_a_shared_inline_engine_is_short():
     """One thread sleeps in the engine; another's calls must not wait for its sleep to end."""
     ports, a, b = two("shared", inline=True, spin_us=0)

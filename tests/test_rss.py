@@ -39,7 +39,7 @@ def test_microsofts_vectors(dst, dport, src, sport, addresses, ports):
     assert rss.hash(ipaddress.ip_address(src).packed, ipaddress.ip_address(dst), sport, dport) == ports
 
 
-@pytest.mark.parametrize("seed", [1, random.randrange(1 << 32)])
+@pytest.mark.parametrize("seed", [1, random.randrange(1 << 32)], ids=["seed 1", "random seed"])
 @pytest.mark.parametrize("version", [4, 6])
 def test_arrays_are_as_one_flow_at_a_time_bit_by_bit(seed, version):
     rng = np.random.default_rng(seed)

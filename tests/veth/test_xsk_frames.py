@@ -83,8 +83,9 @@ def packets_of(sizes, seed):
 @pytest.mark.parametrize(
     "query",
     ["frame=2048", "frame=4096", "headroom=128", "frame=4096&headroom=1000", "unaligned=1&frame=3072", "unaligned=1&frame=2112",
-     "unaligned=1&frame=3072&pages=4k&headroom=192", "unaligned=1&frame=2048", "sg=on", "pages=4k", "pages=hugetlb",
-     "pages=hugetlb&unaligned=1&frame=3520", "mode=generic"],
+     "unaligned=1&frame=3072&pages=4k&headroom=192", "unaligned=1&frame=2048", "sg=on", "pages=4k", "mode=generic",
+     *(pytest.param(query, marks=pytest.mark.alone("the huge pages of the machine"))
+       for query in ("pages=hugetlb", "pages=hugetlb&unaligned=1&frame=3520"))],
 )  # fmt: skip
 def test_every_layout_carries_traffic_both_ways(query, mtu):
     """Packets of all sizes there and back in the same frames, unchanged."""
