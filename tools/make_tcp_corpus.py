@@ -47,8 +47,8 @@ def option(which: int, value: int) -> bytes:
     return bytes([14 | (which & 15) << 4, which >> 4, value])
 
 
-def send(n64: int, more: bool = False, frames: bool = False) -> bytes:
-    return bytes([5 | 16 * more | 128 * frames, n64])
+def send(n64: int, more: bool = False, frames: bool = False, record: bool = False) -> bytes:
+    return bytes([5 | 16 * more | 64 * record | 128 * frames, n64])
 
 
 def acked(n: int) -> bytes:
@@ -60,6 +60,8 @@ ACTIVE, PASSIVE, ACTIVE_ECE, PASSIVE_ECE = b"\x9b\x00", b"\x8b\x00", b"\x9b\x80"
 OUT, OUT2, DUE, EVENTS = b"\x0f", b"\x1f", b"\x14", b"\x0d"
 RECV, RECV_FRAME, RELEASE = b"\x06\xff", b"\x06\x00", b"\x07"
 SHUT_WR, SHUT_RD, SHUT_BOTH, CLOSE, ABORT = b"\x18", b"\x28", b"\x08", b"\x19", b"\x29"
+LISTEN_AGAIN, LISTEN_ANY = b"\x49", b"\xc9"
+OLD_STAMP, ECE_BACK = 16, 32  # in `opts` of seg()
 DONE = bytes(itertools.chain.from_iterable((10, i) for i in (3, 0, 1, 0)))
 
 
@@ -89,10 +91,10 @@ def recovery() -> dict[str, bytes]:
         "rack_timer": ACTIVE + RTT + FLIGHT + sack((1, 0)) + DUE + OUT + DUE + OUT + seg(),
         "rack_rexmit_lost": lost_first + sack((1, 5)) + OUT + ms(12) + sack((1, 7)) + DUE + OUT + seg(),
         "reordered": ACTIVE + RTT + FLIGHT + sack((2, 0)) + sack((4, 0)) + acked(2) + ms(1) + seg() + EVENTS,
-        "dsack_undo": lost_first + seg() + sack(dsack=16) + seg(),
+        "dsack_undo": lost_first + seg() + sack(dsack=18) + seg(),
         "tlp": ACTIVE + RTT + send(3) + OUT + DUE + OUT + ms(5) + seg() + send(9) + OUT + DUE + OUT + seg(),
         "tlp_repairs": ACTIVE + RTT + FLIGHT + acked(3) + DUE + OUT + ms(10) + seg() + OUT,
-        "tlp_dsack": ACTIVE + RTT + send(4) + OUT + DUE + OUT + seg() + sack(dsack=16) + OUT,
+        "tlp_dsack": ACTIVE + RTT + send(4) + OUT + DUE + OUT + seg() + sack(dsack=18) + OUT,
         "rto": ACTIVE + RTT + FLIGHT + DUE + OUT + DUE + OUT + DUE + OUT + ms(9) + acked(0) + OUT + seg(),
         "rto_frto": ACTIVE + RTT + FLIGHT + DUE + DUE + OUT + acked(1) + OUT + acked(1) + OUT + seg() + EVENTS,
         "reneging": ACTIVE + RTT + FLIGHT + sack((0, 2)) + acked(0) + DUE + OUT + DUE + OUT + seg(),
@@ -152,6 +154,67 @@ def plain() -> dict[str, bytes]:
     }
 
 
+def again(n: int, what: bytes) -> bytes:
+    return what * n
+
+
+def timers() -> dict[str, bytes]:
+    """What comes due: of ACKs, of the closed and the orphaned, of those that nobody answers."""
+    data = seg(PSH, data=200)
+    dialogue = again(4, seg(PSH, data=9) + RECV + send(1) + OUT + ms(3) + seg())
+    return {
+        "delayed": PASSIVE + again(24, data + OUT + RECV + ms(2)) + ms(60) + OUT + data + DUE + OUT + data + ms(9) + data + OUT,
+        "delayed_small": PASSIVE + again(20, seg(PSH, data=13) + OUT + ms(1)) + ms(250) + OUT + seg(PSH, data=7) + DUE + OUT,
+        "dialogue": PASSIVE + again(20, data + OUT + RECV) + dialogue + seg(PSH, data=9) + DUE + OUT + ms(200) + data + DUE + OUT,
+        "silence": PASSIVE + again(18, data + OUT) + RECV + again(9, ms(250)) + data + OUT + data + DUE + OUT,
+        "orphan": ACTIVE + RTT + send(9) + OUT + CLOSE + OUT + again(12, DUE + OUT) + EVENTS,
+        "orphan_window": ACTIVE + RTT + seg(wnd=0) + send(9) + OUT + CLOSE + OUT + again(14, DUE + OUT) + EVENTS,
+        "orphan_fin": ACTIVE + CLOSE + OUT + seg() + DUE + EVENTS + ACTIVE + CLOSE + OUT + again(14, DUE + OUT),
+        "gives_up": ACTIVE + RTT + FLIGHT + again(22, DUE + OUT) + EVENTS,
+        "shrunk_to_0": ACTIVE + RTT + FLIGHT + seg(ack=UNA, wnd=0) + again(18, DUE + OUT + seg(ack=UNA, wnd=0)) + seg(),
+        "syn_retries": b"\x0b" + OUT + again(10, DUE + OUT) + EVENTS,
+        "synack_retries": seg(SYN) + OUT + again(8, DUE + OUT) + EVENTS,
+        "time_wait_ends": EACH_STATE["time_wait"] + CLOSE + again(3, DUE + OUT) + EVENTS + seg(SYN) + OUT,
+        "fin_wait_2_ends": EACH_STATE["fin_wait_2"] + CLOSE + again(3, DUE + OUT) + EVENTS,
+        "keepalive_dies": ACTIVE + option(5, 10) + again(12, DUE + OUT) + EVENTS,
+        "keepalive_lives": ACTIVE + option(5, 9) + again(4, DUE + OUT + seg()) + FLIGHT + again(3, DUE + OUT) + seg(),
+    }
+
+
+def listeners() -> dict[str, bytes]:
+    other = seg(SYN, opts=0)
+    return {
+        "listener_closed": seg(SYN) + OUT + LISTEN_AGAIN + OUT + seg() + OUT + PASSIVE + EVENTS,
+        "listener_any": LISTEN_ANY + PASSIVE + seg(PSH, data=140) + OUT + LISTEN_AGAIN + seg(PSH, data=140) + OUT + RECV,
+        "queue_dropped": seg(SYN) + OUT + seg() + LISTEN_AGAIN + OUT + EVENTS + other + OUT + b"\x1b",
+        "nobody": LISTEN_AGAIN + seg(ACK, ack=NEAR, where=9) + OUT + seg(RSTACK) + seg(SYNACK) + OUT,
+    }
+
+
+def odd() -> dict[str, bytes]:
+    old = seg(PSH, data=140, opts=OLD_STAMP)
+    lost = send(250) + OUT + ms(9)
+    grown = again(4, send(250) + OUT + ms(9) + seg() + DONE)
+    return {
+        "paws": PASSIVE + seg(PSH, data=140) + OUT + old + OUT + ms(250) + old + OUT + seg(RST, opts=OLD_STAMP) + OUT,
+        "records": ACTIVE + RTT + again(9, send(9, record=True)) + send(5) + OUT + seg() + send(30, record=True, frames=True) + OUT,
+        "records_corked": ACTIVE + option(1, 1) + send(2, record=True) + send(3) + OUT + send(1, record=True) + OUT + seg() + OUT,
+        "records_smaller_mss": ACTIVE + RTT + again(5, send(80, record=True)) + OUT + b"\x0c\x04" + OUT + seg() + OUT,
+        "probe_lost": ACTIVE + grown + lost + sack((1, 3)) + OUT + ms(5) + sack((1, 5)) + OUT + DUE + OUT + seg() + lost + seg(),
+        "probe_timeout": ACTIVE + grown + lost + again(6, DUE + OUT) + seg() + lost + seg() + OUT,
+        "probe_records": ACTIVE + grown + again(9, send(40, record=True)) + OUT + ms(9) + seg() + OUT,
+        "reordered_dsack": ACTIVE + RTT + again(3, FLIGHT + sack((2, 2)) + ms(4) + OUT + sack(dsack=18) + seg() + DONE) + FLIGHT,
+        "dupacks": ACTIVE + RTT + FLIGHT + again(5, seg(ack=UNA)) + OUT + acked(3) + OUT + acked(2) + OUT + seg() + OUT,
+        "dupacks_reordered": ACTIVE + RTT + FLIGHT + again(2, seg(ack=UNA)) + acked(6) + again(3, seg(ack=UNA)) + OUT + seg(),
+        "half_acked": ACTIVE + RTT + FLIGHT + seg(ack=NEAR, where=3) + OUT + seg(ack=NEAR, where=2) + DUE + OUT + seg(),
+        "fin_with_data": ACTIVE + RTT + send(5) + SHUT_WR + OUT + DUE + OUT + DUE + OUT + seg() + EVENTS,
+        "window_update": ACTIVE + RTT + seg(wnd=1) + send(90) + OUT + ms(1) + seg(wnd=4) + OUT + seg(wnd=255) + OUT + seg(),
+        "ece_twice": ACTIVE_ECE + RTT + again(3, FLIGHT + seg(ack=BOUNDARY, opts=ECE_BACK) + OUT + seg(opts=ECE_BACK) + DONE),
+        "ece_lost": ACTIVE_ECE + RTT + FLIGHT + sack((1, 4), opts=ECE_BACK) + OUT + DUE + OUT + seg(opts=ECE_BACK) + OUT,
+        "far_future": ACTIVE + again(3, seg(PSH, ack=NEAR, where=15, data=9) + OUT) + seg(off=127, near=16, data=9) + OUT,
+    }
+
+
 def hostile() -> dict[str, bytes]:
     found = {}
     attacks = b"".join(
@@ -171,9 +234,11 @@ def every_option() -> bytes:
 
 def scripts() -> dict[str, bytes]:
     found = {"options": config() + every_option()}
-    for name, script in (recovery() | plain() | hostile()).items():
-        found[name] = config(cc=2 if name == "probing" else 0) + script
-    for name, script in (recovery() | plain()).items():
+    for name, script in (recovery() | plain() | timers() | listeners() | odd() | hostile()).items():
+        found[name] = config(cc=2 if name.startswith("prob") else 0) + script
+    for name, script in timers().items():
+        found[f"{name}_limited"] = config(misc=0x17, cc=0x40) + script  # a user timeout; ACKs as bsd
+    for name, script in (recovery() | plain() | odd()).items():
         found[f"{name}_bare"] = config(opts=0, recovery=0, bufs=0x15, cc=0xC0, misc=0x60, start=0) + script
     for name, script in recovery().items():
         found[f"{name}_counted"] = config(opts=SACK, recovery=DSACK | PMTUD, cc=0x91, misc=0x47, start=2) + script

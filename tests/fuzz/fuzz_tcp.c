@@ -137,23 +137,30 @@ static void app_release(struct fuzz *f)
 	refill(f);
 }
 
+static void wrote(struct fuzz *f, uint32_t n, bool record)
+{
+	f->wrote += n;
+	if (record)
+		f->records[f->nrecords++ % RECORDS] = (uint32_t)f->wrote;
+}
+
 static void app_send(struct fuzz *f, uint8_t op, uint8_t how)
 {
 	uint8_t buf[16384];
 	uint32_t n = op & 32 ? 1u + how : how * 64u;
-	unsigned flags = op & 16 ? PB_TCP_MORE : 0;
+	unsigned flags = (op & 16 ? PB_TCP_MORE : 0u) | (op & 64 ? PB_TCP_EOR : 0u);
 	if (op & 128) {
 		uint64_t addr;
 		if (!n || n > 1900 || !pb_pool_get(f->cache, &addr, 1, 40, PB_OWN_APP))
 			return;
 		struct pb_desc d = {.addr = addr, .off = PB_TCP_HEADROOM + (how & 6), .len = (uint16_t)n};
-		d.flags = flags ? PB_DESC_MORE : 0;
+		d.flags = (uint16_t)((op & 16 ? PB_DESC_MORE : 0) | (op & 64 ? PB_DESC_EOR : 0));
 		uint8_t *p = pb_pool_data(f->pool, &d);
 		for (uint32_t i = 0; i < n; i++)
 			p[i] = tx_byte((uint32_t)(f->wrote + i));
 		uint32_t sum = pb_csum_partial(p, n, 0);
 		if (pb_tcp_send_frames(f->e, f->h, &d, &sum, 1) == 1)
-			f->wrote += n;
+			wrote(f, n, op & 64);
 		else
 			pb_pool_put(f->cache, addr, PB_OWN_APP);
 		return;
@@ -162,7 +169,7 @@ static void app_send(struct fuzz *f, uint8_t op, uint8_t how)
 		buf[i] = tx_byte((uint32_t)(f->wrote + i));
 	int64_t k = pb_tcp_send(f->e, f->h, buf, n, flags);
 	HOLDS(k <= (int64_t)n);
-	f->wrote += k > 0 ? (uint64_t)k : 0;
+	wrote(f, k > 0 ? (uint32_t)k : 0, k > 0 && k == (int64_t)n && (op & 64));
 }
 
 static void app_connect(struct fuzz *f)
@@ -176,12 +183,28 @@ static void app_connect(struct fuzz *f)
 	f->open = true;
 }
 
+/* The listener goes, with all that waits in it; another comes, on any address or on ours. */
+static void app_listen_again(struct fuzz *f, bool any)
+{
+	struct pb_tcp_endpoint here = {.port = 1000};
+	if (!any)
+		here.addr = f->us;
+	if (f->l) {
+		HOLDS(!pb_tcp_close(f->e, f->l, f->now_ns));
+		events(f);
+		f->l = 0;
+	}
+	if (pb_tcp_listen(f->e, &here, 2, &f->l))
+		f->l = 0;
+}
+
 static void app_accept(struct fuzz *f)
 {
 	if (f->open || pb_tcp_accept(f->e, f->l, &f->h))
 		return;
 	f->open = true;
 	f->read = f->wrote = 0;
+	f->nrecords = 0;
 }
 
 /* A handshake as a whole, so that scripts get to the states behind it. */
@@ -255,6 +278,8 @@ static void step_call(struct fuzz *f, uint8_t op)
 			pb_tcp_close(f->e, f->h, f->now_ns);
 		else if (op & 32)
 			pb_tcp_abort(f->e, f->h, f->now_ns);
+		else if (op & 64)
+			app_listen_again(f, op & 128);
 		break;
 	case 10:
 		complete(f, take(f));

@@ -24,6 +24,8 @@ struct sent {
 	uint16_t off, len;
 };
 
+#define RECORDS 8u
+
 struct held {
 	struct pb_desc d;
 	uint64_t at; /* in the stream */
@@ -47,7 +49,8 @@ struct fuzz {
 	uint8_t wscale, shift;  /* of its window, and of the peer's at most */
 	bool ts;
 	uint32_t ts_val, ts_ecr;
-	uint64_t read, wrote; /* bytes of the application */
+	uint64_t read, wrote;                /* bytes of the application */
+	uint32_t records[RECORDS], nrecords; /* where the last records end in what it wrote; how many there were */
 	struct sent dev[IN_DEV];
 	uint32_t ndev;
 	uint64_t fill[FILL];
@@ -134,6 +137,7 @@ static inline void renew(struct fuzz *f)
 	f->rcv = f->edge = 0;
 	f->wscale = 0;
 	f->read = f->wrote = 0;
+	f->nrecords = 0;
 }
 
 static void forget_acked(struct fuzz *f)
@@ -164,6 +168,10 @@ static void see_data(struct fuzz *f, const struct pb_tcp_view *t, const uint8_t 
 	for (uint32_t i = 0; i < n; i++)
 		HOLDS(p[i] == tx_byte(t->seq + i - f->iss - 1));
 	HOLDS(n <= f->cfg.mtu && !before(f->allowed, t->seq + n));
+	/* No segment goes over the end of a record. */
+	uint32_t at = t->seq - f->iss - 1;
+	for (uint32_t i = 0; i < f->nrecords && i < RECORDS; i++)
+		HOLDS(!before(at, f->records[i]) || !before(f->records[i], at + n));
 	bool next = !f->nsegs || !before(t->seq, f->segs[f->nsegs - 1].right);
 	if (f->nsegs < SEGS && next) {
 		f->segs[f->nsegs].left = t->seq;
