@@ -167,7 +167,7 @@ def test_packets_over_mem(kind):
     assert result.lost == 0
     assert result.received > 0
     assert (result.mode, result.rate_asked) == ("mem", 2000.0)
-    if not result.invalid():  # the slices lie over the traffic
+    if not result.invalid() and result.received > 400:  # the slices lie over the traffic
         rates = sorted(s["rate"] for s in result.as_json()["slices"])
         assert rates[-1] <= 3 * rates[len(rates) // 2]
 
@@ -211,7 +211,7 @@ def test_requests_in_the_lab(dev, rate):
 
 
 def test_requests_over_mem():
-    result = bench.run(Options(kind="tcp-rr", dev="mem:bench", seconds=0.3, nbytes=1000, packets=500))
+    result = bench.run(Options(kind="tcp-rr", dev="mem:bench", seconds=20, nbytes=1000, packets=500))
     assert result.received == result.sent == 500
 
 
@@ -233,7 +233,7 @@ def test_two_processes(tmp_path):
         try:
             wait_for_listener(pair.b.netns)
             result = bench.run(
-                Options(kind="tcp-rr", dev="xdp:pba", to=pair.b.ip, netns=pair.a.netns, seconds=0.3, packets=200)
+                Options(kind="tcp-rr", dev="xdp:pba", to=pair.b.ip, netns=pair.a.netns, seconds=20, packets=200)
             )
         finally:
             far.send_signal(signal.SIGTERM)

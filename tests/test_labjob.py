@@ -23,6 +23,7 @@ import pybypass as pb
 from pybypass import labjob, labpeer
 
 root = pytest.mark.root
+SPINS = pytest.mark.alone("both ends spin in one process, and need the processors")
 XSK = importlib.util.find_spec("pybypass._xsk") is not None
 SMALL = ["--bytes", "2000000", "--rounds", "400"]
 
@@ -57,7 +58,7 @@ def check_schema(report, device):
     assert isinstance(report["drops"], int)
 
 
-@pytest.mark.parametrize("device", [pytest.param("xdp", marks=root), "mem"])
+@pytest.mark.parametrize("device", [pytest.param("xdp", marks=root), pytest.param("mem", marks=SPINS)])
 def test_json_is_one_line_of_the_schema(tmp_path, device):
     done = job("--dev", device, "--json", *SMALL, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -145,6 +146,7 @@ WITHOUT_XSK = "import sys; sys.modules['pybypass._xsk'] = None; from pybypass.cl
 
 
 @root
+@SPINS
 def test_without_privilege_it_runs_over_mem_and_says_why(tmp_path):
     done = subprocess.run(
         [*POWERLESS, *command("lab", "echo", "--json", *SMALL)], cwd=tmp_path, capture_output=True, text=True, timeout=120,
@@ -178,6 +180,7 @@ def test_xdp_that_is_not_built_is_a_typed_refusal(tmp_path):
     check_refusal(argv, tmp_path, 3, "PB011", "apt-get install libxdp-dev")
 
 
+@SPINS
 def test_where_xdp_is_not_built_it_runs_over_mem(tmp_path):
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_XSK, "lab", "echo", "--json", "--no-capture", *SMALL],

@@ -129,8 +129,11 @@ def test_each_command_has_a_way():
     assert sorted(commands()) == sorted(WAYS)
 
 
+ALONE = [pytest.mark.alone("both ends spin in one process")]
+
+
 @pytest.mark.root
-@pytest.mark.parametrize("command", WAYS)
+@pytest.mark.parametrize("command", [pytest.param(c, marks=ALONE if "--dev mem" in c else []) for c in WAYS])
 def test_command(command, lab, tmp_path):
     WAYS[command](command, lab, tmp_path)
 

@@ -13,7 +13,7 @@ import pytest
 
 import pybypass as pb
 
-pytestmark = pytest.mark.root
+pytestmark = [pytest.mark.root, pytest.mark.alone("what waiting costs")]
 
 
 def idle_share(info_of, seconds=0.5):
