@@ -90,12 +90,19 @@ void app_sock_free(struct pb_app *a, struct sock *s, bool gone)
 		a->freed[a->nfreed++] = s->name.local;
 }
 
-int app_cmd(struct pb_app *a, const struct pb_cmd *c)
+void app_cmd_go(struct pb_app *a)
 {
-	if (!pb_ring_put(&a->chan->cmd, c, 1))
-		return -EAGAIN;
+	pb_ring_submit(&a->chan->cmd, 1);
 	if (!a->inline_mode)
 		pb_chan_wake_loop(a->chan);
+}
+
+int app_cmd(struct pb_app *a, const struct pb_cmd *c)
+{
+	if (!pb_ring_room(&a->chan->cmd, 1))
+		return -EAGAIN;
+	*(struct pb_cmd *)pb_ring_prod_slot(&a->chan->cmd, 0) = *c;
+	app_cmd_go(a);
 	return 0;
 }
 
@@ -241,9 +248,8 @@ int app_drain(struct pb_app *a)
 {
 	uint32_t n = pb_ring_avail(&a->chan->ev, 1);
 	for (uint32_t i = 0; i < n; i++) {
-		struct pb_ev ev = *(struct pb_ev *)pb_ring_cons_slot(&a->chan->ev, 0);
+		on_event(a, pb_ring_cons_slot(&a->chan->ev, 0));
 		pb_ring_release(&a->chan->ev, 1);
-		on_event(a, &ev);
 	}
 	if (a->nwant)
 		retry_wanted(a);

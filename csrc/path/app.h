@@ -58,6 +58,8 @@ struct sock *app_sock(struct pb_app *a, int s);
 /* The number is free again. gone: it had a handle, so its local endpoint is told. */
 void app_sock_free(struct pb_app *a, struct sock *s, bool gone);
 int app_cmd(struct pb_app *a, const struct pb_cmd *c);
+/* One that was written where it goes: no copy waits for what was just stored. */
+void app_cmd_go(struct pb_app *a);
 /* CLOSE or ABORT: at once, or as soon as the ring has room. */
 void app_want(struct pb_app *a, struct sock *s, enum pb_cmd_op op);
 /* Commands that may be data: the last places of the ring are for control. */

@@ -151,6 +151,16 @@ int pb_path_commands(struct pb_path *p, uint64_t now_ns)
 	return n;
 }
 
+/* Written where it goes, and there is room: no copy waits for what was just stored. pb_ring_submit() follows. */
+static struct pb_ev *next_ev(struct pb_path *p, enum pb_ev_op op, const struct pb_tcp_event *t)
+{
+	struct pb_ev *ev = pb_ring_prod_slot(&p->chan->ev, 0);
+	ev->op = (uint8_t)op;
+	ev->cookie = t->cookie;
+	ev->h = t->conn;
+	return ev;
+}
+
 /* Data of one connection, as far as the ring has room. True: all of it is told. */
 static bool tell_data(struct pb_path *p, const struct pb_tcp_event *t, int *n)
 {
@@ -160,14 +170,12 @@ static bool tell_data(struct pb_path *p, const struct pb_tcp_event *t, int *n)
 		int k = pb_tcp_recv_frames(p->tcp, t->conn, d, PB_REFS_MAX);
 		if (k <= 0)
 			return true;
-		struct pb_ev ev = {.op = PB_EV_DATA,
-				   .n = (uint8_t)k,
-				   .u16 = (uint16_t)(keep < UINT16_MAX ? keep : UINT16_MAX),
-				   .cookie = t->cookie,
-				   .h = t->conn};
+		struct pb_ev *ev = next_ev(p, PB_EV_DATA, t);
+		ev->n = (uint8_t)k;
+		ev->u16 = (uint16_t)(keep < UINT16_MAX ? keep : UINT16_MAX);
 		for (int i = 0; i < k; i++)
-			ev.refs[i] = (struct pb_frame_ref){.addr = d[i].addr, .off = d[i].off, .len = d[i].len};
-		push_ev(p, &ev);
+			ev->refs[i] = (struct pb_frame_ref){.addr = d[i].addr, .off = d[i].off, .len = d[i].len};
+		pb_ring_submit(&p->chan->ev, 1);
 		(*n)++;
 	}
 	return false;
@@ -199,12 +207,12 @@ int pb_path_tell(struct pb_path *p)
 		uint32_t mask = t->mask & ~(uint32_t)(PB_TCP_EV_READABLE | PB_TCP_EV_DOUBT);
 		if (!mask)
 			continue;
-		struct pb_ev ev = {.op = PB_EV_STATE, .cookie = t->cookie, .h = t->conn};
-		ev.state.mask = mask;
-		ev.state.error = t->error;
-		ev.state.acked = t->acked;
-		ev.state.mss = mask & PB_TCP_EV_CONNECTED ? mss_of(p, t->conn) : 0;
-		push_ev(p, &ev);
+		struct pb_ev *ev = next_ev(p, PB_EV_STATE, t);
+		ev->state.mask = mask;
+		ev->state.error = t->error;
+		ev->state.acked = t->acked;
+		ev->state.mss = mask & PB_TCP_EV_CONNECTED ? mss_of(p, t->conn) : 0;
+		pb_ring_submit(&p->chan->ev, 1);
 		gone |= mask & PB_TCP_EV_GONE;
 		n++;
 	}

@@ -130,11 +130,15 @@ static int64_t send_copy(struct pb_app *a, struct sock *s, const uint8_t *buf, s
 					 a->cfg.reserve_frames, PB_OWN_APP);
 		if (!n)
 			break;
-		struct pb_cmd c = {.op = PB_CMD_SEND, .n = (uint8_t)n, .cookie = (uint32_t)(s - a->socks), .h = s->h};
+		struct pb_cmd *c = pb_ring_prod_slot(&a->chan->cmd, 0);
+		c->op = PB_CMD_SEND;
+		c->n = (uint8_t)n;
+		c->cookie = (uint32_t)(s - a->socks);
+		c->h = s->h;
 		for (uint32_t i = 0; i < n; i++) {
 			uint32_t k = want - done < mss ? (uint32_t)(want - done) : mss;
 			uint8_t *dst = a->pool->base + addrs[i] + PB_TCP_HEADROOM;
-			c.refs[i] = (struct pb_frame_ref){
+			c->refs[i] = (struct pb_frame_ref){
 				.addr = addrs[i],
 				.off = PB_TCP_HEADROOM,
 				.len = (uint16_t)k,
@@ -143,8 +147,8 @@ static int64_t send_copy(struct pb_app *a, struct sock *s, const uint8_t *buf, s
 			done += k;
 		}
 		/* No PSH in the middle, and the end of the record is there when all of it was taken. */
-		c.u16 = (uint16_t)(done < want ? PB_TCP_MORE : done < len ? flags & PB_TCP_MORE : flags);
-		app_cmd(a, &c);
+		c->u16 = (uint16_t)(done < want ? PB_TCP_MORE : done < len ? flags & PB_TCP_MORE : flags);
+		app_cmd_go(a);
 	}
 	s->queued += (uint32_t)done;
 	return done ? (int64_t)done : -EAGAIN;
@@ -188,10 +192,13 @@ static void report(struct pb_app *a, struct sock *s)
 {
 	if (!s->unreported || (s->unreported < 16 && s->rx_head != NO_FRAME) || !pb_ring_room(&a->chan->cmd, 1))
 		return;
-	struct pb_cmd c = {.op = PB_CMD_CONSUMED, .cookie = (uint32_t)(s - a->socks), .h = s->h};
-	c.u32 = s->unreported;
+	struct pb_cmd *c = pb_ring_prod_slot(&a->chan->cmd, 0);
+	c->op = PB_CMD_CONSUMED;
+	c->cookie = (uint32_t)(s - a->socks);
+	c->h = s->h;
+	c->u32 = s->unreported;
 	s->unreported = 0;
-	app_cmd(a, &c);
+	app_cmd_go(a);
 }
 
 int64_t pb_sock_recv(struct pb_app *a, int sock, void *buf, size_t len)

@@ -130,6 +130,8 @@ struct pb_tcp *pb_tcp_create(const struct pb_tcp_config *cfg, struct pb_pool_cac
 	e->cfg = *cfg;
 	e->cache = cache;
 	e->pool = cache->pool;
+	while (1u << e->frame_log2 < e->pool->frame_bytes)
+		e->frame_log2++;
 	e->ntcbs = cfg->max_conns + cfg->max_listeners + min_u32(cfg->max_conns, SLACK);
 	uint32_t slots = pow2_at_least(2 * cfg->max_conns);
 	e->table_mask = slots - 1;

@@ -59,7 +59,13 @@ void send_rst(struct pb_tcp *e, const struct tcb *c, uint64_t now_ns);
 void rcv_sized(const struct pb_tcp *e, struct tcb *c);
 uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c);
 uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn);
-bool rcv_memory_left(const struct pb_tcp *e, const struct tcb *c);
+/* The window allowed it, but small segments may have cost more memory than bytes: refuse beyond twice the buffer. */
+static inline bool rcv_memory_left(const struct pb_tcp *e, const struct tcb *c)
+{
+	return (uint64_t)c->rcv_frames * e->pool->frame_bytes < 2ull * c->rcvbuf &&
+	       pb_pool_free_hint(e->cache) >= e->cfg.reserve_frames / 2;
+}
+
 /* Room was made: tells the peer if it was waiting for it. */
 void rcv_review(struct pb_tcp *e, struct tcb *c);
 

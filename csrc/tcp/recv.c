@@ -75,7 +75,7 @@ int pb_tcp_recv_frames(struct pb_tcp *e, pb_tcp_handle h, struct pb_desc *d, int
 uint32_t pb_tcp_keep_frames(struct pb_tcp *e, pb_tcp_handle h)
 {
 	const struct tcb *c = tcb_get(e, h);
-	return c ? c->rcvbuf / 2 / e->pool->frame_bytes : 0;
+	return c ? c->rcvbuf >> (e->frame_log2 + 1) : 0;
 }
 
 int pb_tcp_consumed(struct pb_tcp *e, pb_tcp_handle h, uint32_t frames)

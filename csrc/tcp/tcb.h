@@ -329,7 +329,8 @@ struct pb_region;
 struct pb_tcp {
 	struct pb_pool *pool;
 	struct pb_pool_cache *cache;
-	struct seg *segs; /* by frame index */
+	struct seg *segs;    /* by frame index */
+	uint32_t frame_log2; /* of what a frame holds, rounded up */
 	struct tcb *tcbs;
 	uint32_t *table; /* flow table: tcb index + 1; 0 is empty */
 	uint32_t table_mask;

@@ -25,13 +25,6 @@ static uint32_t rcv_most(const struct tcb *c)
 	return c->wnd_clamp ? min_u32(c->rcv_full, c->wnd_clamp) : c->rcv_full;
 }
 
-/* The window allowed it, but small segments may have cost more memory than bytes: refuse beyond twice the buffer. */
-bool rcv_memory_left(const struct pb_tcp *e, const struct tcb *c)
-{
-	return (uint64_t)c->rcv_frames * e->pool->frame_bytes < 2ull * c->rcvbuf &&
-	       pb_pool_free_hint(e->cache) >= e->cfg.reserve_frames / 2;
-}
-
 /* Whether the last part of a unit of the window is worth its memory: see rcv_window_scaled. */
 static bool may_round_up(const struct pb_tcp *e, const struct tcb *c)
 {
