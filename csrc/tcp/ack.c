@@ -144,6 +144,8 @@ static void process_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, struct a
 	if (is_dubious(c, n))
 		recovery_on_ack(e, c, n);
 	cwnd_on_ack(e, c, n, pipe, lost);
+	if (!in_flight(c)) /* PRR, or a reduction from when segments were smaller, left less than one */
+		c->cc.cwnd = max_u32(c->cc.cwnd, c->mss);
 	delivery_rate(c, n);
 	if (n->set_timer)
 		rtx_restart(e, c, n->now_ns);

@@ -24,7 +24,9 @@ static void use_size(struct pb_tcp *e, struct tcb *c, uint32_t size)
 	}
 	c->mss = (uint16_t)mss;
 	c->cc.mss = mss;
-	c->cc.cwnd = max_u32(c->cc.cwnd, mss); /* bytes stay what they were, but for one segment there is room */
+	/* Bytes stay what they were, but for one segment there is room, and a reduction goes no lower than to two. */
+	c->cc.cwnd = max_u32(c->cc.cwnd, mss);
+	c->cc.ssthresh = max_u32(c->cc.ssthresh, 2 * mss);
 }
 
 void plpmtud_start(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
