@@ -210,11 +210,13 @@ class Machine:
             self.code(action)
 
     def check_time(
-        self, at: int, start: int, end: int | None, what: str, since: int | None = None, line: int | None = None
-    ) -> None:
+        self, at: int, start: int, end: int | None, what: str, since: int | None = None, line: int | None = None,
+        look: int = 0,
+    ) -> None:  # fmt: skip
+        """look: microseconds by which the place that times are relative to lies later."""
         since = self.last_us if since is None else since
         slack = self.tolerance.of(start - since) if since is not None else self.tolerance.us
-        if start - slack <= at <= (end if end is not None else start) + slack:
+        if start - slack <= at - look <= (end if end is not None else start) + slack:
             return
         wanted = f"{_seconds(start)}" + (f" to {_seconds(end)}" if end is not None else "")
         raise self.fail(
@@ -341,7 +343,9 @@ class Machine:
                 reason, f"{_seconds(self.expected_us)} > {text_of(want)}", f"{_seconds(at_us)} > {text_of(got)}"
             )
         if self.event and self.event.when.kind != "any":
-            self.check_time(at_us, self.expected_us, end, f"> {text_of(shown)}")
+            # packetdrill looks at its clock again for a relative time, and with each look a microsecond passes.
+            look = int(self.event.when.kind == "after")
+            self.check_time(at_us, self.expected_us, end, f"> {text_of(shown)}", look=look)
         flow = self.flow
         if data and flow is not None and "S" not in want.flags:
             start = (got.seq - flow.script_isn - 1) & 0xFFFFFFFF
