@@ -5,6 +5,9 @@
  * window would move right with SND.UNA, past all that the peer ever offered. */
 static void update_window(struct pb_tcp *e, struct tcb *c, const struct pkt *p, struct ack_news *n)
 {
+	/* Nothing true lies behind the peer's FIN: a window from there would outlast all that it says of it later. */
+	if ((c->flags & TCB_RFIN_DONE) && seq_lt(c->rcv_nxt, p->seq))
+		return;
 	if (!n->acked && !(seq_lt(c->snd_wl1, p->seq) || (c->snd_wl1 == p->seq && seq_leq(c->snd_wl2, p->tcp.ack))))
 		return;
 	uint32_t wnd = snd_window(c, p);
@@ -205,6 +208,8 @@ void in_fin(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	c->flags |= TCB_RFIN_DONE | TCB_ACK_NOW;
 	c->rcv_nxt++;
+	if (seq_lt(c->rcv_nxt, c->snd_wl1)) /* see update_window */
+		c->snd_wl1 = c->rcv_nxt;
 	if (seq_lt(c->rcv_adv, c->rcv_nxt))
 		c->rcv_adv = c->rcv_nxt;
 	tcb_ready(e, c);

@@ -84,6 +84,27 @@ TEST(window_of_an_older_segment)
 	CLOSE(s);
 }
 
+/* Segments from behind the peer's own FIN, before and after it came, close the window: what the peer says at its end
+ * counts. Found by fuzzing: the window stayed closed for good. */
+TEST(window_from_behind_a_fin)
+{
+	for (int before = 0; before < 2; before++) {
+		struct pb_tcp_config c = script_config();
+		REQUIRE(script_open(s, &c));
+		ACTIVE();
+		if (before)
+			IN(.f = A, .seq = 4500, .ack = 1, .wnd = ZERO);
+		IN_OK(.f = F | A, .seq = 1, .ack = 1);
+		if (!before)
+			IN(.f = A, .seq = 4500, .ack = 1, .wnd = ZERO);
+		FORGET();
+		IN_OK(.f = A, .seq = 2, .ack = 1, .wnd = 5000);
+		SEND(1, 1000);
+		OUT(.f = A, .seq = 1, .ack = 2, .len = 1000);
+		CLOSE(s);
+	}
+}
+
 TEST(half_of_the_largest_window_is_worth_it)
 {
 	struct pb_tcp_config c = script_config();
@@ -344,6 +365,7 @@ TEST(errors)
 }
 
 MAIN(T(segments_and_push), T(rest_of_a_segment), T(peer_window_is_kept), T(window_of_an_older_segment),
-     T(half_of_the_largest_window_is_worth_it), T(nagle), T(zero_window), T(zero_window_of_a_dead_peer),
-     T(zero_window_of_an_orphan), T(fin_at_a_closed_window), T(shrunken_window), T(small_sends_become_full_segments),
-     T(records_are_not_joined_to_what_follows), T(send_buffer_is_bounded), T(pool_exhausted), T(errors))
+     T(window_from_behind_a_fin), T(half_of_the_largest_window_is_worth_it), T(nagle), T(zero_window),
+     T(zero_window_of_a_dead_peer), T(zero_window_of_an_orphan), T(fin_at_a_closed_window), T(shrunken_window),
+     T(small_sends_become_full_segments), T(records_are_not_joined_to_what_follows), T(send_buffer_is_bounded),
+     T(pool_exhausted), T(errors))
