@@ -37,7 +37,7 @@ void pb_tcp_config_default(struct pb_tcp_config *cfg)
 		.cork_ns = 200ull * NS_PER_MS,
 		.time_wait_ns = 60000ull * NS_PER_MS,
 		.fin_wait2_ns = 60000ull * NS_PER_MS,
-		.syn_retries = 7, /* 255 s: R2 of a SYN is at least 3 minutes (RFC 9293 3.8.3) */
+		.syn_retries = 7, /* 247 s: R2 of a SYN is at least 3 minutes (RFC 9293 3.8.3) */
 		.synack_retries = 5,
 		.data_retries = 15,
 		.keepalive_interval_ns = 75000ull * NS_PER_MS,

@@ -145,6 +145,7 @@ static void script_catch(struct script *s, const struct pb_desc *d)
 	CHECK_EQ(pb_tcp_parse(tcp, n, &g->v), 0);
 	CHECK(pb_tcp_csum_ok(tcp, n, &v.src, &v.dst));
 	CHECK_EQ(pb_tcp_opts_parse(g->v.opts, g->v.opts_len, &g->o), 0);
+	CHECK_EQ(g->o.has_mss, !!(g->v.flags & PB_TCP_SYN)); /* RFC 9293 3.7.1: MUST-65, SHLD-5 */
 	g->len = n - g->v.hdr_len;
 	g->ip_len = d->len;
 	memcpy(g->data, tcp + g->v.hdr_len, g->len);

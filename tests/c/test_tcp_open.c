@@ -136,14 +136,18 @@ TEST(syn_retries)
 	REQUIRE(script_open(s, &c));
 	CHECK_EQ(script_connect(s), 0);
 	OUT(.f = S);
-	uint64_t gap = SEC;
+	uint64_t gap = SEC, first_ns = s->now_ns;
 	for (uint32_t i = 0; i < c.syn_retries; i++, gap *= 2) {
 		WAIT(gap - MS);
 		NONE_OUT();
 		WAIT(MS);
 		OUT(.f = S);
 	}
-	WAIT(gap);
+	WAIT((gap < c.rto_max_ns ? gap : c.rto_max_ns) - MS);
+	NONE_OUT();
+	STATE(SYN_SENT);
+	CHECK(s->now_ns - first_ns >= 180 * SEC); /* RFC 9293 3.8.3: R2 of a SYN, MUST-23 */
+	WAIT(MS);
 	NONE_OUT();
 	CHECK(s->events & PB_TCP_EV_CLOSED);
 	CHECK_EQ(s->error, ETIMEDOUT);

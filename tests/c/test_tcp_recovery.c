@@ -50,7 +50,7 @@ static void windows(int line, uint32_t cwnd, uint32_t ssthresh)
 }
 #define WINDOWS(cwnd, ssthresh) windows(__LINE__, cwnd, ssthresh)
 
-TEST(slow_start_and_avoidance)
+TEST(slow_start)
 {
 	REQUIRE(flight(false, 10, 90));
 	WINDOWS(10 * MSS, UINT32_MAX);
@@ -373,6 +373,6 @@ TEST(fin_lost)
 	}
 }
 
-MAIN(T(slow_start_and_avoidance), T(newreno), T(no_second_episode), T(what_is_no_duplicate), T(sack_scoreboard),
-     T(sack_nonsense), T(sack_with_small_segments), T(lost_retransmission), T(rto_doubles_and_resets),
-     T(timestamps_end_the_backoff), T(gives_up), T(doubt_at_r1), T(reneging), T(fin_lost))
+MAIN(T(slow_start), T(newreno), T(no_second_episode), T(what_is_no_duplicate), T(sack_scoreboard), T(sack_nonsense),
+     T(sack_with_small_segments), T(lost_retransmission), T(rto_doubles_and_resets), T(timestamps_end_the_backoff),
+     T(gives_up), T(doubt_at_r1), T(reneging), T(fin_lost))

@@ -251,6 +251,36 @@ TEST(delayed_ack)
 	CLOSE(s);
 }
 
+/* RFC 9293 3.10.7.4 (MUST-58, MUST-59): a burst is worked through before anything is acknowledged, and that once: full
+ * segments, of which every second would draw an ACK, and a FIN behind them. */
+TEST(burst_draws_one_ack)
+{
+	struct pb_tcp_config c = script_config();
+	struct pb_desc d[9];
+	struct pb_tcp_verdict v[9];
+	uint64_t addr[9];
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	CHECK_EQ(pb_pool_get(s->cache, addr, 9, 0, PB_OWN_RX), 9);
+	for (uint32_t i = 0; i < 9; i++) {
+		struct sg g = {.f = i < 8 ? A : F | A, .seq = 1 + i * 1460, .ack = 1, .len = i < 8 ? 1460 : 0};
+		d[i] = (struct pb_desc){.addr = addr[i], .off = 64};
+		d[i].len = (uint16_t)script_build(s, &g, pb_pool_data(s->pool, &d[i]));
+	}
+	pb_tcp_input(s->e, d, 9, s->now_ns, v);
+	for (uint32_t i = 0; i < 9; i++) {
+		CHECK_EQ(v[i].reason, PB_DROP_NONE);
+		if (v[i].what != PB_VERDICT_TAKEN)
+			pb_pool_put(s->cache, addr[i], PB_OWN_RX);
+	}
+	OUT(.f = A, .seq = 1, .ack = 8 * 1460 + 2);
+	NONE_OUT();
+	WAIT(SEC);
+	NONE_OUT();
+	READ(1, 8 * 1460);
+	CLOSE(s);
+}
+
 /* 1-byte segments share frames; 600-byte ones do when memory is short. */
 TEST(small_segments_do_not_drain_the_pool)
 {
@@ -420,5 +450,5 @@ TEST(gap_is_filled_whatever_lies_beyond)
 
 MAIN(T(clamp_below_the_mss), T(gap_is_filled_whatever_lies_beyond), T(in_order_and_duplicates), T(overlaps),
      T(sack_blocks), T(ooo_is_bounded_and_never_renegs), T(right_edge_never_moves_left), T(sws_and_window_update),
-     T(ack_at_a_closed_window), T(delayed_ack), T(small_segments_do_not_drain_the_pool), T(tiny_buffer_moves_data),
-     T(fin), T(fin_inside_the_stream), T(shut_rd_throws_away), T(trimmed_at_the_window))
+     T(ack_at_a_closed_window), T(delayed_ack), T(burst_draws_one_ack), T(small_segments_do_not_drain_the_pool),
+     T(tiny_buffer_moves_data), T(fin), T(fin_inside_the_stream), T(shut_rd_throws_away), T(trimmed_at_the_window))
