@@ -6,6 +6,7 @@ Both are for the calling thread's network namespace, and raise PybypassError whe
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import socket
 import struct
@@ -37,15 +38,15 @@ def neighbour_of(body: bytes) -> tuple[int, bytes, bytes | None, int] | None:
     return index, found[_NDA_DST], mac if state & _NUD_USABLE and len(mac) == 6 else None, state
 
 
-def _known(ifindex: int, family: int) -> Iterator[tuple[bytes, bytes, int]]:
-    """(address, MAC address, NUD state) of each usable entry."""
+def _known(ifindex: int, family: int) -> Iterator[tuple[bytes, bytes]]:
+    """(address, MAC address) of each usable entry."""
     body = _NEIGHBOUR.pack(family, 0, 0, 0, 0) + u32(_NDA_IFINDEX, ifindex)
     with Netlink() as route:
         answers = route.request(_RTM_GETNEIGH, body, DUMP)
     for answer in answers:
         found = neighbour_of(answer.body)
         if found is not None and found[0] == ifindex and found[2] is not None:
-            yield found[1], found[2], found[3]
+            yield found[1], found[2]
 
 
 def lookup(ifindex: int, ips: Collection[IpAddress]) -> dict[IpAddress, bytes]:
@@ -54,7 +55,7 @@ def lookup(ifindex: int, ips: Collection[IpAddress]) -> dict[IpAddress, bytes]:
     for version, family in ((4, socket.AF_INET), (6, socket.AF_INET6)):
         wanted = {ip.packed: ip for ip in ips if ip.version == version}
         if wanted:
-            found.update({wanted[dst]: mac for dst, mac, _ in _known(ifindex, family) if dst in wanted})
+            found.update({wanted[dst]: mac for dst, mac in _known(ifindex, family) if dst in wanted})
     return found
 
 
@@ -70,7 +71,16 @@ def doubt(ifindex: int, ip: IpAddress) -> bool:
     """Has the kernel ask a neighbour that it takes to be there whether that is so (as `ip neigh change ... nud probe`); returns
     at once. Who does not answer is forgotten. False: the kernel does not know it, was told it for good, or asks already."""
     family = socket.AF_INET if ip.version == 4 else socket.AF_INET6
-    if not any(dst == ip.packed and state & _NUD_DOUBTED for dst, _, state in _known(ifindex, family)):
+    which = attribute(_NDA_DST, ip.packed)
+    with Netlink() as route:
+        try:
+            found = route.request(_RTM_GETNEIGH, _NEIGHBOUR.pack(family, ifindex, 0, 0, 0) + which, ACK)
+        except OSError as e:
+            if e.errno == errno.ENOENT:
+                return False
+            raise
+    entries = [neighbour_of(answer.body) for answer in found]
+    if not any(entry is not None and entry[3] & _NUD_DOUBTED for entry in entries):
         return False
     body = _NEIGHBOUR.pack(family, ifindex, _NUD_PROBE, 0, 0) + attribute(_NDA_DST, ip.packed)
     with Netlink() as route:

@@ -45,7 +45,7 @@ log = logging.getLogger("pybypass.slowpath")
 
 _VLAN = 0x8100
 _VLAN_BYTES = _VLAN.to_bytes(2, "big")
-_ASK_AGAIN_S = 0.2
+_ASK_AGAIN_S, _DOUBT_AGAIN_S = 0.2, 5.0
 # Next hops that the kernel was asked for and has not found yet.
 _MAX_PENDING, _PENDING_S = 256, 0.5
 _MAX_ASKED, _MAX_KNOWN = 1024, 640
@@ -100,6 +100,7 @@ class SlowPath:
         self._asked: dict[bytes, float] = {}  # when, oldest first
         self._pending: dict[bytes, float] = {}  # since when, oldest first
         self._known: dict[bytes, bytes] = {}  # what the kernel told
+        self._doubted: dict[bytes, float] = {}  # when, of late
         self._look_at = 0.0
         self._lock = threading.RLock()
         self.counters: Counter[str] = Counter()
@@ -244,7 +245,11 @@ class SlowPath:
     def _doubt(self, hop: bytes) -> None:
         """TCP hears nothing from behind this next hop (RFC 9293 3.8.3 (b), RFC 1122 2.3.2.1 (4)): it is asked by unicast, now and
         not when its time comes, and forgotten if it does not answer."""
-        if self._wire.doubt(hop, time.monotonic()):
+        now = time.monotonic()
+        if now - self._doubted.get(hop, -1e9) < _DOUBT_AGAIN_S:
+            return  # many connections lie behind one gateway
+        self._doubted = {h: at for h, at in self._doubted.items() if now - at < _DOUBT_AGAIN_S} | {hop: now}
+        if self._wire.doubt(hop, now):
             self.counters["neighbour_doubted"] += 1
         elif hop in self._known and self._neighbourhood is not None:
             self.counters["neighbour_doubted"] += self._neighbourhood.neighbour_doubt(ipaddress.ip_address(hop))

@@ -5,6 +5,7 @@ import math
 from types import SimpleNamespace
 
 import pytest
+from support import Pair, exchange
 
 import pybypass as pb
 from pybypass.engineconfig import check_frames
@@ -87,6 +88,14 @@ def test_an_engine_on_a_small_port():
         assert caught.value.code == "PB040"
     with pb.open("mem:small-engine?frames=128") as port, pb.Engine(port, ip="10.0.0.1/24") as engine:
         assert engine.config.reserve_frames == 16
+
+
+@pytest.mark.parametrize("frames", [128, 256])
+@pytest.mark.parametrize("inline", [False, True])
+def test_a_small_port_carries_a_stream_both_ways(frames, inline):
+    """What lies in the caches of loops and applications must not be most of a small pool."""
+    with Pair(inline=inline, uri=f"mem:small?frames={frames}") as p:
+        exchange(*p.connect(), 1 << 19)
 
 
 @pytest.mark.parametrize(("frame", "largest"), [(2048, 1774), (4096, 3822)])

@@ -281,6 +281,13 @@ def test_the_kernel_is_told_of_a_doubt_about_what_it_knows(kernel):
     kernel.path.run()
     assert kernel.doubted == [ipaddress.ip_address(there)]
     assert kernel.path.counters["neighbour_doubted"] == 1
+    kernel.doubts = [there]
+    kernel.path.run()
+    assert len(kernel.doubted) == 1, "many connections lie behind one hop: asked once for all"
+    kernel.now += 6
+    kernel.doubts = [there]
+    kernel.path.run()
+    assert len(kernel.doubted) == 2
     assert kernel.path.counters["errors"] == 0
 
 

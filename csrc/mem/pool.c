@@ -126,6 +126,8 @@ struct pb_pool_cache *pb_pool_cache_create(struct pb_pool *p, int *err)
 	if (!c)
 		return NULL;
 	c->pool = p;
+	c->cap = p->nframes / 32;
+	c->cap = c->cap < 8 ? 8 : c->cap < PB_POOL_CACHE_MAX ? c->cap : PB_POOL_CACHE_MAX;
 	lock(p);
 	uint32_t slot = 0;
 	while (slot < PB_POOL_CACHES && p->caches[slot])
@@ -165,7 +167,7 @@ void pb_pool_cache_destroy(struct pb_pool_cache *c)
 uint32_t pb_pool_refill(struct pb_pool_cache *c, uint32_t want)
 {
 	struct pb_pool *p = c->pool;
-	uint32_t target = want > PB_POOL_CACHE_MAX / 2 ? want : PB_POOL_CACHE_MAX / 2;
+	uint32_t target = want > c->cap / 2 ? want : c->cap / 2;
 	lock(p);
 	uint32_t top = atomic_load_explicit(&p->top, memory_order_relaxed);
 	uint32_t n = target - c->n < top ? target - c->n : top;

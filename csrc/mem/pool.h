@@ -30,6 +30,7 @@ struct pb_pool_cache {
 	struct pb_pool *pool;
 	uint32_t n;
 	uint32_t slot;
+	uint32_t cap; /* it keeps fewer than so many: a small pool must not lie in caches that nobody takes from */
 	_Atomic int64_t own[PB_OWN_COUNT];
 	uint64_t addrs[PB_POOL_CACHE_MAX];
 };
@@ -163,7 +164,7 @@ static inline uint32_t pb_pool_get(struct pb_pool_cache *c, uint64_t *addrs, uin
 static inline void pb_pool_put(struct pb_pool_cache *c, uint64_t addr, enum pb_owner from)
 {
 	addr = pb_pool_frame(c->pool, addr);
-	if (c->n == PB_POOL_CACHE_MAX)
+	if (c->n >= c->cap)
 		pb_pool_spill(c);
 	pb_pool_move(c, addr, from, PB_OWN_FREE);
 	c->addrs[c->n++] = addr;
@@ -187,7 +188,7 @@ static inline void pb_pool_put_descs(struct pb_pool_cache *c, const struct pb_de
 {
 	for (uint32_t i = 0; i < n; i++) {
 		uint64_t frame = pb_pool_frame(c->pool, d[i].addr);
-		if (c->n == PB_POOL_CACHE_MAX)
+		if (c->n >= c->cap)
 			pb_pool_spill(c);
 #ifdef PB_DEBUG
 		pb_pool_check(c->pool, frame, from, PB_OWN_FREE);

@@ -6,8 +6,8 @@
 #include <pthread.h>
 #include <stdlib.h>
 
-/* Frames of a pool that strays leave to its devices. */
-#define RESERVE 64
+/* Frames of a pool that strays leave to its devices: fewer than its senders leave, or none would come through. */
+#define RESERVE(pool) ((pool)->nframes < 2048 ? (pool)->nframes / 32 : 64)
 
 struct member {
 	/* Set by join before `alive`, and read by others only while they are inside and see it alive. */
@@ -191,7 +191,8 @@ static bool copy_to(struct pb_path *p, struct pb_pool_cache *cache, struct pb_de
 	struct pb_desc copy = *d;
 	if ((uint32_t)d->off + d->len > pool->frame_bytes)
 		copy.off = 0;
-	if ((uint32_t)copy.off + d->len > pool->frame_bytes || !pb_pool_get(cache, &copy.addr, 1, RESERVE, PB_OWN_RX))
+	if ((uint32_t)copy.off + d->len > pool->frame_bytes ||
+	    !pb_pool_get(cache, &copy.addr, 1, RESERVE(pool), PB_OWN_RX))
 		return false;
 	memcpy(pb_pool_data(pool, &copy), pb_pool_data(p->dev->pool, d), d->len);
 	pb_pool_put(p->dev->cache, d->addr, PB_OWN_RX);

@@ -5,10 +5,11 @@
 
 #define R1 3u /* retransmissions in a row: RFC 1122 4.2.3.5 */
 
-/* RFC 9293 3.8.3 (b): negative advice about the next hop, each time that so many retransmissions went unanswered. */
-static void doubt_at_r1(struct pb_tcp *e, struct tcb *c)
+/* RFC 9293 3.8.3 (b): negative advice about the next hop, each time that so many retransmissions, or probes, went
+ * unanswered. */
+static void doubt_at_r1(struct pb_tcp *e, struct tcb *c, uint32_t unanswered)
 {
-	if (c->tries == R1)
+	if (unanswered == R1)
 		tcb_event(e, c, PB_TCP_EV_DOUBT);
 }
 
@@ -43,7 +44,7 @@ static void syn_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	}
 	c->tries++;
 	c->backoff++;
-	doubt_at_r1(e, c);
+	doubt_at_r1(e, c, c->tries);
 	c->flags |= TCB_SYN_OUT;
 	COUNT(e, TcpRetransSegs);
 	COUNT(e, TcpExtTCPTimeouts);
@@ -80,6 +81,7 @@ static void persist_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	}
 	c->ka_sent++;
 	c->tries++;
+	doubt_at_r1(e, c, c->ka_sent);
 	if (c->backoff < 32)
 		c->backoff++;
 	c->flags |= TCB_PROBE;
@@ -106,7 +108,7 @@ static void rto_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	}
 	plpmtud_timeout(e, c, now_ns);
 	recovery_on_rto(e, c, now_ns);
-	doubt_at_r1(e, c);
+	doubt_at_r1(e, c, c->tries);
 	rtx_arm(e, c, now_ns);
 	clamp_to_user_timeout(c, since ? since : now_ns, now_ns);
 }
@@ -143,6 +145,7 @@ static void keepalive(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 		return;
 	} else {
 		c->ka_sent++;
+		doubt_at_r1(e, c, c->ka_sent);
 		c->flags |= TCB_PROBE | TCB_KA_PROBE;
 		c->t_misc = now_ns + c->ka_interval_ns;
 		tcb_ready(e, c);

@@ -211,6 +211,7 @@ enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_
 
 void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
+	c->events &= ~(uint32_t)PB_TCP_EV_DOUBT; /* of a SYN-ACK: the path has just been shown */
 	/* A close in SYN-RECEIVED waited for this (3.10.4). */
 	tcb_set_state(e, c, c->flags & TCB_FIN_QUEUED ? PB_TCP_FIN_WAIT_1 : PB_TCP_ESTABLISHED);
 	uint32_t pmtu = pb_pmtu_get(&e->pmtu, &c->raddr, now_ns);

@@ -111,6 +111,25 @@ TEST(violations_are_noticed)
 	pb_pool_unref(p);
 }
 
+/* What one cache took and gave back is there for the others, but for a few. */
+TEST(a_small_pool_does_not_lie_in_caches)
+{
+	struct pb_pool *p = make(256);
+	struct pb_pool_cache *one = cache_of(p), *two = cache_of(p);
+	uint64_t addrs[256];
+	CHECK_EQ(pb_pool_get(one, addrs, 200, 0, PB_OWN_APP), 200);
+	for (int i = 0; i < 200; i++)
+		pb_pool_put(one, addrs[i], PB_OWN_APP);
+	CHECK(pb_pool_free_hint(two) >= 256 - 8);
+	uint32_t n = pb_pool_get(two, addrs, 240, 0, PB_OWN_APP);
+	CHECK_EQ(n, 240);
+	for (uint32_t i = 0; i < n; i++)
+		pb_pool_put(two, addrs[i], PB_OWN_APP);
+	pb_pool_cache_destroy(one);
+	pb_pool_cache_destroy(two);
+	CHECK_POOL(p);
+}
+
 TEST(caches_are_bounded_and_hold_the_pool)
 {
 	struct pb_pool *p = make(64);
@@ -205,6 +224,6 @@ TEST(two_threads_on_a_small_pool)
 	CHECK_POOL(p);
 }
 
-MAIN(T(refuses_bad_sizes), T(every_frame_once), T(reserve_is_left), T(transitions_that_the_table_allows),
-     T(violations_are_noticed), T(caches_are_bounded_and_hold_the_pool), T(frames_of_any_size_between), T(owner_names),
-     T(two_threads_on_a_small_pool))
+MAIN(T(a_small_pool_does_not_lie_in_caches), T(refuses_bad_sizes), T(every_frame_once), T(reserve_is_left),
+     T(transitions_that_the_table_allows), T(violations_are_noticed), T(caches_are_bounded_and_hold_the_pool),
+     T(frames_of_any_size_between), T(owner_names), T(two_threads_on_a_small_pool))

@@ -328,6 +328,41 @@ TEST(doubt_at_r1)
 	CLOSE(s);
 }
 
+/* So do probes of a closed window and keepalives; what a SYN-ACK doubted is settled by the handshake's last ACK. */
+TEST(doubt_of_probes_and_syn_acks)
+{
+	struct pb_tcp_config c = script_config();
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	IN_OK(.f = A, .seq = 1, .ack = 1, .wnd = ZERO);
+	SEND(1, 100);
+	while (!(s->events & PB_TCP_EV_DOUBT) && s->now_ns < 100 * SEC)
+		WAIT(100 * MS);
+	CHECK(s->events & PB_TCP_EV_DOUBT);
+	CHECK_EQ(s->n, 3);
+	FORGET();
+	CLOSE(s);
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	CHECK_EQ(pb_tcp_set_option(s->e, s->h, PB_TCP_O_KEEPALIVE_IDLE_NS, (int64_t)SEC, s->now_ns), 0);
+	while (!(s->events & PB_TCP_EV_DOUBT) && s->now_ns < 1000 * SEC)
+		WAIT(SEC);
+	CHECK(s->events & PB_TCP_EV_DOUBT);
+	FORGET();
+	CLOSE(s);
+	REQUIRE(script_open(s, &c));
+	CHECK_EQ(script_listen(s, 4), 0);
+	IN_OK(.f = S, .o = syn_opts(1460, true, -1));
+	OUT(.f = S | A, .ack = 1);
+	WAIT(20 * SEC);
+	FORGET();
+	IN_OK(.f = A, .seq = 1, .ack = 1);
+	CHECK_EQ(pb_tcp_accept(s->e, s->l, &s->h), 0);
+	FORGET();
+	CHECK(!(s->events & PB_TCP_EV_DOUBT));
+	CLOSE(s);
+}
+
 /* The receiver threw away what it had SACKed (RFC 2018 8). */
 TEST(reneging)
 {
@@ -375,4 +410,4 @@ TEST(fin_lost)
 
 MAIN(T(slow_start), T(newreno), T(no_second_episode), T(what_is_no_duplicate), T(sack_scoreboard), T(sack_nonsense),
      T(sack_with_small_segments), T(lost_retransmission), T(rto_doubles_and_resets), T(timestamps_end_the_backoff),
-     T(gives_up), T(doubt_at_r1), T(reneging), T(fin_lost))
+     T(gives_up), T(doubt_at_r1), T(doubt_of_probes_and_syn_acks), T(reneging), T(fin_lost))
