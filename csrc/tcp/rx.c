@@ -195,8 +195,8 @@ static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uin
 			while (!rcv_memory_left(e, c) && c->oq_head != NONE)
 				prune_ooo(e, c);
 			if (!rcv_memory_left(e, c)) {
-				/* It was offered: say at once what there is now, so that the peer probes (RFC
-				 * 9293 3.8.6.1). */
+				/* It was offered, and what was offered is not taken back (RFC 9293 3.8.6): the peer
+				 * hears at once where the stream stands, and sends this again by its timer. */
 				COUNT(e, TcpExtTCPRcvQDrop);
 				ack_now(e, c);
 				return PB_DROP_TCP_RCVBUF;

@@ -96,7 +96,8 @@ TEST(gaps_of_the_idle_leave_room)
 	CLOSE(s);
 }
 
-/* The pool is the application's for a while: what was offered cannot be taken, and the peer hears of it at once. */
+/* The pool is the application's for a while: what was offered cannot be taken. The peer hears at once where the stream
+ * stands, and what it sends again is taken when there are frames. */
 TEST(a_refusal_is_told)
 {
 	struct pb_tcp_config c = script_config();
