@@ -442,8 +442,10 @@ static void drain(struct fuzz *f)
 		last = info.bytes_acked;
 		/* PAWS remembers the highest time that the script made up. */
 		f->ts_val += idle % 8 == 7 ? 0x40000000u : 0;
-		struct segment g = {
-			.flags = PB_TCP_ACK, .seq = idle % 2 ? f->top : f->rcv, .ack = f->snd, .wnd = 65535};
+		/* The script may have sent a window from anywhere in the engine's: none is older than one from its
+		 * edge. */
+		uint32_t seq[] = {f->rcv, f->top, f->rcv, f->edge - (f->edge != f->rcv)};
+		struct segment g = {.flags = PB_TCP_ACK, .seq = seq[idle % 4], .ack = f->snd, .wnd = 65535};
 		if (f->ts)
 			put_ts(f, &g.o);
 		put_segment(f, &g);
