@@ -32,9 +32,11 @@ static bool may_round_up(const struct pb_tcp *e, const struct tcb *c)
 }
 
 /* The window field of the next segment. The right edge never moves left (RFC 9293 3.8.6), and it moves right only by
- * what is worth it (3.8.6.2.2). What is left of a window may be less than the unit of the scale: it is rounded up,
- * which moves the edge by a little for each segment shorter than that. When half as much as the buffer was taken beyond
- * it, it is rounded down: the field then says up to a unit less than was offered (RFC 7323 2.4), which is still taken.
+ * what is worth it (3.8.6.2.2), or by what came since, when all of that was read: the sender's own segments cannot make
+ * the window silly, and a field that stays the same is what other stacks predict of a header. What is left of a window
+ * may be less than the unit of the scale: it is rounded up, which moves the edge by a little for each segment shorter
+ * than that. When half as much as the buffer was taken beyond it, it is rounded down: the field then says up to a unit
+ * less than was offered (RFC 7323 2.4), which is still taken.
  */
 uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 {
@@ -45,7 +47,7 @@ uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 		return wnd;
 	}
 	uint32_t step = min_u32(c->advmss, rcv_most(c) / 2);
-	if (wnd < old + step)
+	if (wnd < old || (wnd < old + step && c->rcv_frames))
 		wnd = old;
 	uint32_t field = min_u32(wnd >> c->rcv_wscale, 65535);
 	uint32_t edge = c->rcv_nxt + (field << c->rcv_wscale);
