@@ -1,5 +1,7 @@
 #include "dev/dpdk_impl.h"
 
+#include "base/fail.h"
+
 #include <errno.h>
 #include <rte_eal.h>
 #include <rte_errno.h>
@@ -30,11 +32,8 @@ int pb_dpdk_fail_set(struct pb_dpdk_fail *f, enum pb_dpdk_stage stage, int err, 
 	f->stage = stage;
 	va_list ap;
 	va_start(ap, fmt);
-	int n = vsnprintf(f->text, sizeof(f->text), fmt, ap);
+	pb_fail_text(f->text, sizeof(f->text), err, fmt, ap);
 	va_end(ap);
-	const char *why = err ? strerrordesc_np(-err) : NULL;
-	if (why && n >= 0 && (size_t)n < sizeof(f->text))
-		snprintf(f->text + n, sizeof(f->text) - (size_t)n, ": %s", why);
 	return err;
 }
 

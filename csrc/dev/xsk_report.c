@@ -1,8 +1,9 @@
 #define _GNU_SOURCE
 #include "dev/xsk_prog.h"
 
+#include "base/fail.h"
+
 #include <stdarg.h>
-#include <stdio.h>
 
 static const char *const stages[PB_XSK_STAGE_COUNT] = {
 #define X(id, name) name,
@@ -28,10 +29,7 @@ int pb_xsk_fail_set(struct pb_xsk_fail *f, enum pb_xsk_stage stage, int err, con
 	f->stage = stage;
 	va_list ap;
 	va_start(ap, fmt);
-	int n = vsnprintf(f->text, sizeof(f->text), fmt, ap);
+	pb_fail_text(f->text, sizeof(f->text), err, fmt, ap);
 	va_end(ap);
-	const char *why = err ? strerrordesc_np(-err) : NULL;
-	if (why && n >= 0 && (size_t)n < sizeof(f->text))
-		snprintf(f->text + n, sizeof(f->text) - (size_t)n, ": %s", why);
 	return err;
 }
