@@ -414,8 +414,7 @@ def open_port(str devargs, pool_capsule, *, int queues=1, int rx_desc=0, int tx_
 def queue_info(dev_capsule):
     cdef c.pb_dpdk_info i
     c.pb_dpdk_queue_info(<c.pb_dev *>PyCapsule_GetPointer(dev_capsule, DEV_CAPSULE), &i)
-    return {"rx_copied": i.rx_copied, "tx_prepare_bad": i.tx_prepare_bad, "stamps_lost": i.stamps_lost,
-            "tx_outstanding": i.tx_outstanding}
+    return {"rx_copied": i.rx_copied, "tx_prepare_bad": i.tx_prepare_bad, "tx_outstanding": i.tx_outstanding}
 
 
 def close_device(dev_capsule):

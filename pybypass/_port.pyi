@@ -60,7 +60,8 @@ class Queue(Lender):
         """Polls readable when frames wait; -1 for a device without one."""
 
     def stats(self) -> dict[str, Any]:
-        """rx_pkts, rx_bytes, tx_pkts, tx_bytes, rx_wakeups, tx_wakeups, rx_fill_empty, and drops by reason."""
+        """rx_pkts, rx_bytes, tx_pkts, tx_bytes, rx_wakeups, tx_wakeups, rx_fill_empty, tx_stamps_lost (packets with TX_STAMP of which
+        no stamp will come, see tx_timestamps()), and drops by reason."""
 
     def rx_burst(self, n: int = 64) -> Burst:
         """Receives up to n (1 to 64) frames; the burst may be empty. Does not wait.
@@ -88,8 +89,11 @@ class Queue(Lender):
         """When packets left that were sent with TX_STAMP: those completed since the last call, at most 4096, oldest first.
 
         Shape (n,), dtype STAMP_DTYPE: seq (which packet of this queue, from 0), addr of its first frame, ns, and the clock
-        TS_SOURCES[source]: "hardware" (the NIC's), or "kernel" (CLOCK_TAI at completion, in copy mode). PB064 without
-        tx_meta=1. Source: kernel, networking/xsk-tx-metadata.
+        TS_SOURCES[source]: "hardware" (the NIC's), or "kernel" (CLOCK_TAI at completion, in copy mode). PB064 where it is
+        not granted (xdp: tx_meta=1, dpdk: stamp=1). Packets without a stamp are in stats()["tx_stamps_lost"]: on dpdk:
+        the NIC has one register for the port, so what asks while another packet's time is waited for is sent without, and
+        one that did not come is given up when four times the ring was sent after it, or at a stop. Source: kernel,
+        networking/xsk-tx-metadata; DPDK, rte_eth_timesync_read_tx_timestamp().
         """
 
     def reap(self) -> None:

@@ -69,7 +69,8 @@ cdef dict stats_dict(pb_dev *dev):
     drops = {pb_drop_name(i).decode(): s.drops.n[i] for i in range(1, PB_DROP_COUNT) if s.drops.n[i]}
     return {
         "rx_pkts": s.rx_pkts, "rx_bytes": s.rx_bytes, "tx_pkts": s.tx_pkts, "tx_bytes": s.tx_bytes,
-        "rx_wakeups": s.rx_wakeups, "tx_wakeups": s.tx_wakeups, "rx_fill_empty": s.rx_fill_empty, "drops": drops,
+        "rx_wakeups": s.rx_wakeups, "tx_wakeups": s.tx_wakeups, "rx_fill_empty": s.rx_fill_empty,
+        "tx_stamps_lost": s.tx_stamps_lost, "drops": drops,
     }
 
 

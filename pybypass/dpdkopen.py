@@ -51,7 +51,7 @@ _MEANS = {
     ("stamp", False): "ts_ns is CLOCK_MONOTONIC of the burst (ts_source user)",
     ("tx_stamp", True): "a descriptor may ask for TX_STAMP, one at a time: Queue.tx_timestamps()",
     ("tx_stamp", False): "TX_STAMP is refused (PB064)",
-    ("launch", True): "LAUNCH sends at ts_ns of the NIC's clock",
+    ("launch", True): "LAUNCH sends at ts_ns of the clock that Port.clock() reads, in its unit",
     ("launch", False): "LAUNCH is refused (PB064)",
     ("segs", True): "packets may be sent from several frames (MORE), as mbuf chains",
     ("segs", False): "each packet is sent from one frame",

@@ -33,7 +33,7 @@ _IMPAIRMENT_MAX = {
 # Held while AF_XDP sockets are opened: DPDK's driver for them is told from others by what is new then (csrc/dev/dpdk_socks.c).
 XDP_OPENING = threading.RLock()
 # Of Queue.stats(): what adds up over queues.
-SUMMED = ("rx_pkts", "rx_bytes", "tx_pkts", "tx_bytes", "rx_wakeups", "tx_wakeups")
+SUMMED = ("rx_pkts", "rx_bytes", "tx_pkts", "tx_bytes", "rx_wakeups", "tx_wakeups", "tx_stamps_lost")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@
 #include "mem/desc.h"
 #include "mem/pool.h"
 
-#define PB_DEV_ABI 3
+#define PB_DEV_ABI 4
 
 struct pb_dev;
 
@@ -24,6 +24,7 @@ struct pb_dev_stats {
 	uint64_t rx_pkts, rx_bytes, tx_pkts, tx_bytes;
 	uint64_t rx_wakeups, tx_wakeups; /* system calls made to wake the driver */
 	uint64_t rx_fill_empty;          /* times the driver found no frame to fill */
+	uint64_t tx_stamps_lost; /* PB_DESC_TX_STAMP without a stamp: refused, never come, or not taken in time */
 	struct pb_drops drops;
 };
 

@@ -175,7 +175,6 @@ PB_API int pb_dpdk_timesync_rx(struct pb_dpdk_port *port, uint64_t *ns);
 struct pb_dpdk_info {
 	uint64_t rx_copied;      /* packets in another pool's mbufs, copied */
 	uint64_t tx_prepare_bad; /* refused by the driver's own check of offloads */
-	uint64_t stamps_lost;
 	uint32_t tx_outstanding; /* frames of engines that the driver has */
 };
 PB_API void pb_dpdk_queue_info(struct pb_dev *dev, struct pb_dpdk_info *info);

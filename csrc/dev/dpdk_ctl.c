@@ -180,28 +180,3 @@ int pb_dpdk_reta_set(struct pb_dpdk_port *p, const uint16_t *table, uint32_t n)
 	}
 	return rc ? rc : rte_eth_dev_rss_reta_update(p->id, groups, (uint16_t)n);
 }
-
-/* ---- time ---- */
-
-int pb_dpdk_clock_read(struct pb_dpdk_port *p, uint64_t *ns, int *cycles)
-{
-	struct timespec t;
-	if (!here(p))
-		return -ENODEV;
-	*cycles = 0;
-	if (p->timesync && !rte_eth_timesync_read_time(p->id, &t)) {
-		*ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-		return 0;
-	}
-	*cycles = 1;
-	return rte_eth_read_clock(p->id, ns);
-}
-
-int pb_dpdk_timesync_rx(struct pb_dpdk_port *p, uint64_t *ns)
-{
-	struct timespec t;
-	int rc = here(p) ? p->timesync ? rte_eth_timesync_read_rx_timestamp(p->id, &t, 0) : -ENOTSUP : -ENODEV;
-	if (!rc)
-		*ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
-	return rc;
-}

@@ -33,6 +33,7 @@ static void dev_close(struct pb_dev *dev)
 	struct pb_dpdk_pool *dp = x->dp;
 	struct pb_pool *pool = dev->pool;
 	drain(x);
+	pb_dpdk_stamp_end(port, x);
 	pb_dpdk_pool_ref(dp); /* the port may be the last to have it */
 	port->queues[dev->queue] = NULL;
 	pb_dpdk_port_unref(port);

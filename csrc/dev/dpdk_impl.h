@@ -82,9 +82,11 @@ struct pb_dpdk_port {
 	uint32_t rx_desc, tx_desc, chain_max, frame_room;
 	uint64_t rx_offloads, tx_offloads, rss_types;
 	bool timesync;
-	bool sends_chains;          /* without being asked to, as vdevs that walk any chain do */
-	int ts_field;               /* dynamic field of receive times; -1: none */
-	uint64_t ts_flag, ts_scale; /* ns in a unit of them */
+	_Atomic uint32_t stamp_lock;
+	struct pb_dpdk_queue *stamp_owner; /* whose packet's time the NIC is to tell; NULL: none */
+	bool sends_chains;                 /* without being asked to, as vdevs that walk any chain do */
+	int ts_field;                      /* dynamic field of receive times; -1: none */
+	uint64_t ts_flag, ts_scale;        /* ns in a unit of them */
 	int launch_field;
 	uint64_t launch_flag;
 	struct pb_dpdk_queue *queues[PB_DPDK_QUEUES];
@@ -113,10 +115,9 @@ struct pb_dpdk_queue {
 	bool has_cleanup;
 	struct pb_dpdk_info stats;
 	struct pb_drops own_drops;
-	/* Packets sent with a wish for a stamp, oldest first; the NIC has one at a time. */
+	/* Times of packets that were sent, oldest first, and the packet that is waited for: dpdk_time.c. */
 	struct pb_tx_stamp stamps[PB_DPDK_STAMPS];
 	uint32_t stamp_head, stamp_n;
-	bool stamp_wait;
 	uint32_t tx_built; /* packets made before this one, and not sent yet */
 	uint64_t stamp_seq, stamp_addr, tx_seq;
 };
@@ -212,6 +213,17 @@ int pb_dpdk_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns);
 int pb_dpdk_pass(struct pb_dev *dev, struct pb_dev *to, int n, struct pb_passed *p);
 /* At close: engines' frames are FREE, and go to the mempool when the driver lets go of those it has. */
 void pb_dpdk_abandon(struct pb_dpdk_queue *x);
+
+/* dpdk_time.c. The fields of mbufs that times are in, for the offloads that were granted: 0 or -errno. */
+int pb_dpdk_time_fields(struct pb_dpdk_port *p);
+/* Timesync on, and nothing of before in its register: when the port has started. */
+void pb_dpdk_stamp_begin(struct pb_dpdk_port *p);
+/* Nobody waits for a packet of queue x any more; x NULL: of any, when the port stops and nobody is in the data path. */
+void pb_dpdk_stamp_end(struct pb_dpdk_port *p, struct pb_dpdk_queue *x);
+/* Has the mbuf ask for its time, the port's only one; else it is counted in tx_stamps_lost. */
+void pb_dpdk_stamp_ask(struct pb_dpdk_queue *x, struct rte_mbuf *m, const struct pb_desc *d);
+/* The mbuf that asked was not sent. */
+void pb_dpdk_stamp_unask(struct pb_dpdk_queue *x);
 int pb_dpdk_stamps(struct pb_dev *dev, struct pb_tx_stamp *out, int n);
 /* The largest layer-2 frame on an MTU. */
 #define PB_DPDK_L2 18

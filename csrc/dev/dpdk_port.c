@@ -167,31 +167,6 @@ static void unwatch(struct pb_dpdk_port *p)
 		sched_yield(); /* it is running */
 }
 
-static void find_fields(struct pb_dpdk_port *p)
-{
-	p->ts_field = -1;
-	p->launch_field = -1;
-	/* Times are in the device's own unit (rte_mbuf_dyn.h); net_pcap's are microseconds. */
-	p->ts_scale = strcmp(p->info.driver_name, "net_pcap") ? 1 : 1000;
-	/* Some drivers (net_pcap) give times without being asked to. */
-	int flag = rte_mbuf_dynflag_lookup(RTE_MBUF_DYNFLAG_RX_TIMESTAMP_NAME, NULL);
-	int field = rte_mbuf_dynfield_lookup(RTE_MBUF_DYNFIELD_TIMESTAMP_NAME, NULL);
-	if ((p->rx_offloads & RTE_ETH_RX_OFFLOAD_TIMESTAMP) && (flag < 0 || field < 0)) {
-		uint64_t bit = 0;
-		if (!rte_mbuf_dyn_rx_timestamp_register(&field, &bit)) {
-			p->ts_field = field;
-			p->ts_flag = bit;
-		}
-	} else if (flag >= 0 && field >= 0) {
-		p->ts_field = field;
-		p->ts_flag = UINT64_C(1) << flag;
-	}
-	uint64_t bit = 0;
-	if ((p->tx_offloads & RTE_ETH_TX_OFFLOAD_SEND_ON_TIMESTAMP) &&
-	    !rte_mbuf_dyn_tx_timestamp_register(&p->launch_field, &bit))
-		p->launch_flag = bit;
-}
-
 static int set_up_queues(struct pb_dpdk_port *p, struct pb_dpdk_report *rep)
 {
 	struct rte_eth_rxconf rx = p->info.default_rxconf;
@@ -229,7 +204,10 @@ static int configure(struct pb_dpdk_port *p, const struct rte_eth_conf *conf, st
 			return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_MTU, rc, "MTU %u of %s", p->cfg.mtu,
 						rep->device);
 	}
-	find_fields(p);
+	rc = pb_dpdk_time_fields(p);
+	if (rc)
+		return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_CONFIGURE, rc, "no room in mbufs for times of %s",
+					rep->device);
 	return set_up_queues(p, rep);
 }
 
@@ -244,7 +222,7 @@ static int start(struct pb_dpdk_port *p, struct pb_dpdk_report *rep)
 	if (p->cfg.allmulticast)
 		(void)rte_eth_allmulticast_enable(p->id);
 	if (p->cfg.timesync)
-		p->timesync = !rte_eth_timesync_enable(p->id);
+		pb_dpdk_stamp_begin(p);
 	atomic_store(&p->running, true);
 	return 0;
 }
@@ -347,6 +325,7 @@ int pb_dpdk_port_stop(struct pb_dpdk_port *p)
 	if (!atomic_load(&p->running))
 		return 0;
 	pause_queues(p);
+	pb_dpdk_stamp_end(p, NULL);
 	pb_dpdk_flows_stop(p);
 	int rc = rte_eth_dev_stop(p->id);
 	if (rc) {

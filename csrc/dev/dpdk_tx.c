@@ -5,7 +5,6 @@
 #define PB_ETH_MIN_BYTES 14
 /* How often an idle reap asks the driver to look for completions. */
 #define REAPS_PER_CLEANUP 16
-#define STAMP_PATIENCE_PKTS 65536
 
 /* Why the device cannot send a packet of `count` descriptors, or PB_DROP_NONE. */
 static enum pb_drop refuse(const struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, uint32_t bytes)
@@ -42,21 +41,8 @@ static void ask(struct pb_dpdk_queue *x, struct rte_mbuf *m, const struct pb_des
 		*RTE_MBUF_DYNFIELD(m, (size_t)x->port->launch_field, uint64_t *) = d->ts_ns;
 		m->ol_flags |= x->port->launch_flag;
 	}
-	/* The NIC holds one stamp: the next packet gets one when this was read. */
-	/* One that never came must not hold up the others for ever. */
-	if (x->stamp_wait && x->tx_seq - x->stamp_seq < UINT64_MAX / 2 &&
-	    x->tx_seq - x->stamp_seq > STAMP_PATIENCE_PKTS) {
-		x->stamp_wait = false;
-		x->stats.stamps_lost++;
-	}
-	if ((flags & PB_DESC_TX_STAMP) && !x->stamp_wait) {
-		m->ol_flags |= RTE_MBUF_F_TX_IEEE1588_TMST;
-		x->stamp_wait = true;
-		x->stamp_seq = x->tx_seq + x->tx_built;
-		x->stamp_addr = pb_pool_frame(x->dev.pool, d->addr);
-	} else if (flags & PB_DESC_TX_STAMP) {
-		x->stats.stamps_lost++;
-	}
+	if (flags & PB_DESC_TX_STAMP)
+		pb_dpdk_stamp_ask(x, m, d);
 }
 
 static struct rte_mbuf *fill(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, uint32_t bytes,
@@ -93,7 +79,7 @@ static void unfill(struct pb_dpdk_queue *x, struct rte_mbuf *m)
 {
 	const struct pb_pool *pool = x->dev.pool;
 	if (m->ol_flags & RTE_MBUF_F_TX_IEEE1588_TMST)
-		x->stamp_wait = false;
+		pb_dpdk_stamp_unask(x);
 	while (m) {
 		struct rte_mbuf *next = m->next;
 		x->dp->lent[pb_pool_index(pool, pb_dpdk_frame(pool, m))] = PB_DPDK_NO;
@@ -367,33 +353,4 @@ void pb_dpdk_abandon(struct pb_dpdk_queue *x)
 		pb_pool_move(x->dev.cache, pb_pool_addr(pool, index), PB_OWN_FREE, PB_OWN_FILL);
 		rte_pktmbuf_free_seg(m);
 	}
-}
-
-int pb_dpdk_stamps(struct pb_dev *dev, struct pb_tx_stamp *out, int n)
-{
-	struct pb_dpdk_queue *x = pb_dpdk_of(dev);
-	struct timespec t;
-	if (x->stamp_wait && pb_dpdk_enter(x)) {
-		if (!rte_eth_timesync_read_tx_timestamp(x->port->id, &t)) {
-			x->stamp_wait = false;
-			if (x->stamp_n == PB_DPDK_STAMPS) {
-				x->stamp_head = (x->stamp_head + 1) % PB_DPDK_STAMPS;
-				x->stamp_n--;
-				x->stats.stamps_lost++;
-			}
-			x->stamps[(x->stamp_head + x->stamp_n++) % PB_DPDK_STAMPS] = (struct pb_tx_stamp){
-				.seq = x->stamp_seq,
-				.addr = x->stamp_addr,
-				.ns = (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec,
-				.source = PB_TS_HW,
-			};
-		}
-		pb_dpdk_leave(x);
-	}
-	int k = 0;
-	for (; k < n && x->stamp_n; k++, x->stamp_n--) {
-		out[k] = x->stamps[x->stamp_head];
-		x->stamp_head = (x->stamp_head + 1) % PB_DPDK_STAMPS;
-	}
-	return k;
 }

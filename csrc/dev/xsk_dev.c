@@ -141,7 +141,7 @@ void pb_dev_xsk_info(struct pb_dev *dev, struct pb_xsk_info *info)
 		.pool_empty = atomic_load_explicit(&g->pool_empty, memory_order_relaxed),
 		.tx_eagain = x->tx_eagain,
 		.meta_missing = x->meta_missing,
-		.stamps_lost = x->stamps_lost,
+		.stamps_lost = x->dev.stats.tx_stamps_lost,
 		.tx_outstanding = x->tx_outstanding,
 		.member = x->member,
 	};

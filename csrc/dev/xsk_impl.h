@@ -97,7 +97,7 @@ struct pb_xsk {
 	/* TX metadata; NULL and 0 without */
 	uint64_t *stamp_seq; /* by frame: 1 + the number of the packet whose stamp was asked for */
 	struct pb_tx_stamp *stamps;
-	uint64_t tx_seq, stamps_lost;
+	uint64_t tx_seq;
 	uint32_t stamp_head, stamp_tail;
 	/* cold */
 	struct pb_xsk_config cfg;

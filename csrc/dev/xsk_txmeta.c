@@ -58,7 +58,7 @@ void pb_xsk_txmeta_done(struct pb_xsk *x, uint64_t data_addr, uint32_t frame)
 	memcpy(&m, x->dev.pool->base + data_addr - sizeof(m), sizeof(m));
 	if (x->stamp_head - x->stamp_tail == PB_XSK_STAMPS) {
 		x->stamp_tail++;
-		x->stamps_lost++;
+		x->dev.stats.tx_stamps_lost++;
 	}
 	x->stamps[x->stamp_head++ % PB_XSK_STAMPS] = (struct pb_tx_stamp){
 		.seq = seq - 1,

@@ -7,7 +7,7 @@ cdef extern from "dev/dev.h" nogil:
     enum: PB_DEV_ABI
     cdef struct pb_dev_stats:
         uint64_t rx_pkts, rx_bytes, tx_pkts, tx_bytes
-        uint64_t rx_wakeups, tx_wakeups, rx_fill_empty
+        uint64_t rx_wakeups, tx_wakeups, rx_fill_empty, tx_stamps_lost
         pb_drops drops
     cdef struct pb_tx_stamp:
         uint64_t seq, addr, ns

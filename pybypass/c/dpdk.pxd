@@ -100,7 +100,7 @@ cdef extern from "dev/dpdk.h" nogil:
     int pb_dpdk_timesync_rx(pb_dpdk_port *port, uint64_t *ns)
 
     struct pb_dpdk_info:
-        uint64_t rx_copied, tx_prepare_bad, stamps_lost
+        uint64_t rx_copied, tx_prepare_bad
         uint32_t tx_outstanding
     void pb_dpdk_queue_info(pb_dev *dev, pb_dpdk_info *info)
     struct pb_dpdk_pool_info:

@@ -1,0 +1,461 @@
+"""What a port does whose NIC grants times: each function is a case of test_dpdk_times.py, all in one process.
+
+As a program: granted_cases.py FILE SOCKET calls them, and writes what each of them raised into FILE.
+"""
+
+import json
+import sys
+import traceback
+
+import pytest
+from dpdk_frames import free, uri
+from granted import (
+    CAME,
+    NIC,
+    SEND_ON_TIMESTAMP,
+    SENT,
+    TX_TMST,
+    clock,
+    counters,
+    grant,
+    granted,
+    lost,
+    refused,
+    seen,
+    send,
+    take,
+)
+from support import eventually, exchange
+
+import pybypass as pb
+from pybypass import _burst, dpdk
+
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+# ---- what is granted ----
+
+
+@case
+def the_report_says_what_was_asked_for_and_granted():
+    before = counters()["calls"]
+    with granted() as port:
+        assert counters()["calls"] > before, "the functions of DPDK are not the shim's"
+        assert (counters()["rx_timestamp"], counters()["send_on_timestamp"], counters()["enabled"]) == (1, 1, 1)
+        offloads = port.report["offloads"]
+        for name, words in (
+            ("stamp", "NIC's clock"), ("tx_stamp", "one at a time"), ("launch", "Port.clock()"),
+        ):  # fmt: skip
+            assert offloads[name]["asked"] and offloads[name]["granted"]
+            assert words in offloads[name]["means"]
+        assert port.report["timesync"] is True
+        assert "timestamp" in port.report["rx_offloads"] and "send_on_timestamp" in port.report["tx_offloads"]
+        assert port.queues[0].tx_flags & (_burst.TX_STAMP | _burst.LAUNCH) == _burst.TX_STAMP | _burst.LAUNCH
+
+
+@case
+def what_the_port_has_and_nobody_asked_for_stays_off():
+    with granted(stamp=0, launch=0) as port:
+        found = counters()
+        assert (found["rx_timestamp"], found["send_on_timestamp"], found["enabled"]) == (0, 0, 0)
+        assert "timestamp" in port.report["rx_offloads_known"]
+        assert "send_on_timestamp" in port.report["tx_offloads_known"]
+        for flag in (_burst.TX_STAMP, _burst.LAUNCH):
+            refused(port, flag)
+
+
+@case
+def a_driver_without_stamps_of_what_it_sends():
+    """It has timesync and refuses the packets, as Debian's Intel drivers do."""
+    with granted(refuse=1) as port:
+        assert port.report["timesync"] is True
+        assert port.report["offloads"]["tx_stamp"]["granted"] is False
+        assert port.report["offloads"]["launch"]["granted"] is True
+        refused(port, _burst.TX_STAMP)
+
+
+@case
+def timesync_that_cannot_be_enabled():
+    with granted(timesync=-1) as port:
+        assert port.report["timesync"] is False
+        assert port.report["offloads"]["tx_stamp"] == {
+            "asked": True,
+            "granted": False,
+            "means": "TX_STAMP is refused (PB064)",
+        }
+        refused(port, _burst.TX_STAMP)
+
+
+@case
+def no_room_in_mbufs_for_times():
+    for options in ({"launch": 0}, {"stamp": 0}):
+        NIC.nic_no_fields(1)
+        with pytest.raises(pb.PybypassError, match=r"no room in mbufs.*No space left") as e, granted(**options):
+            pass
+        NIC.nic_no_fields(0)
+        assert e.value.code == "PB094"
+    with granted() as port:
+        assert port.report["offloads"]["stamp"]["granted"]
+
+
+# ---- sent on time ----
+
+
+@case
+def launch_times_are_in_the_mbufs_that_ask():
+    """And at the other end of the ring. Past, far and impossible ones too: what becomes of those is the NIC's to say."""
+    with granted() as port:
+        send(port, [0])
+        (plain,) = seen(SENT)
+        assert plain["flags"] == 0
+        now = port.clock()[0]
+        times = [now + 1_000_000, 5, 0, now - 10**9, 2**64 - 1, 7, now + 3600 * 10**9, 2**63]
+        flags = [_burst.LAUNCH] * len(times)
+        flags[1] = flags[5] = 0
+        send(port, range(1, 9), flags, times)
+        sent = seen(SENT)
+        assert sent["number"].tolist() == list(range(1, 9))
+        (flag,) = set(sent["flags"].tolist()) - {0}
+        assert flag.bit_count() == 1, "only the dynamic flag"
+        assert (sent["flags"] != 0).tolist() == [f != 0 for f in flags]
+        asked = sent["flags"] == flag
+        assert sent["field"][asked].tolist() == [t for t, f in zip(times, flags, strict=True) if f]
+        take(port, 9)
+        came = seen(CAME)
+        assert came["number"].tolist() == list(range(9))
+        assert came["flags"].tolist() == [0, *sent["flags"].tolist()]
+        assert came["field"][1:][asked].tolist() == sent["field"][asked].tolist()
+        send(port, range(64))
+        assert not seen(SENT)["flags"].any(), "frames that carried a time go out without"
+        assert not port.stats()["drops"] and lost(port) == 0
+
+
+@case
+def what_comes_with_a_launch_time_has_no_time_of_receiving():
+    """The two share the field, not the flag."""
+    with granted(rx=0) as port:
+        assert port.report["offloads"]["stamp"]["granted"] is False
+        send(port, [1], _burst.LAUNCH, 12345)
+        (d,) = take(port, 1)
+        assert seen(CAME)["field"].tolist() == [12345]
+        assert (pb.TS_SOURCES[d["ts_source"]], d["flags"]) == ("user", 0)
+        assert d["ts_ns"] != 12345
+
+
+@case
+def a_launch_time_and_a_stamp_on_one_packet():
+    with granted(tx=SEND_ON_TIMESTAMP | 1 << 15, segs=1, mtu=4000, frame=2048) as port:
+        queue, when = port.queues[0], clock() + 10**6
+        with queue.alloc_burst(8) as burst:
+            used = burst.write_packet(0, bytes(14) + (9).to_bytes(4, "big") + bytes(3000))
+            assert used == 2
+            burst.write(2, bytes(14) + (10).to_bytes(4, "big") + bytes(46))
+            burst.desc["flags"][0] |= _burst.LAUNCH | _burst.TX_STAMP
+            burst.desc["ts_ns"][0] = when
+            burst.desc["len"][3:] = 60
+            first = burst.desc["addr"][0]
+            assert queue.tx_burst(burst) == 8
+        sent = seen(SENT)
+        assert sent["segs"].tolist() == [2, 1, 1, 1, 1, 1, 1]
+        assert (sent["field"][0], sent["flags"][0] & TX_TMST, sent["flags"][1:].any()) == (when, TX_TMST, False)
+        (stamp,) = queue.tx_timestamps()
+        assert (stamp["seq"], stamp["addr"], stamp["ns"]) == (0, first, sent["latched"][0])
+        for _ in range(2):
+            port.rx_burst(64).release()
+
+
+# ---- when it was sent ----
+
+
+@case
+def stamps_of_what_was_sent():
+    with granted() as port:
+        queue = port.queues[0]
+        assert len(queue.tx_timestamps()) == 0
+        for turn in range(20):
+            before = port.clock()[0]
+            frames = send(port, range(5), [0, 0, 0, _burst.TX_STAMP, 0])
+            after = port.clock()[0]
+            sent = seen(SENT)
+            assert (sent["flags"] & TX_TMST != 0).tolist() == [False, False, False, True, False]
+            (stamp,) = queue.tx_timestamps()
+            assert (stamp["seq"], stamp["addr"], stamp["ns"]) == (5 * turn + 3, frames[3], sent["latched"][3])
+            assert before <= stamp["ns"] <= after
+            assert pb.TS_SOURCES[stamp["source"]] == "hardware"
+            assert len(queue.tx_timestamps()) == 0
+            take(port, 5)
+        assert lost(port) == 0
+
+
+@case
+def packets_that_are_refused_have_no_number():
+    """As many as `tx_pkts` went before the one that was stamped."""
+    with granted() as port:
+        with port.alloc_burst(4, 64) as burst:
+            burst.desc["len"][1] = 5
+            burst.desc["flags"][1:3] = _burst.TX_STAMP
+            assert port.tx_burst(burst) == 4
+        assert port.stats()["drops"] == {"tx_bad": 1}
+        (stamp,) = port.queues[0].tx_timestamps()
+        assert stamp["seq"] == 1
+        assert seen(SENT)["latched"].tolist() == [0, stamp["ns"], 0]
+        take(port, 3)
+
+
+@case
+def a_stamp_that_is_not_ready_is_asked_for_again():
+    with granted(not_ready=3) as port:
+        send(port, [1], _burst.TX_STAMP)
+        (sent,) = seen(SENT)
+        reads = counters()["tx_reads"]
+        found = [port.queues[0].tx_timestamps() for _ in range(5)]
+        assert [len(f) for f in found] == [0, 0, 0, 1, 0]
+        assert found[3]["ns"] == sent["latched"]
+        assert counters()["tx_reads"] - reads == 4, "and nobody asks when nothing is waited for"
+        take(port, 1)
+
+
+@case
+def two_at_once():
+    """The NIC has one register: the second goes out without, and is counted."""
+    with granted(not_ready=1) as port:
+        frames = send(port, range(4), [_burst.TX_STAMP, _burst.TX_STAMP, 0, _burst.TX_STAMP])
+        assert lost(port) == 2
+        sent = seen(SENT)
+        assert (sent["flags"] != 0).tolist() == [True, False, False, False]
+        assert counters()["overruns"] == 0
+        assert len(port.queues[0].tx_timestamps()) == 0
+        (stamp,) = port.queues[0].tx_timestamps()
+        assert (stamp["seq"], stamp["addr"], stamp["ns"]) == (0, frames[0], sent["latched"][0])
+        take(port, 4)
+
+
+@case
+def one_after_the_other_without_reading():
+    """Asking for the next reads the one before, and all wait for the application."""
+    with granted() as port:
+        for i in range(300):
+            send(port, [i], _burst.TX_STAMP)
+            take(port, 1)
+        latched = seen(SENT)["latched"].tolist()
+        assert 0 not in latched
+        found = port.queues[0].tx_timestamps()
+        kept = 256  # PB_DPDK_STAMPS; the oldest made room
+        assert found["seq"].tolist() == list(range(300 - kept, 300))
+        assert found["ns"].tolist() == latched[-kept:]
+        assert lost(port) == 300 - kept
+
+
+@case
+def queues_share_the_register():
+    """One packet of the port at a time, and its time goes to the queue that sent it."""
+    with granted("null", queues=2, rss="none", frames=16384, not_ready=1) as port:
+        one, two = port.queues
+        send(one, [1, 2], [0, _burst.TX_STAMP])
+        send(two, [3], _burst.TX_STAMP)
+        assert (lost(one), lost(two), lost(port)) == (0, 1, 1)
+        assert len(two.tx_timestamps()) == 0
+        (stamp,) = one.tx_timestamps()
+        sent = seen(SENT)
+        assert (stamp["seq"], stamp["ns"]) == (1, sent["latched"][sent["number"] == 2])
+        send(two, [4], _burst.TX_STAMP)
+        assert len(one.tx_timestamps()) == 0
+        (stamp,) = two.tx_timestamps()
+        sent = seen(SENT)
+        assert (stamp["seq"], stamp["ns"]) == (1, sent["latched"][sent["number"] == 4])
+        assert counters()["overruns"] == 0
+
+
+@case
+def one_that_never_comes_is_given_up():
+    with granted("null", not_ready=-1) as port:
+        queue, ring = port.queues[0], port.report["tx_desc"]
+        send(port, [0], _burst.TX_STAMP)
+        for _ in range(ring // 64):  # they may all wait behind it
+            send(port, range(64))
+        assert len(queue.tx_timestamps()) == 0 and lost(port) == 0
+        send(port, [1], _burst.TX_STAMP)
+        assert lost(port) == 1, "the second one, for the first is waited for"
+        for _ in range(4 * ring // 64):
+            send(port, range(64))
+        assert len(queue.tx_timestamps()) == 0
+        assert lost(port) == 2
+        NIC.nic_stamps(0, 0)
+        seen()
+        send(port, [2], _burst.TX_STAMP)
+        (stamp,) = queue.tx_timestamps()
+        assert (stamp["seq"], stamp["ns"]) == (port.stats()["tx_pkts"] - 1, seen(SENT)["latched"][0])
+
+
+@case
+def one_that_nobody_reads_for_long_is_not_taken_for_the_next():
+    with granted("null") as port:
+        send(port, [0], _burst.TX_STAMP)
+        first = seen(SENT)["latched"][0]
+        for _ in range(6 * port.report["tx_desc"] // 64):
+            send(port, range(64))
+        seen()
+        number = port.stats()["tx_pkts"]
+        send(port, [1], _burst.TX_STAMP)
+        found = port.queues[0].tx_timestamps()
+        assert found["seq"].tolist() == [0, number]
+        assert found["ns"].tolist() == [first, seen(SENT)["latched"][0]]
+        assert lost(port) == 0
+
+
+@case
+def a_full_ring_takes_the_wish_back():
+    with granted(frames=8192) as port:
+        sent = 0
+        while True:
+            with port.alloc_burst(64, 64) as burst:
+                n = port.tx_burst(burst)
+            sent += n
+            if n < 64:
+                break
+        with port.alloc_burst(1, 64) as burst:
+            burst.desc["flags"] = _burst.TX_STAMP
+            NIC.nic_stamps(-1, 0)  # the shim looks at packets before the driver refuses them
+            assert port.tx_burst(burst) == 0
+        NIC.nic_stamps(0, 0)
+        take(port, sent)
+        send(port, [1], _burst.TX_STAMP)
+        (stamp,) = port.queues[0].tx_timestamps()
+        assert stamp["seq"] == sent
+        assert lost(port) == 0
+        take(port, 1)
+
+
+# ---- stop and start ----
+
+
+@case
+def stopped_and_started_again():
+    """The time of before the stop is handed over or counted, never taken for that of a packet sent after it."""
+    with granted(not_ready=1) as port:
+        queue = port.queues[0]
+        send(port, [1], _burst.TX_STAMP)
+        port.stop()
+        assert lost(port) == 1, "not ready when the port stopped"
+        assert len(queue.tx_timestamps()) == 0
+        NIC.nic_stamps(0, 0)
+        port.start()
+        assert counters()["enabled"] == 2
+        take(port, 1)
+        seen()
+        when = port.clock()[0] + 10**6
+        send(port, [2, 3], [_burst.TX_STAMP, _burst.LAUNCH], when)
+        sent = seen(SENT)
+        (stamp,) = queue.tx_timestamps()
+        assert (stamp["seq"], stamp["ns"]) == (1, sent["latched"][0])
+        assert sent["field"][1] == when and sent["flags"][1] not in (0, TX_TMST)
+        assert [pb.TS_SOURCES[d["ts_source"]] for d in take(port, 2)] == ["hardware"] * 2
+        send(port, [4], _burst.TX_STAMP)
+        port.stop()
+        (stamp,) = queue.tx_timestamps()
+        assert stamp["seq"] == 3, "it was ready when the port stopped"
+        port.start()
+        assert lost(port) == 1
+        take(port, 1)
+
+
+@case
+def timesync_is_gone_after_a_start():
+    with granted() as port:
+        port.stop()
+        grant(timesync=-1)
+        port.start()
+        send(port, [1], _burst.TX_STAMP)
+        assert len(port.queues[0].tx_timestamps()) == 0
+        assert lost(port) == 1
+        take(port, 1)
+
+
+# ---- when it came in ----
+
+
+@case
+def times_of_receiving():
+    with granted() as port:
+        assert port.rx_time() is None
+        before = port.clock()[0]
+        send(port, range(100, 140))
+        found = take(port, 40)
+        after = port.clock()[0]
+        came = seen(CAME)
+        assert [d["ts_ns"] for d in found] == came["given"].tolist()
+        assert {pb.TS_SOURCES[d["ts_source"]] for d in found} == {"hardware"}
+        assert before <= found[0]["ts_ns"] <= found[-1]["ts_ns"] <= after
+        with pb.open(uri("ring")) as other:
+            send(other, [1])
+            (d,) = take(other, 1)
+            assert pb.TS_SOURCES[d["ts_source"]] == "user", "a port of which nobody asked for them"
+
+
+@case
+def times_of_ptp_packets():
+    with granted(rx=0) as port:
+        assert port.rx_time() is None
+        before = port.clock()[0]
+        with port.alloc_burst(1, 64) as burst:
+            burst.write(0, bytes(12) + b"\x88\xf7" + bytes(50))
+            assert port.tx_burst(burst) == 1
+        take(port, 1)
+        assert before <= port.rx_time() <= port.clock()[0]
+        assert port.rx_time() is None
+
+
+@case
+def clocks():
+    with granted() as port:
+        value, unit = port.clock()
+        assert unit == "nanoseconds" and clock() - value < 10**10
+    with granted(stamp=0, timesync=0) as port:
+        value, unit = port.clock()
+        assert unit == "cycles" and clock() - value < 10**10
+        assert port.report["offloads"]["launch"]["granted"] and not port.report["offloads"]["tx_stamp"]["asked"]
+
+
+# ---- the engine above ----
+
+
+@case
+def engines_go_on_as_before():
+    grant()
+    path = sys.argv[2]
+    options = {"socket": path, "frames": 8192, "stamp": 1, "launch": 1}
+    with pb.open(uri("memif", role="server", **options)) as a, pb.open(uri("memif", role="client", **options)) as b:
+        assert [p.report["offloads"]["tx_stamp"]["granted"] for p in (a, b)] == [True, False]
+        eventually(lambda: a.link()["up"] and b.link()["up"])
+        with pb.Engine(a, ip="10.0.0.1/24") as one, pb.Engine(b, ip="10.0.0.2/24") as two:
+            with two.listen(7000) as listener:
+                near = one.connect(("10.0.0.2", 7000), timeout=10)
+                exchange(near, listener.accept(10), 4 << 20)
+        sent = seen(SENT)
+        assert len(sent) > 1000
+        assert not sent["flags"].any(), "an engine asks for no times"
+        memories = a.umem, b.umem
+    assert all(free(umem) for umem in memories)
+
+
+def run(path):
+    """Writes {case: what it raised, or ""}."""
+    dpdk.start(dpdk.EalOptions(huge="no"))
+    found = {}
+    for name, function in CASES.items():
+        try:
+            function()
+            found[name] = ""
+        except BaseException:
+            found[name] = traceback.format_exc()
+        with open(path, "w") as file:
+            json.dump(found, file)
+
+
+if __name__ == "__main__":
+    run(sys.argv[1])
