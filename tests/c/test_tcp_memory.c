@@ -96,6 +96,42 @@ TEST(gaps_of_the_idle_leave_room)
 	CLOSE(s);
 }
 
+/* Applications that do not read take the pool as far as it goes. Another, that does, receives all the same. */
+TEST(who_reads_goes_on)
+{
+	struct pb_tcp_config c = script_config();
+	c.max_conns = 64;
+	c.wscale = true;
+	c.rcvbuf_bytes = 1 << 20;
+	c.rcv_wscale = 5;
+	c.reserve_frames = 128;
+	REQUIRE(script_open_v(s, &c, false, 1024));
+	CHECK_EQ(script_listen(s, 16), 0);
+	for (unsigned k = 0; k < 4; k++) {
+		s->rport = (uint16_t)(2000 + k);
+		IN_OK(.f = S, .o = syn_opts(1460, false, 7));
+		OUT(.f = S | A, .ack = 1);
+		IN_OK(.f = A, .seq = 1, .ack = 1);
+		CHECK_EQ(pb_tcp_accept(s->e, s->l, &s->h), 0);
+		FORGET();
+		uint32_t at = 1;
+		while (k < 3 && IN(.f = A, .seq = at, .ack = 1, .len = 1400) == PB_DROP_NONE) {
+			at += 1400;
+			FORGET();
+		}
+		CHECK(k || at > 1400 * 100);
+		FORGET();
+	}
+	CHECK(pb_pool_free_hint(s->cache) <= 128 / 2);
+	for (uint32_t at = 1; at < 100000; at += 2800) {
+		IN_OK(.f = A, .seq = at, .ack = 1, .len = 1400);
+		IN_OK(.f = A, .seq = at + 1400, .ack = 1, .len = 1400);
+		READ(at, 2800);
+		FORGET();
+	}
+	CLOSE(s);
+}
+
 /* The pool is the application's for a while: what was offered cannot be taken. The peer hears at once where the stream
  * stands, and what it sends again is taken when there are frames. */
 TEST(a_refusal_is_told)
@@ -120,4 +156,4 @@ TEST(a_refusal_is_told)
 	CLOSE(s);
 }
 
-MAIN(T(segments_below_the_unit), T(gaps_of_the_idle_leave_room), T(a_refusal_is_told))
+MAIN(T(segments_below_the_unit), T(gaps_of_the_idle_leave_room), T(who_reads_goes_on), T(a_refusal_is_told))
