@@ -49,7 +49,8 @@ def build_check(out: Path, *flags: str) -> Path:
     """Compiles the test program with the same sources that the extension has."""
     sources = [
         *(ROOT / "tests/veth").glob("xsk_*.c"), *(CSRC / "dev").glob("xsk_*.c"), CSRC / "dev/netns.c",
-        CSRC / "base/drops.c", CSRC / "base/handles.c", *(CSRC / "mem").glob("*.c"), CSRC / "wire/toeplitz.c",
+        CSRC / "base/drops.c", CSRC / "base/fail.c", CSRC / "base/handles.c", *(CSRC / "mem").glob("*.c"),
+        CSRC / "wire/toeplitz.c",
     ]  # fmt: skip
     subprocess.run(
         ["gcc", "-std=c11", "-O2", "-g", "-Wall", "-Wextra", f"-I{CSRC}", *flags, "-o", out, *sources,
