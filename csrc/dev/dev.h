@@ -8,6 +8,14 @@
  *         FREE or ENGINE). Order need not be that of transmission. Frames that were not ENGINE's a device may keep for
  *         itself (owner FILL) instead of giving them back.
  *   close takes back everything: after it each frame that the device had is FREE. The caller unrefs the pool.
+ *
+ * A frame may be sent by several descriptors at a time, when the device has PB_DESC_AGAIN in tx_flags and `from` is
+ * ENGINE: the first to be taken moves it to TX, the others carry PB_DESC_AGAIN and move nothing. reap gives its address
+ * once for each, in any order, and the caller moves it on with the last. At most PB_DESC_REFS_MAX at a time; they need
+ * not name the same bytes, but nobody writes what a descriptor names before that one came back. A descriptor with the
+ * flag may be taken when the others are back already. It is never the first of a packet, and asks for nothing. From
+ * others than an engine the flag means nothing.
+ *
  * now_ns is CLOCK_MONOTONIC on real devices and virtual time in a simulation; only `mem` and `fault` use it. */
 #ifndef PB_DEV_DEV_H
 #define PB_DEV_DEV_H
@@ -73,7 +81,7 @@ struct pb_dev {
 	uint8_t mac[6];
 	bool tx_pending; /* frames were submitted and the driver was not yet woken for all of them */
 	bool link_up;
-	uint16_t tx_flags;  /* PB_DESC_CSUM_PARTIAL, TX_STAMP, LAUNCH, MORE: what tx honours; the rest is ignored */
+	uint16_t tx_flags;  /* PB_DESC_CSUM_PARTIAL, TX_STAMP, LAUNCH, MORE, AGAIN: what tx honours; else ignored */
 	uint16_t chain_max; /* descriptors of the longest packet; 0 and 1: never several. rx wants n >= chain_max */
 	struct pb_dev_stats stats;
 };
@@ -103,6 +111,12 @@ static inline void pb_dev_reap_free(struct pb_dev *dev, uint64_t now_ns)
 		for (int i = 0; i < n; i++)
 			pb_pool_put(dev->cache, addrs[i], PB_OWN_TX);
 	} while (n == PB_BURST_MAX);
+}
+
+/* Whether one header frame and a span of a frame that the device has already may go as one packet. */
+static inline bool pb_dev_chains_again(const struct pb_dev *dev)
+{
+	return (dev->tx_flags & (PB_DESC_MORE | PB_DESC_AGAIN)) == (PB_DESC_MORE | PB_DESC_AGAIN);
 }
 
 static inline uint64_t pb_dev_next_ns(struct pb_dev *dev)

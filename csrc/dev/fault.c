@@ -18,8 +18,10 @@ struct fault {
 	uint32_t n_done;
 	uint32_t n_due;
 	uint32_t n_begun;
-	uint64_t *done;                    /* frames to be given to reap() that the inner device never had */
-	uint8_t *ours;                     /* bit per frame: a copy made here, not to be given to the caller */
+	uint64_t *done;  /* frames to be given to reap() that the inner device never had */
+	uint8_t *ours;   /* bit per frame: a copy made here, not to be given to the caller */
+	uint8_t *inside; /* by frame: references that the inner device has. A link may bring a frame's second
+			    reference (PB_DESC_AGAIN) there before the first. NULL without a tx link */
 	struct pb_desc due[PB_BURST_MAX];  /* through the tx link, not yet taken by the inner device */
 	struct pb_desc pull[PB_BURST_MAX]; /* just received; n_begun of a packet whose end is still to come */
 };
@@ -56,6 +58,7 @@ static bool copy_packet(struct fault *f, const struct pb_desc *d, uint32_t n, en
 	}
 	for (uint32_t i = 0; i < n; i++) {
 		out[i] = d[i];
+		out[i].flags &= (uint16_t)~PB_DESC_AGAIN;
 		out[i].addr = addrs[i] + (d[i].addr - pb_pool_frame(p, d[i].addr));
 		memcpy(pb_pool_data(p, &out[i]), pb_pool_data(p, &d[i]), d[i].len);
 	}
@@ -79,6 +82,29 @@ static bool copy_for_tx(struct fault *f, const struct pb_desc *d, uint32_t n, st
 		f->ours[index / 8] |= ours_bit(index);
 	}
 	return true;
+}
+
+/* For the call of the inner device: its first reference to a frame is one to a frame of ENGINE. */
+static void lend(struct fault *f, struct pb_desc *d, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t frame = pb_pool_frame(f->dev.pool, d[i].addr);
+		d[i].flags &= (uint16_t)~PB_DESC_AGAIN;
+		if (f->inside[pb_pool_index(f->dev.pool, frame)]++)
+			d[i].flags |= PB_DESC_AGAIN;
+		else
+			pb_pool_move(f->dev.cache, frame, PB_OWN_TX, PB_OWN_ENGINE);
+	}
+}
+
+/* What it did not take, the newest first. */
+static void take_back(struct fault *f, const struct pb_desc *d, uint32_t n)
+{
+	while (n--) {
+		uint64_t frame = pb_pool_frame(f->dev.pool, d[n].addr);
+		if (!--f->inside[pb_pool_index(f->dev.pool, frame)])
+			pb_pool_move(f->dev.cache, frame, PB_OWN_ENGINE, PB_OWN_TX);
+	}
 }
 
 /* A frame that is sent, or will never be: back to the caller by reap(), or to the pool if it is a copy. */
@@ -154,14 +180,12 @@ static void pump(struct fault *f)
 		f->n_due += (uint32_t)pb_link_pop(f->tx, f->due + f->n_due, room, f->now_ns);
 		if (!f->n_due)
 			return;
-		for (uint32_t i = 0; i < f->n_due; i++)
-			pb_pool_move(f->dev.cache, pb_pool_frame(in->pool, f->due[i].addr), PB_OWN_TX, PB_OWN_ENGINE);
+		lend(f, f->due, f->n_due);
 		int rc = pb_dev_tx(in, f->due, (int)f->n_due, PB_OWN_ENGINE, f->now_ns);
 		uint32_t took = rc > 0 ? (uint32_t)rc : 0;
 		f->n_due -= took;
 		memmove(f->due, f->due + took, f->n_due * sizeof(f->due[0]));
-		for (uint32_t i = 0; i < f->n_due; i++)
-			pb_pool_move(f->dev.cache, pb_pool_frame(in->pool, f->due[i].addr), PB_OWN_ENGINE, PB_OWN_TX);
+		take_back(f, f->due, f->n_due);
 		if (!took)
 			return;
 	}
@@ -196,11 +220,14 @@ static int fault_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_
 			/* The inner device refuses it as it would without us. */
 			if (pb_dev_tx(f->inner, d + at, (int)len, from, now_ns) < (int)len)
 				break;
+			for (uint32_t i = at; i < at + len; i++)
+				if (pb_pool_has(dev->pool, d[i].addr))
+					f->inside[pb_pool_index(dev->pool, d[i].addr)]++;
 			at += len;
 			continue;
 		}
 		for (uint32_t i = at; i < at + len; i++)
-			pb_pool_move(dev->cache, pb_pool_frame(dev->pool, d[i].addr), from, PB_OWN_TX);
+			pb_pool_send(dev->cache, &d[i], from);
 		send_packet(f, d + at, len, bytes);
 		at += len;
 	}
@@ -221,9 +248,13 @@ static int fault_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_n
 	for (int k = 1; k > 0 && (int)got < n;) {
 		k = pb_dev_reap(f->inner, addrs + got, n - (int)got, now_ns);
 		uint32_t first = got;
-		for (int i = 0; i < k; i++)
-			if (!is_ours(f, addrs[first + (uint32_t)i]))
-				addrs[got++] = addrs[first + (uint32_t)i];
+		for (int i = 0; i < k; i++) {
+			uint64_t frame = addrs[first + (uint32_t)i];
+			if (f->inside)
+				f->inside[pb_pool_index(dev->pool, frame)]--;
+			if (!is_ours(f, frame))
+				addrs[got++] = frame;
+		}
 	}
 	pump(f);
 	end(f);
@@ -343,8 +374,18 @@ static void free_fault(struct fault *f)
 	pb_link_destroy(f->rx);
 	pb_link_destroy(f->tx);
 	free(f->ours);
+	free(f->inside);
 	free(f->done);
 	free(f);
+}
+
+/* Of a frame that may be in several places here, and with the inner device, which frees it then. */
+static void put_once(struct fault *f, uint64_t addr)
+{
+	uint8_t *inside = &f->inside[pb_pool_index(f->dev.pool, addr)];
+	if (!*inside)
+		pb_pool_put(f->dev.cache, addr, PB_OWN_TX);
+	*inside = 1;
 }
 
 static void fault_close(struct pb_dev *dev)
@@ -355,11 +396,11 @@ static void fault_close(struct pb_dev *dev)
 	while (f->rx && pb_link_drain(f->rx, &d, 1))
 		pb_pool_put(dev->cache, d.addr, PB_OWN_RX);
 	while (f->tx && pb_link_drain(f->tx, &d, 1))
-		pb_pool_put(dev->cache, d.addr, PB_OWN_TX);
+		put_once(f, d.addr);
 	while (f->n_due)
-		pb_pool_put(dev->cache, f->due[--f->n_due].addr, PB_OWN_TX);
+		put_once(f, f->due[--f->n_due].addr);
 	while (f->n_done)
-		pb_pool_put(dev->cache, f->done[--f->n_done], PB_OWN_TX);
+		put_once(f, f->done[--f->n_done]);
 	f->inner->ops->close(f->inner);
 	free_fault(f);
 	pb_handle_closed(PB_HANDLE_DEV);
@@ -392,9 +433,14 @@ struct pb_dev *pb_dev_fault_open(struct pb_dev *inner, const struct pb_link_conf
 		goto fail;
 	if (tx && !(f->tx = pb_link_create(tx, err)))
 		goto fail;
+	*err = -ENOMEM;
+	f->inside = tx ? calloc(inner->pool->nframes, 1) : NULL;
+	if (tx && !f->inside)
+		goto fail;
 	f->dev = *inner;
 	f->dev.ops = &fault_ops;
-	f->dev.tx_flags &= PB_DESC_MORE; /* a packet may be copied on its way: no requests that name its frame */
+	/* A packet may be copied on its way: no requests that name its frame. */
+	f->dev.tx_flags &= PB_DESC_MORE | PB_DESC_AGAIN;
 	f->inner = inner;
 	*err = 0;
 	pb_handle_opened(PB_HANDLE_DEV);

@@ -56,7 +56,7 @@ static int mem_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_ow
 			why = PB_DROP_NO_PEER;
 		for (uint32_t i = at; i < at + len; i++)
 			if (in_pool(dev->pool, d[i].addr))
-				pb_pool_move(dev->cache, pb_pool_frame(dev->pool, d[i].addr), from, PB_OWN_TX);
+				pb_pool_send(dev->cache, &d[i], from);
 		if (why) {
 			refuse(m, d + at, len, why);
 		} else {
@@ -71,42 +71,51 @@ static int mem_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_ow
 	return (int)at;
 }
 
-/* Copies one packet out of the peer's frames into ours. False: no frames for it now. */
-static bool receive(struct pb_mem_dev *m, const struct pb_desc *in, uint32_t n, struct pb_desc *out, uint64_t now_ns)
+/* In how many of our frames a packet comes: one if that holds it, since NICs fill theirs, else one for each of the
+ * sender's. 0: it cannot be received. */
+static uint32_t frames_for(const struct pb_mem_dev *m, const struct pb_desc *in, uint32_t n, uint32_t bytes)
+{
+	uint32_t room = m->dev.pool->frame_bytes - HEADROOM;
+	if (n > PB_BURST_MAX || bytes > (uint32_t)m->dev.mtu + L2_MAX)
+		return 0;
+	if (bytes <= room)
+		return 1;
+	for (uint32_t i = 0; i < n; i++)
+		if (in[i].len > room)
+			return 0;
+	return n;
+}
+
+/* Copies one packet of n descriptors out of the peer's frames into `frames` of ours. False: there are none for it now.
+ */
+static bool receive(struct pb_mem_dev *m, const struct pb_desc *in, uint32_t n, uint32_t frames, struct pb_desc *out,
+		    uint64_t now_ns)
 {
 	struct pb_dev *dev = &m->dev;
 	uint64_t addrs[PB_BURST_MAX];
-	uint32_t got = pb_pool_get(dev->cache, addrs, n, 0, PB_OWN_RX);
-	if (got < n) {
+	uint32_t got = pb_pool_get(dev->cache, addrs, frames, 0, PB_OWN_RX);
+	if (got < frames) {
 		while (got)
 			pb_pool_put(dev->cache, addrs[--got], PB_OWN_RX);
 		dev->stats.rx_fill_empty++;
 		return false;
 	}
-	for (uint32_t i = 0; i < n; i++) {
+	for (uint32_t i = 0; i < frames; i++)
 		out[i] = (struct pb_desc){
 			.addr = addrs[i],
 			.ts_ns = now_ns,
-			.len = in[i].len,
 			.off = HEADROOM,
-			.flags = in[i].flags & PB_DESC_MORE,
+			.flags = i + 1 < frames ? PB_DESC_MORE : 0,
 			.ts_source = PB_TS_USER,
 			.queue = dev->queue,
 		};
-		memcpy(pb_pool_data(dev->pool, &out[i]), pb_pool_data(m->peer->pool, &in[i]), in[i].len);
+	for (uint32_t i = 0; i < n; i++) {
+		struct pb_desc *to = &out[frames > 1 ? i : 0];
+		memcpy(pb_pool_data(dev->pool, to) + to->len, pb_pool_data(m->peer->pool, &in[i]), in[i].len);
+		to->len = (uint16_t)(to->len + in[i].len);
 		dev->stats.rx_bytes += in[i].len;
 	}
 	dev->stats.rx_pkts++;
-	return true;
-}
-
-static bool fits(const struct pb_mem_dev *m, const struct pb_desc *d, uint32_t n, uint32_t bytes)
-{
-	if (n > PB_BURST_MAX || bytes > (uint32_t)m->dev.mtu + L2_MAX)
-		return false;
-	for (uint32_t i = 0; i < n; i++)
-		if (d[i].len > m->dev.pool->frame_bytes - HEADROOM)
-			return false;
 	return true;
 }
 
@@ -146,13 +155,12 @@ static int mem_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns)
 	uint32_t got = 0, len, bytes;
 	bool peer = pb_mem_enter(m);
 	while (peer && (len = head_packet(m, in, &bytes))) {
-		if (!fits(m, in, len, bytes)) {
+		uint32_t frames = frames_for(m, in, len, bytes);
+		if (!frames)
 			dev->stats.drops.n[PB_DROP_TOO_LONG]++;
-		} else {
-			if ((int)(got + len) > n || !receive(m, in, len, d + got, now_ns))
-				break;
-			got += len;
-		}
+		else if ((int)(got + frames) > n || !receive(m, in, len, frames, d + got, now_ns))
+			break;
+		got += frames;
 		finish(m, len, now_ns);
 	}
 	pb_mem_leave(m);
@@ -248,6 +256,7 @@ static void destroy(struct pb_mem_dev *m)
 {
 	pb_pool_cache_destroy(m->dev.cache);
 	free(m->held);
+	free(m->seen);
 	free(m);
 }
 
@@ -307,10 +316,12 @@ struct pb_dev *pb_dev_mem_open(const char *name, struct pb_pool *pool, const str
 	m->dev.ops = &mem_ops;
 	m->dev.pool = pool;
 	m->dev.mtu = (uint16_t)m->cfg.mtu;
+	m->dev.tx_flags = PB_DESC_MORE | PB_DESC_AGAIN;
 	m->rng.state = m->cfg.seed;
 	*err = -ENOMEM;
 	m->held = calloc(m->cfg.ring_size, sizeof(*m->held));
-	if (!m->held)
+	m->seen = calloc((pool->nframes + 7) / 8, 1);
+	if (!m->held || !m->seen)
 		goto fail;
 	m->dev.cache = pb_pool_cache_create(pool, err);
 	if (!m->dev.cache)

@@ -22,11 +22,12 @@ struct pb_dev_mem_config {
  * can be opened anew. cfg may be NULL. The device makes the cache dev->cache on pool, and destroys it at close. NULL
  * and in *err -EINVAL, -ENOMEM, -ENOSPC (caches), or -EBUSY when both ends are open.
  *
- * rx: frames have off 256; packets come whole, so n must have room for the longest chain. A packet that no frame of the
- * receiver can hold is dropped (TOO_LONG); without free frames packets wait on the wire (rx_fill_empty).
- * tx: completed and not sent are packets over mtu + 18 bytes (TOO_LONG), descriptors that leave their frame (TX_BAD; an
- * address outside the pool cannot be completed), and all packets while the other end is not open (NO_PEER). A chain
- * longer than ring_size is never taken. */
+ * rx: frames have off 256; packets come whole, so n must have room for the longest chain. A chain that fits one frame
+ * of the receiver comes in one, as NICs fill theirs; else it comes in as many as it was sent from. A packet of which a
+ * part fits no frame of the receiver is dropped (TOO_LONG); without free frames packets wait on the wire
+ * (rx_fill_empty). tx: completed and not sent are packets over mtu + 18 bytes (TOO_LONG), descriptors that leave their
+ * frame (TX_BAD; an address outside the pool cannot be completed), and all packets while the other end is not open
+ * (NO_PEER). A chain longer than ring_size is never taken. */
 PB_API struct pb_dev *pb_dev_mem_open(const char *name, struct pb_pool *pool, const struct pb_dev_mem_config *cfg,
 				      int *err);
 /* Which end it is: 0 or 1. */

@@ -88,17 +88,27 @@ static void complete_peer(struct pb_mem_dev *m)
 	}
 }
 
+/* Once for each frame, though several descriptors may name it (PB_DESC_AGAIN). */
+static void put_once(struct pb_mem_dev *m, uint64_t addr)
+{
+	uint32_t index = pb_pool_index(m->dev.pool, addr);
+	uint8_t bit = (uint8_t)(1u << index % 8);
+	if (!(m->seen[index / 8] & bit))
+		pb_pool_put(m->dev.cache, addr, PB_OWN_TX);
+	m->seen[index / 8] |= bit;
+}
+
 /* All frames of this side come back: from the wire, from `done`, and those held. */
 static void take_back(struct pb_mem_dev *m)
 {
 	struct pb_desc d;
 	struct pb_mem_done done;
 	while (pb_ring_get(&m->me->wire, &d, 1))
-		pb_pool_put(m->dev.cache, d.addr, PB_OWN_TX);
+		put_once(m, d.addr);
 	while (pb_ring_get(&m->me->done, &done, 1))
-		pb_pool_put(m->dev.cache, done.addr, PB_OWN_TX);
+		put_once(m, done.addr);
 	for (uint32_t i = 0; i < m->n_held; i++)
-		pb_pool_put(m->dev.cache, m->held[i].addr, PB_OWN_TX);
+		put_once(m, m->held[i].addr);
 	m->n_held = 0;
 	m->in_flight = 0;
 }

@@ -46,6 +46,7 @@ struct pb_mem_dev {
 	uint32_t in_flight; /* sent and not yet reaped, at most ring_size: so neither `done` nor `held` overflows */
 	uint32_t n_held;
 	struct pb_mem_done *held; /* completions that wait for their time or their turn */
+	uint8_t *seen;            /* bit per frame, for close: taken back, by whichever of its references */
 };
 
 /* Begins an operation; true if the peer is open (until pb_mem_leave()). */

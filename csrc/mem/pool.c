@@ -14,7 +14,7 @@ static const uint8_t may[PB_OWN_COUNT] = {
 	[PB_OWN_RX] = TO(FREE) | TO(APP) | TO(ENGINE) | TO(TX),
 	[PB_OWN_APP] = TO(FREE) | TO(ENGINE) | TO(TX),
 	[PB_OWN_ENGINE] = TO(FREE) | TO(APP) | TO(TX),
-	[PB_OWN_TX] = TO(FREE) | TO(ENGINE),
+	[PB_OWN_TX] = TO(FREE) | TO(ENGINE) | TO(TX),
 };
 
 static const char *const names[PB_OWN_COUNT] = {"free", "fill", "rx", "app", "engine", "tx"};

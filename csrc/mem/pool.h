@@ -8,7 +8,11 @@
  *   RX          yes    -     -    yes   yes    yes      dropped; held; taken by the engine; forwarded
  *   APP         yes    -     -     -    yes    yes      released; sent through the engine; sent as it is
  *   ENGINE      yes    -     -    yes    -     yes      acknowledged; handed up; handed to the device
- *   TX          yes    -     -     -    yes     -       completed; completed and still unacknowledged
+ *   TX          yes    -     -     -    yes    yes      completed; completed and still unacknowledged; one reference
+ *                                                       of several (PB_DESC_AGAIN) given to the device, or back
+ *
+ * A frame that is sent by several descriptors is TX, and counted once, from the first of them that a device takes to
+ * the last that comes back.
  *
  * A cache belongs to one thread. Counters are kept per cache as differences and summed at read, so the sum over all
  * owners is the number of frames at any quiet moment. With PB_DEBUG each frame's owner is checked at each transition.
@@ -168,6 +172,17 @@ static inline void pb_pool_put(struct pb_pool_cache *c, uint64_t addr, enum pb_o
 		pb_pool_spill(c);
 	pb_pool_move(c, addr, from, PB_OWN_FREE);
 	c->addrs[c->n++] = addr;
+}
+
+/* The frame of a descriptor goes to a device: it is TX now, or was before (PB_DESC_AGAIN). */
+static inline void pb_pool_send(struct pb_pool_cache *c, const struct pb_desc *d, enum pb_owner from)
+{
+	if (from != PB_OWN_ENGINE || !(d->flags & PB_DESC_AGAIN))
+		pb_pool_move(c, pb_pool_frame(c->pool, d->addr), from, PB_OWN_TX);
+#ifdef PB_DEBUG
+	else
+		pb_pool_check(c->pool, d->addr, PB_OWN_TX, PB_OWN_TX);
+#endif
 }
 
 /* Changes the owner of the frames of n descriptors. */

@@ -15,6 +15,7 @@ struct pb_path *pb_path_create(struct pb_dev *dev, const struct pb_tcp_config *t
 	struct pb_tcp_config cfg = *tcp;
 	if (!cfg.mtu || cfg.mtu > dev->mtu)
 		cfg.mtu = dev->mtu;
+	cfg.tx_chains = pb_dev_chains_again(dev);
 	*err = pb_net_init(&p->net, dev->mac);
 	if (*err) {
 		free(p);
@@ -39,12 +40,13 @@ void pb_path_wake_slow(struct pb_path *p)
 		pb_waitq_wake(pb_group_waitq(p->group, true));
 }
 
-/* A frame of owner ENGINE that will not be sent. */
-void pb_path_discard(struct pb_path *p, const struct pb_desc *d)
+void pb_path_discard(struct pb_path *p, const struct pb_desc *d, uint32_t n)
 {
-	uint64_t addr = pb_pool_frame(p->dev->pool, d->addr);
-	pb_pool_move(p->dev->cache, addr, PB_OWN_ENGINE, PB_OWN_TX);
-	pb_tcp_tx_done(p->tcp, &addr, 1);
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t addr = pb_pool_frame(p->dev->pool, d[i].addr);
+		pb_pool_send(p->dev->cache, &d[i], PB_OWN_ENGINE);
+		pb_tcp_tx_done(p->tcp, &addr, 1);
+	}
 }
 
 /* Frames in the rings have owner APP. */
@@ -72,10 +74,9 @@ void pb_path_destroy(struct pb_path *p)
 	if (!p)
 		return;
 	pb_group_leave(p);
-	for (uint32_t i = 0; i < p->nbacklog; i++)
-		pb_path_discard(p, &p->backlog[i]);
+	pb_path_discard(p, p->backlog, p->nbacklog);
 	for (uint32_t i = 0; i < p->nparked; i++)
-		pb_path_discard(p, &p->parked[i].d);
+		pb_path_discard(p, p->parked[i].d, p->parked[i].n);
 	if (p->chan)
 		drain_chan(p);
 	/* Frames with the device are marked for release; its close makes them FREE. */

@@ -23,8 +23,12 @@ struct pb_path_stats {
 
 struct pb_group;
 
+/* Descriptors of the longest packet that an engine sends: a header and its payload. */
+#define PB_PATH_CHAIN 2
+
 struct pb_parked {
-	struct pb_desc d; /* an IP packet that waits for a MAC address */
+	struct pb_desc d[PB_PATH_CHAIN]; /* an IP packet that waits for a MAC address */
+	uint32_t n;
 	uint64_t until_ns;
 };
 
@@ -38,7 +42,7 @@ struct pb_path {
 	uint32_t member;
 	struct pb_net net;
 	uint64_t now_ns;   /* of the last step: several threads may drive it in turn, and time must not run backwards */
-	uint32_t nbacklog; /* L2 frames that the device has not taken yet */
+	uint32_t nbacklog; /* descriptors of L2 frames that the device has not taken yet: whole packets */
 	uint32_t nparked;
 	uint64_t down_until_ns; /* 0, or when a device that was set down is tried again */
 	bool have_event;        /* an event is half told: the ring was full */
@@ -86,5 +90,6 @@ void pb_path_want_neigh(struct pb_path *p, const struct pb_ip *addr);
 /* The slow path should look whether the next hop to dst is there still. */
 void pb_path_doubt_neigh(struct pb_path *p, const struct pb_ip *dst);
 void pb_path_unpark(struct pb_path *p, const struct pb_ip *addr, uint64_t now_ns);
-void pb_path_discard(struct pb_path *p, const struct pb_desc *d);
+/* n descriptors from the engine, or from the application, that will not be sent. */
+void pb_path_discard(struct pb_path *p, const struct pb_desc *d, uint32_t n);
 #endif

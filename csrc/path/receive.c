@@ -202,7 +202,7 @@ int pb_path_receive(struct pb_path *p, uint64_t now_ns)
 		__builtin_prefetch(pb_pool_data(p->dev->pool, &d[i]));
 	for (int i = 0; i < n; i++) {
 		if (p->tap)
-			pb_tap_add(p->tap, pb_pool_data(p->dev->pool, &d[i]), d[i].len, false, now_ns);
+			pb_tap_packet(p->tap, p->dev->pool, &d[i], 1, false, now_ns);
 		/* No engine takes a packet of several frames: it counts once, and what follows is no header. */
 		bool rest = more;
 		more = d[i].flags & PB_DESC_MORE;

@@ -2,6 +2,7 @@
 #ifndef PB_PATH_TAP_H
 #define PB_PATH_TAP_H
 #include "base/types.h"
+#include "mem/pool.h"
 
 struct pb_tap {
 	uint8_t *buf;
@@ -17,16 +18,23 @@ struct pb_tap_rec {
 };
 _Static_assert(sizeof(struct pb_tap_rec) == 16, "ABI with Python");
 
-static inline void pb_tap_add(struct pb_tap *t, const void *pkt, uint32_t len, bool out, uint64_t ts_ns)
+/* A packet of n descriptors. */
+static inline void pb_tap_packet(struct pb_tap *t, const struct pb_pool *pool, const struct pb_desc *d, uint32_t n,
+				 bool out, uint64_t ts_ns)
 {
-	if (t->used + sizeof(struct pb_tap_rec) + len > t->size) {
+	struct pb_tap_rec rec = {ts_ns, 0, out};
+	for (uint32_t i = 0; i < n; i++)
+		rec.len += d[i].len;
+	if (t->used + sizeof(rec) + rec.len > t->size) {
 		t->dropped++;
 		return;
 	}
-	struct pb_tap_rec rec = {ts_ns, len, out};
 	memcpy(t->buf + t->used, &rec, sizeof(rec));
-	memcpy(t->buf + t->used + sizeof(rec), pkt, len);
-	t->used += sizeof(rec) + len;
+	t->used += sizeof(rec);
+	for (uint32_t i = 0; i < n; i++) {
+		memcpy(t->buf + t->used, pb_pool_data(pool, &d[i]), d[i].len);
+		t->used += d[i].len;
+	}
 	t->pkts++;
 }
 #endif

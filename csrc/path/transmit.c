@@ -5,15 +5,22 @@
 
 #define PARK_NS 3000000000ull /* RFC 1122 2.3.2.2: keep packets for a while until the address is resolved */
 
+static uint32_t packets_in(const struct pb_desc *d, uint32_t n)
+{
+	uint32_t pkts = 0;
+	for (uint32_t i = 0; i < n; i++)
+		pkts += !(d[i].flags & PB_DESC_MORE);
+	return pkts;
+}
+
 /* A device that was set down takes nothing, and may come up again: what is sent meanwhile is lost and counted, as on
  * any link, and the device is tried again after a while. */
 static int flush_down(struct pb_path *p, uint64_t now_ns)
 {
 	if (!p->down_until_ns)
 		p->down_until_ns = now_ns + PB_PATH_DOWN_NS;
-	p->stats.drops.n[PB_DROP_LINK_DOWN] += p->nbacklog;
-	for (uint32_t i = 0; i < p->nbacklog; i++)
-		pb_path_discard(p, &p->backlog[i]);
+	p->stats.drops.n[PB_DROP_LINK_DOWN] += packets_in(p->backlog, p->nbacklog);
+	pb_path_discard(p, p->backlog, p->nbacklog);
 	p->nbacklog = 0;
 	return 0;
 }
@@ -27,7 +34,15 @@ static bool is_down(struct pb_path *p, uint64_t now_ns)
 	return down;
 }
 
-/* Hands the backlog to the device. Returns packets taken, or -errno. */
+/* What the device took of the backlog. Packets of one frame are the rule. */
+static void sent(struct pb_path *p, const struct pb_desc *d, uint32_t n, uint64_t now_ns)
+{
+	p->stats.tx_pkts += packets_in(d, n);
+	for (uint32_t i = 0, len, bytes; p->tap && i < n && (len = pb_desc_packet(d + i, n - i, &bytes)); i += len)
+		pb_tap_packet(p->tap, p->dev->pool, d + i, len, true, now_ns);
+}
+
+/* Hands the backlog to the device. Returns descriptors taken, or -errno. */
 int pb_path_flush(struct pb_path *p, uint64_t now_ns)
 {
 	bool down = is_down(p, now_ns);
@@ -38,12 +53,9 @@ int pb_path_flush(struct pb_path *p, uint64_t now_ns)
 		return flush_down(p, now_ns);
 	if (n <= 0)
 		return n;
-	if (p->tap)
-		for (int i = 0; i < n; i++)
-			pb_tap_add(p->tap, pb_pool_data(p->dev->pool, &p->backlog[i]), p->backlog[i].len, true, now_ns);
+	sent(p, p->backlog, (uint32_t)n, now_ns);
 	p->nbacklog -= (uint32_t)n;
 	memmove(p->backlog, p->backlog + n, p->nbacklog * sizeof(p->backlog[0]));
-	p->stats.tx_pkts += (uint64_t)n;
 	return n;
 }
 
@@ -71,30 +83,38 @@ void pb_path_doubt_neigh(struct pb_path *p, const struct pb_ip *dst)
 static void drop_oldest_parked(struct pb_path *p)
 {
 	p->stats.drops.n[PB_DROP_NO_NEIGH]++;
-	pb_path_discard(p, &p->parked[0].d);
+	pb_path_discard(p, p->parked[0].d, p->parked[0].n);
 	p->nparked--;
 	memmove(p->parked, p->parked + 1, p->nparked * sizeof(p->parked[0]));
 }
 
+static void put_backlog(struct pb_path *p, const struct pb_desc *d, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		p->backlog[p->nbacklog++] = d[i];
+}
+
 /* Gives an IP packet its L2 header and puts it on the backlog, or aside, or away. */
-static void enqueue(struct pb_path *p, struct pb_desc *d, uint64_t now_ns)
+static void enqueue(struct pb_path *p, struct pb_desc *d, uint32_t n, uint64_t now_ns)
 {
 	struct pb_ip missing;
 	enum pb_drop why = pb_net_l2(&p->net, p->dev->pool, d, &missing);
 	if (!why) {
-		p->backlog[p->nbacklog++] = *d;
+		put_backlog(p, d, n);
 		return;
 	}
 	if (why == PB_DROP_NO_NEIGH) {
 		pb_path_want_neigh(p, &missing);
 		if (p->nparked == PB_PATH_PARKED)
 			drop_oldest_parked(p); /* RFC 1122 2.3.2.2: the latest packet is the one to keep */
-		p->parked[p->nparked++] = (struct pb_parked){*d, now_ns + PARK_NS};
+		struct pb_parked *k = &p->parked[p->nparked++];
+		*k = (struct pb_parked){.n = n, .until_ns = now_ns + PARK_NS};
+		memcpy(k->d, d, n * sizeof(*d));
 		p->stats.parked++;
 		return;
 	}
 	p->stats.drops.n[why]++;
-	pb_path_discard(p, d);
+	pb_path_discard(p, d, n);
 }
 
 /* A neighbour became known: what waited for it goes now (what waits for another is parked again). */
@@ -104,9 +124,9 @@ void pb_path_unpark(struct pb_path *p, const struct pb_ip *addr, uint64_t now_ns
 	uint32_t n = p->nparked, kept = 0;
 	for (uint32_t i = 0; i < n; i++) {
 		struct pb_ip missing;
-		struct pb_desc d = p->parked[i].d;
-		if (p->nbacklog < PB_PATH_BACKLOG && !pb_net_l2(&p->net, p->dev->pool, &d, &missing))
-			p->backlog[p->nbacklog++] = d;
+		struct pb_parked k = p->parked[i];
+		if (p->nbacklog + k.n <= PB_PATH_BACKLOG && !pb_net_l2(&p->net, p->dev->pool, k.d, &missing))
+			put_backlog(p, k.d, k.n);
 		else
 			p->parked[kept++] = p->parked[i];
 	}
@@ -123,7 +143,7 @@ static void drop_stale(struct pb_path *p, uint64_t now_ns)
 			continue;
 		}
 		p->stats.drops.n[PB_DROP_NO_NEIGH]++;
-		pb_path_discard(p, &p->parked[i].d);
+		pb_path_discard(p, p->parked[i].d, p->parked[i].n);
 	}
 	p->nparked = kept;
 }
@@ -150,16 +170,19 @@ static int take_injected(struct pb_path *p, uint64_t now_ns)
 int pb_path_transmit(struct pb_path *p, uint64_t now_ns)
 {
 	struct pb_desc d[PB_BURST_MAX];
-	int sent = pb_path_flush(p, now_ns);
-	if (sent < 0)
-		return sent;
+	int first = pb_path_flush(p, now_ns);
+	if (first < 0)
+		return first;
 	if (p->nparked)
 		drop_stale(p, now_ns);
 	take_injected(p, now_ns);
 	if (p->nbacklog + PB_BURST_MAX <= PB_PATH_BACKLOG) {
 		int n = pb_tcp_output(p->tcp, d, PB_BURST_MAX, now_ns);
-		for (int i = 0; i < n; i++)
-			enqueue(p, &d[i], now_ns);
+		uint32_t bytes;
+		for (int i = 0, len; i < n; i += len) {
+			len = (int)pb_desc_packet(&d[i], (uint32_t)(n - i), &bytes);
+			enqueue(p, &d[i], (uint32_t)len, now_ns);
+		}
 	}
 	int more = pb_path_flush(p, now_ns);
 	if (more < 0)
@@ -168,5 +191,5 @@ int pb_path_transmit(struct pb_path *p, uint64_t now_ns)
 	if (!more && p->dev->tx_pending && !p->down_until_ns &&
 	    pb_dev_tx(p->dev, d, 0, PB_OWN_ENGINE, now_ns) == -ENETDOWN)
 		flush_down(p, now_ns);
-	return sent + more;
+	return first + more;
 }

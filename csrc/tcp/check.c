@@ -14,6 +14,7 @@ static int check_send(struct pb_tcp *e, const struct tcb *c)
 	for (uint32_t f = c->sq_head; f != NONE; f = e->segs[f].next) {
 		const struct seg *s = &e->segs[f];
 		MUST(s->len);
+		MUST(!s->again || ((s->flags & SEG_INDEV) && e->cfg.tx_chains && s->again < PB_DESC_REFS_MAX));
 		MUST(first || s->seq == seq);
 		MUST(!first || seq_leq(s->seq, c->snd_una));
 		unsent |= f == c->sq_next;

@@ -41,6 +41,7 @@ struct pb_tcp_config {
 	bool frto;                     /* RFC 5682 */
 	bool slow_start_after_idle;    /* RFC 5681 4.1 */
 	bool nagle;
+	bool tx_chains;             /* the device takes PB_DESC_MORE and PB_DESC_AGAIN; a path asks its device */
 	bool pmtu_discovery;        /* DF on IPv4 packets, and ICMP errors about it are listened to */
 	uint32_t initial_cwnd_segs; /* 0: RFC 6928 */
 	uint32_t reordering_segs;   /* duplicates that mean a loss, to begin with */

@@ -74,7 +74,9 @@
 	X(TcpExtTCPPacingWaits, "times that pacing held a segment back")                                               \
 	X(TcpExtTCPRcvCoalesce, "small segments copied together")                                                      \
 	X(TcpExtTCPPmtuUpdates, "ICMP errors that made a path's MTU smaller")                                          \
-	X(TcpExtOfoPruned, "times that out-of-order data made room for data in order (RFC 2018 8)")
+	X(TcpExtOfoPruned, "times that out-of-order data made room for data in order (RFC 2018 8)")                    \
+	X(TcpExtTCPRetransChained, "segments sent again while the device held them: a new header before their bytes")  \
+	X(TcpExtTCPRetransCopied, "segments sent again while the device held them: copied")
 
 enum pb_tcp_counter {
 #define X(name, what) PB_C_##name,

@@ -123,18 +123,51 @@ bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq)
 	return emit_control(e, c, o, seq, PB_TCP_ACK, &opts);
 }
 
+/* Whether a segment that the device holds goes as a chain. A caller that has never room for two gets a copy. */
+static bool may_chain(const struct pb_tcp *e, const struct out *o, const struct seg *s)
+{
+	return e->cfg.tx_chains && s->again < PB_DESC_REFS_MAX - 1 && o->room > 1;
+}
+
+/* The device holds the segment, and what it holds must not change: a frame for another header, with a copy of the
+ * payload behind it unless that can be sent from where it lies. NONE: not now. */
+static uint32_t second_frame(struct pb_tcp *e, struct out *o, uint32_t frame, bool chain)
+{
+	const struct seg *s = &e->segs[frame];
+	uint32_t from = chain && o->room - o->n < 2 ? NONE : frame_alloc(e, false);
+	if (from == NONE) {
+		o->stuck = true;
+		return NONE;
+	}
+	e->segs[from].flags = SEG_INDEV | SEG_ORPHAN;
+	if (!chain)
+		memcpy(frame_ptr(e, from) + PB_TCP_HEADROOM, frame_ptr(e, frame) + s->off, s->len);
+	e->stats.n[chain ? PB_C_TcpExtTCPRetransChained : PB_C_TcpExtTCPRetransCopied]++;
+	return from;
+}
+
+/* What was emitted last is the header of a segment whose payload is in a frame that the device has already. */
+static void chain_payload(struct pb_tcp *e, struct out *o, uint32_t frame)
+{
+	struct seg *s = &e->segs[frame];
+	struct pb_desc *head = &o->d[o->n - 1];
+	head->len = (uint16_t)(head->len - s->len);
+	head->flags = PB_DESC_MORE;
+	o->d[o->n++] =
+		(struct pb_desc){.addr = frame_addr(e, frame), .off = s->off, .len = s->len, .flags = PB_DESC_AGAIN};
+	s->again++;
+}
+
 bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame)
 {
 	struct seg *s = &e->segs[frame];
 	uint32_t from = frame;
+	bool chain = false;
 	if (s->flags & SEG_INDEV) {
-		from = frame_alloc(e, false);
-		if (from == NONE) {
-			o->stuck = true;
+		chain = may_chain(e, o, s);
+		from = second_frame(e, o, frame, chain);
+		if (from == NONE)
 			return false;
-		}
-		memcpy(frame_ptr(e, from) + PB_TCP_HEADROOM, frame_ptr(e, frame) + s->off, s->len);
-		e->segs[from].flags = SEG_INDEV | SEG_ORPHAN;
 	} else {
 		s->flags |= SEG_INDEV;
 	}
@@ -164,6 +197,8 @@ bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame)
 		c->bits &= ~(uint32_t)BIT_CWR;
 	}
 	emit(e, c, o, &g);
+	if (chain)
+		chain_payload(e, o, frame);
 	s->flags |= SEG_SENT;
 	s->sent_ns = c->last_send_ns = o->now_ns;
 	s->delivered = c->delivered_segs;

@@ -202,6 +202,13 @@ void pb_tcp_tx_done(struct pb_tcp *e, const uint64_t *addrs, int n)
 {
 	for (int i = 0; i < n; i++) {
 		struct seg *s = &e->segs[pb_pool_index(e->pool, addrs[i])];
+		if (s->again) {
+			s->again--;
+#ifdef PB_DEBUG
+			pb_pool_check(e->pool, addrs[i], PB_OWN_TX, PB_OWN_TX);
+#endif
+			continue;
+		}
 		bool keep = (s->flags & (SEG_INDEV | SEG_ORPHAN)) == SEG_INDEV;
 		s->flags &= (uint16_t) ~(SEG_INDEV | SEG_ORPHAN);
 		if (keep)

@@ -6,7 +6,7 @@
 struct out {
 	struct pb_desc *d;
 	int n, room;
-	bool stuck; /* no frame for a control segment: try again at the next call */
+	bool stuck; /* no frame, or no room for both parts of a chain: try again at the next call */
 	uint64_t now_ns;
 };
 
@@ -29,7 +29,8 @@ bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, 
 		  const struct pb_tcp_opts *opts);
 void send_syn(struct pb_tcp *e, struct tcb *c, struct out *o);
 bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq);
-/* Sends the segment in `frame`, from its own frame if the device does not hold it. False: no frame. */
+/* Sends the segment in `frame`: from its own frame if the device does not hold it, else with a header in another one.
+ * False: no frame, or no room for two descriptors. */
 bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame);
 void send_replies(struct pb_tcp *e, struct out *o);
 #endif

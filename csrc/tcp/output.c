@@ -1,6 +1,7 @@
 /* What goes out: replies, then each connection that has something to say, in turn, until the room is used up. Headers
  * are written into the frame before its payload, so a segment is sent without a copy; one that the device still holds
- * is copied: a header must not change under a transfer. */
+ * gets a header in another frame, with a copy behind it where the device takes no chains: what was handed over must not
+ * change under a transfer. */
 #include "tcp/out.h"
 
 static bool cwnd_allows(const struct tcb *c, uint32_t len)
@@ -210,8 +211,13 @@ static void send_tlp(struct pb_tcp *e, struct tcb *c, struct out *o)
 	} else {
 		for (f = c->sq_head; f != NONE && e->segs[f].next != c->sq_next;)
 			f = e->segs[f].next;
-		if (f == NONE || (e->segs[f].flags & SEG_SACKED) || !fit(e, c, o, f) || !send_seg(e, c, o, f))
+		if (f == NONE || (e->segs[f].flags & SEG_SACKED) || !fit(e, c, o, f))
 			return;
+		if (!send_seg(e, c, o, f)) {
+			if (o->room - o->n < 2) /* with the next call there is room for a chain */
+				c->flags |= TCB_TLP_DUE;
+			return;
+		}
 		sent_again(e, c, &e->segs[f], o->now_ns);
 		again = true;
 	}

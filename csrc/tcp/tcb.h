@@ -66,7 +66,8 @@ struct seg {
 	uint16_t off;  /* payload, from the frame's start */
 	uint32_t csum; /* partial sum of the payload (send side) */
 	uint16_t flags;
-	uint16_t pad;
+	uint8_t again; /* references that the device has beyond the first: 0 without SEG_INDEV */
+	uint8_t pad;
 	uint32_t delivered; /* the connection's count of delivered segments when this one was sent */
 	uint64_t sent_ns;
 };

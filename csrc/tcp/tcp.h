@@ -8,7 +8,9 @@
  * Frames: input takes a descriptor whose frame has owner RX. Verdict TAKEN: the engine has it (owner ENGINE). DONE and
  * EXC: it is still the caller's. STRAY likewise: its flow is another engine's (pb_tcp_share()), which should get it.
  * output hands out frames with owner ENGINE; the caller moves them to the device (TX) and gives every one of them back
- * by tx_done when the device is done with it.
+ * by tx_done when the device is done with it. With cfg.tx_chains a segment that is sent again while the device holds
+ * it comes as two descriptors: a header in a frame of its own (PB_DESC_MORE), and the payload where it lies, with
+ * PB_DESC_AGAIN: that frame is TX already, and is given back once more. A caller that drops such a packet drops both.
  *
  * Errors are -errno: -EBADF stale handle, -ENOTCONN, -EPIPE sending side closed, -EAGAIN no room or no data now,
  * -ENOBUFS table or pool full, -EADDRINUSE, -EINVAL. RFC 9293 unless another is named. */
@@ -94,10 +96,12 @@ PB_API int pb_tcp_owner(const struct pb_tcp *e, const struct pb_tcp_endpoint *lo
 
 /* Packets start at the IP header (addr + off). n <= PB_BURST_MAX. */
 PB_API void pb_tcp_input(struct pb_tcp *e, const struct pb_desc *d, int n, uint64_t now_ns, struct pb_tcp_verdict *v);
-/* Fills up to room descriptors (checksums done, DESC_MORE never set); returns how many. */
+/* Fills up to room descriptors (checksums done; DESC_MORE only with cfg.tx_chains, two to a packet, which wait until
+ * there is room for both); returns how many. */
 PB_API int pb_tcp_output(struct pb_tcp *e, struct pb_desc *d, int room, uint64_t now_ns);
 PB_API bool pb_tcp_has_output(const struct pb_tcp *e);
-/* Frames whose transmission is complete (owner TX); also those that are not the engine's: they become FREE. */
+/* Frames whose transmission is complete (owner TX), each once for each descriptor that named it; also those that are
+ * not the engine's: they become FREE. */
 PB_API void pb_tcp_tx_done(struct pb_tcp *e, const uint64_t *addrs, int n);
 PB_API void pb_tcp_expire(struct pb_tcp *e, uint64_t now_ns);
 /* UINT64_MAX: nothing is due. May be early, never late. */

@@ -54,6 +54,12 @@ struct script {
 	bool hold; /* completions wait in `held` */
 	uint64_t held[OUTS];
 	uint32_t nheld;
+	int room; /* of one pb_tcp_output(); 0: PB_BURST_MAX */
+	/* Of what the device has: what `held` names, as it was when it was sent. */
+	struct {
+		uint16_t off, len;
+		uint32_t sum;
+	} span[OUTS];
 	struct seen outs[OUTS]; /* what came out and was not looked at */
 	uint32_t head, n;
 };
@@ -113,12 +119,40 @@ static void script_done(struct script *s, uint64_t addr)
 	pb_tcp_tx_done(s->e, &addr, 1);
 }
 
+static uint32_t script_sum(struct script *s, const struct pb_desc *d)
+{
+	const uint8_t *p = pb_pool_data(s->pool, d);
+	uint32_t sum = 2166136261u;
+	for (uint32_t i = 0; i < d->len; i++)
+		sum = (sum ^ p[i]) * 16777619u;
+	return sum;
+}
+
+/* The device gives back held[i], which nobody wrote to meanwhile. */
+static UNUSED void script_complete_one(struct script *s, uint32_t i)
+{
+	struct pb_desc d = {.addr = s->held[i], .off = s->span[i].off, .len = s->span[i].len};
+	CHECK_EQ(script_sum(s, &d), s->span[i].sum);
+	s->nheld--;
+	memmove(&s->held[i], &s->held[i + 1], (s->nheld - i) * sizeof(s->held[0]));
+	memmove(&s->span[i], &s->span[i + 1], (s->nheld - i) * sizeof(s->span[0]));
+	script_done(s, d.addr);
+}
+
+static UNUSED void script_hold(struct script *s, const struct pb_desc *d)
+{
+	CHECK(s->nheld < OUTS);
+	s->held[s->nheld] = d->addr;
+	s->span[s->nheld].off = d->off;
+	s->span[s->nheld].len = d->len;
+	s->span[s->nheld++].sum = script_sum(s, d);
+}
+
 /* Gives back what was held: the newest first, or the oldest. */
 static UNUSED void script_complete(struct script *s, bool reverse)
 {
-	for (uint32_t i = 0; i < s->nheld; i++)
-		script_done(s, s->held[reverse ? s->nheld - 1 - i : i]);
-	s->nheld = 0;
+	while (s->nheld)
+		script_complete_one(s, reverse ? s->nheld - 1 : 0);
 	script_ok(s, __FILE__, __LINE__);
 }
 
@@ -131,14 +165,18 @@ static UNUSED void script_close(struct script *s, const char *file, int line)
 }
 #define CLOSE(s) script_close(s, __FILE__, __LINE__)
 
-static void script_catch(struct script *s, const struct pb_desc *d)
+/* A packet of one descriptor, or of a header and a payload. */
+static void script_catch(struct script *s, const struct pb_desc *d, uint32_t k, uint32_t len)
 {
-	const uint8_t *ip = pb_pool_data(s->pool, d);
+	uint8_t whole[4096], *to = whole;
+	const uint8_t *ip = k > 1 ? whole : pb_pool_data(s->pool, d);
+	for (uint32_t i = 0; k > 1 && i < k; to += d[i++].len)
+		memcpy(to, pb_pool_data(s->pool, &d[i]), d[i].len);
 	struct seen *g = &s->outs[(s->head + s->n++) % OUTS];
 	struct pb_ip_view v;
 	CHECK(s->n < OUTS);
-	CHECK_EQ(pb_ip_parse(ip, d->len, &v), 0);
-	CHECK_EQ(v.total_len, d->len);
+	CHECK_EQ(pb_ip_parse(ip, len, &v), 0);
+	CHECK_EQ(v.total_len, len);
 	CHECK(pb_ip_eq(&v.src, &s->us));
 	const uint8_t *tcp = ip + v.hdr_len;
 	uint32_t n = v.total_len - v.hdr_len;
@@ -147,7 +185,7 @@ static void script_catch(struct script *s, const struct pb_desc *d)
 	CHECK_EQ(pb_tcp_opts_parse(g->v.opts, g->v.opts_len, &g->o), 0);
 	CHECK_EQ(g->o.has_mss, !!(g->v.flags & PB_TCP_SYN)); /* RFC 9293 3.7.1: MUST-65, SHLD-5 */
 	g->len = n - g->v.hdr_len;
-	g->ip_len = d->len;
+	g->ip_len = (uint16_t)len;
 	memcpy(g->data, tcp + g->v.hdr_len, g->len);
 	if (g->o.has_ts)
 		s->ts_ecr = g->o.ts_val;
@@ -157,15 +195,22 @@ static UNUSED void script_pull(struct script *s)
 {
 	struct pb_desc d[PB_BURST_MAX];
 	int n;
-	while ((n = pb_tcp_output(s->e, d, PB_BURST_MAX, s->now_ns)) > 0)
-		for (int i = 0; i < n; i++) {
-			pb_pool_move(s->cache, d[i].addr, PB_OWN_ENGINE, PB_OWN_TX);
-			script_catch(s, &d[i]);
-			if (s->hold)
-				s->held[s->nheld++] = d[i].addr;
-			else
-				script_done(s, d[i].addr);
+	uint32_t k, len;
+	while ((n = pb_tcp_output(s->e, d, s->room ? s->room : PB_BURST_MAX, s->now_ns)) > 0) {
+		CHECK(n <= (s->room ? s->room : PB_BURST_MAX));
+		for (int i = 0; i < n; i += (int)k) {
+			k = pb_desc_packet(&d[i], (uint32_t)(n - i), &len);
+			CHECK(k && !(d[i].flags & PB_DESC_AGAIN));
+			for (uint32_t j = 0; j < k; j++)
+				pb_pool_send(s->cache, &d[i + (int)j], PB_OWN_ENGINE);
+			script_catch(s, &d[i], k, len);
+			for (uint32_t j = 0; j < k; j++)
+				if (s->hold)
+					script_hold(s, &d[i + (int)j]);
+				else
+					script_done(s, d[i + (int)j].addr);
 		}
+	}
 	struct pb_tcp_event ev[16];
 	while ((n = pb_tcp_events(s->e, ev, 16)) > 0)
 		for (int i = 0; i < n; i++) {

@@ -23,11 +23,11 @@ static struct {
 	uint64_t now_ns;
 } w;
 
-static bool world_open(void)
+static bool world_open_mtu(uint32_t mtu)
 {
 	int err;
 	uint8_t a[4] = {10, 7, 0, 1}, b[4] = {10, 7, 0, 2}, c[16] = {0xfd, 7, [15] = 1}, d[16] = {0xfd, 7, [15] = 2};
-	struct pb_dev_mem_config cfg = {0};
+	struct pb_dev_mem_config cfg = {.mtu = mtu};
 	struct pb_tcp_config tcp;
 	memset(&w, 0, sizeof(w));
 	pb_tcp_config_default(&tcp);
@@ -47,6 +47,11 @@ static bool world_open(void)
 		return false;
 	w.path = pb_path_create(near, &tcp, &w.chan, &err);
 	return w.path && !pb_net_add_local(&w.path->net, &w.us, 24) && !pb_net_add_local(&w.path->net, &w.us6, 64);
+}
+
+static bool world_open(void)
+{
+	return world_open_mtu(1500);
 }
 
 static void world_close(void)
@@ -421,13 +426,13 @@ TEST(packet_of_two_frames)
 {
 	uint64_t addr[2];
 	uint8_t p[256];
-	REQUIRE(world_open());
+	REQUIRE(world_open_mtu(3000)); /* longer than a frame, or it would come in one */
 	CHECK_EQ(pb_net_neigh_set(&w.path->net, &w.peer, other_mac), 0);
 	REQUIRE(pb_pool_get(w.far->cache, addr, 2, 0, PB_OWN_APP) == 2);
-	struct pb_desc d[2] = {{.addr = addr[0], .len = 700, .flags = PB_DESC_MORE}, {.addr = addr[1], .len = 700}};
+	struct pb_desc d[2] = {{.addr = addr[0], .len = 1000, .flags = PB_DESC_MORE}, {.addr = addr[1], .len = 1000}};
 	for (int i = 0; i < 2; i++) {
-		memset(pb_pool_data(w.pool[1], &d[i]), 0, 700);
-		for (uint32_t at = 0; at + 60 <= 700; at += i ? 60 : 700)
+		memset(pb_pool_data(w.pool[1], &d[i]), 0, 1000);
+		for (uint32_t at = 0; at + 60 <= 1000; at += i ? 60 : 1000)
 			syn(pb_pool_data(w.pool[1], &d[i]) + at, false);
 	}
 	CHECK_EQ(pb_dev_tx(w.far, d, 2, PB_OWN_APP, w.now_ns), 2);

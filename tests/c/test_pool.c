@@ -84,7 +84,7 @@ TEST(transitions_that_the_table_allows)
 		"y--yyy", /* RX */
 		"y---yy", /* APP */
 		"y--y-y", /* ENGINE */
-		"y---y-", /* TX */
+		"y---yy", /* TX */
 	};
 	for (unsigned from = 0; from < PB_OWN_COUNT; from++)
 		for (unsigned to = 0; to < PB_OWN_COUNT; to++) {
