@@ -98,7 +98,8 @@ def extensions() -> list[Extension]:
 
 
 def dpdk_extension() -> list[Extension]:
-    """`_dpdk`, where pkg-config finds libdpdk. Of its hundred libraries those that are called; drivers are loaded by DPDK."""
+    """`_dpdk` and the names that it has for things, where pkg-config finds libdpdk. Of its hundred libraries those that are
+    called; drivers are loaded by DPDK."""
     flags = pkg_config("libdpdk", off="PB_NO_DPDK")
     if flags is None:
         say("building without DPDK: no libdpdk or pkg-config, or PB_NO_DPDK=1")
@@ -108,7 +109,8 @@ def dpdk_extension() -> list[Extension]:
     # DPDK's headers are written for the instruction set that it was built for, and use what it calls experimental.
     words = subprocess.check_output(["pkg-config", "--cflags-only-other", "libdpdk"], text=True).split()
     flags["flags"] = [*words, "-D_GNU_SOURCE", "-DALLOW_EXPERIMENTAL_API"]
-    return [extension("_dpdk", sources, **flags)]
+    names = {"include_dirs": flags["include_dirs"], "flags": flags["flags"]}  # they call nothing of it
+    return [extension("_dpdk", sources, **flags), extension("_dpdkrule", [], **names)]
 
 
 def build_bpf(package: Path) -> None:

@@ -7,12 +7,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any, final
 
 from ._burst import Burst
+from ._dpdkrule import RSS_TYPES as RSS_TYPES
 from ._port import Queue
 
 LEAD: int
 QUEUES_MAX: int
 LOG_ROOM: int
-RSS_TYPES: dict[str, int]
 SETTINGS: dict[str, int]
 
 @final
@@ -68,7 +68,6 @@ def log_level(pattern: str, level: int) -> None: ...
 def flow_text(rule: dict[str, Any], conv: bool = False) -> str:
     """What a rule is compiled to; conv: of the copy that rte_flow_conv() makes."""
 
-def rss_bits(types: Iterable[str]) -> int: ...
 def open_port(
     devargs: str,
     pool_capsule: object,

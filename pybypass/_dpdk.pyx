@@ -12,6 +12,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from pybypass._burst cimport Burst
+from pybypass._dpdkrule cimport rss_bits, rss_names, rule_in
 from pybypass._port cimport Queue
 from pybypass.c cimport dpdk as c
 from pybypass.c.dev cimport pb_dev
@@ -19,6 +20,7 @@ from pybypass.c.forks cimport pb_forks
 from pybypass.c.flag cimport pb_flag_drop, pb_flag_take, pb_flag_try
 from pybypass.c.pool cimport pb_desc
 
+from pybypass._dpdkrule import RSS_TYPES
 from pybypass.errors import PybypassError
 
 # Capsules keep the pointer to their name, not a copy.
@@ -31,15 +33,6 @@ LEAD = c.PB_DPDK_LEAD
 QUEUES_MAX = c.PB_DPDK_QUEUES
 LOG_ROOM = 65536
 
-RSS_TYPES = {
-    "ipv4": c.RTE_ETH_RSS_IPV4, "ipv4-frag": c.RTE_ETH_RSS_FRAG_IPV4, "ipv4-tcp": c.RTE_ETH_RSS_NONFRAG_IPV4_TCP,
-    "ipv4-udp": c.RTE_ETH_RSS_NONFRAG_IPV4_UDP, "ipv4-sctp": c.RTE_ETH_RSS_NONFRAG_IPV4_SCTP,
-    "ipv4-other": c.RTE_ETH_RSS_NONFRAG_IPV4_OTHER, "ipv6": c.RTE_ETH_RSS_IPV6, "ipv6-frag": c.RTE_ETH_RSS_FRAG_IPV6,
-    "ipv6-tcp": c.RTE_ETH_RSS_NONFRAG_IPV6_TCP, "ipv6-udp": c.RTE_ETH_RSS_NONFRAG_IPV6_UDP,
-    "ipv6-sctp": c.RTE_ETH_RSS_NONFRAG_IPV6_SCTP, "ipv6-other": c.RTE_ETH_RSS_NONFRAG_IPV6_OTHER,
-    "l2": c.RTE_ETH_RSS_L2_PAYLOAD, "ipv6-ex": c.RTE_ETH_RSS_IPV6_EX, "ipv6-tcp-ex": c.RTE_ETH_RSS_IPV6_TCP_EX,
-    "ipv6-udp-ex": c.RTE_ETH_RSS_IPV6_UDP_EX,
-}
 SETTINGS = {
     "promiscuous": c.PB_DPDK_PROMISCUOUS, "allmulticast": c.PB_DPDK_ALLMULTICAST, "link_up": c.PB_DPDK_LINK,
     "mtu": c.PB_DPDK_MTU,
@@ -111,10 +104,6 @@ def log_level(str pattern, int level):
 
 cdef list offload_names(bint tx, uint64_t bits):
     return [text_of(c.pb_dpdk_offload_name(tx, <uint64_t>1 << i)).lower() for i in range(64) if bits >> i & 1]
-
-
-cdef list rss_names(uint64_t bits):
-    return [name for name, bit in RSS_TYPES.items() if bits & bit]
 
 
 cdef dict report_dict(const c.pb_dpdk_report *r):
@@ -323,43 +312,6 @@ cdef int flow_check(int rc, const c.pb_dpdk_flow_fail *f) except -1:
     return rc
 
 
-cdef int pair_in(uint8_t *value, uint8_t *mask, tuple pair, size_t room) except -1:
-    cdef bytes raw = pair[0], bits = pair[1]
-    if <size_t>len(raw) > room or len(raw) != len(bits):
-        raise ValueError(f"{len(raw)} and {len(bits)} bytes for {room}")
-    memcpy(value, <const char *>raw, len(raw))
-    memcpy(mask, <const char *>bits, len(bits))
-    return 0
-
-
-cdef int rule_in(dict d, c.pb_flow_rule *r) except -1:
-    """Of what pybypass.flow.Rule.for_core() gives."""
-    memset(r, 0, sizeof(c.pb_flow_rule))
-    pair_in(r.src_mac, r.src_mac_mask, d["src_mac"], 6)
-    pair_in(r.dst_mac, r.dst_mac_mask, d["dst_mac"], 6)
-    r.eth_type, r.eth_type_mask = d["eth_type"]
-    r.vlan_tci, r.vlan_mask = d["vlan"]
-    r.version = d["version"]
-    r.proto, r.proto_mask = d["proto"]
-    r.tcp_flags, r.tcp_flags_mask = d["tcp_flags"]
-    pair_in(r.src_ip, r.src_ip_mask, d["src_ip"], 16)
-    pair_in(r.dst_ip, r.dst_ip_mask, d["dst_ip"], 16)
-    r.src_port.value, r.src_port.mask, r.src_port.last = d["src_port"]
-    r.dst_port.value, r.dst_port.mask, r.dst_port.last = d["dst_port"]
-    r.fate = c.PB_FLOW_DROP if d["fate"] == "drop" else c.PB_FLOW_RSS if d["fate"] == "rss" else c.PB_FLOW_QUEUE
-    queues = d["queues"]
-    if len(queues) > c.PB_FLOW_QUEUES:
-        raise ValueError(f"{len(queues)} queues: at most {c.PB_FLOW_QUEUES}")
-    r.nqueues = <uint32_t>len(queues)
-    for i, q in enumerate(queues):
-        r.queues[i] = q
-    r.rss_types = rss_bits(d["rss_types"])
-    r.priority, r.count = d["priority"], d["count"]
-    r.has_mark = d["mark"] is not None
-    r.mark = d["mark"] or 0
-    return 0
-
-
 def flow_text(dict rule, bint conv=False):
     cdef c.pb_flow_rule r
     cdef char room[4096]
@@ -367,10 +319,6 @@ def flow_text(dict rule, bint conv=False):
     rule_in(rule, &r)
     n = check(c.pb_dpdk_flow_text(&r, conv, room, sizeof(room)))
     return room[:n].decode()
-
-
-def rss_bits(types):
-    return sum(RSS_TYPES[name] for name in set(types))
 
 
 def open_port(str devargs, pool_capsule, *, int queues=1, int rx_desc=0, int tx_desc=0, int mtu=0, bint promiscuous=False,

@@ -9,7 +9,7 @@ class Umem:
     """Memory cut into frames of equal size, which devices write and read.
 
     `frames` 64 to 4,194,304; `frame_bytes` 2048 or 4096; `pages` "best" (reserved 2 MiB pages, else transparent huge
-    pages, else 4 KiB), "hugetlb", "thp" or "4k". `unaligned`: frames for AF_XDP's unaligned mode, whose size may be any
+    pages, else 4 KiB), "hugetlb" (also reserved ones of 1 GiB, each taken whole), "thp" or "4k". `unaligned`: frames for AF_XDP's unaligned mode, whose size may be any
     multiple of 64 from 2048 to 4096 (a frame may lie across two pages: zero-copy drivers want huge pages then). `dpdk`: the
     first 192 bytes of each frame are kept for an mbuf, so that dpdk: ports can use it (and xdp: ports cannot). `node`: the NUMA node
     that the memory comes from while it has some (None: as the thread's policy is; dpdk: ports take their device's). The memory lives until the last device, burst and view of it is gone.

@@ -245,6 +245,8 @@ def plan_bind(address: str, driver: str, *, force: bool = False, bus: Bus | None
             notes += _check_group(d, bus)
         elif driver in USER_DRIVERS:
             notes.append(f"{driver} protects no memory from the device; vfio-pci does")
+            if d.iommu_type not in (None, "identity"):
+                notes.append("the IOMMU translates for it: no dpdk: port opens on it this way (PB105), and with vfio-pci one does")
         steps = [*_take(bus, d, driver, f"only {driver} may take it"), _probe(bus, d.address, f"{driver} takes it")]
     return Plan(
         address=d.address, before=d.driver, after=driver, override_before=d.override, steps=tuple(steps),

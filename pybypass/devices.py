@@ -71,6 +71,9 @@ class Device:
     """None: no IOMMU between it and memory."""
     iommu_members: tuple[str, ...]
     """All PCI functions of the group, it too: they go to user space together."""
+    iommu_type: str | None
+    """How the IOMMU treats the group: identity (passes addresses as they are), DMA, DMA-FQ, blocked; None: the kernel does not
+    say, or there is none."""
     links: tuple[Link, ...]
     dpdk: tuple[Pmd, ...]
     """DPDK's drivers for it. Empty: none, or DPDK's libraries are not here (Found.dpdk_missing)."""
@@ -213,6 +216,7 @@ def _device(
         driver=_linked(at / "driver"), override=override if override not in ("", "(null)") else None,
         numa_node=int(node) if node.isdigit() else None,
         iommu_group=int(group) if group and group.isdigit() else None, iommu_members=tuple(members),
+        iommu_type=(_text(at / "iommu_group" / "type") or None) if group else None,
         links=on.get(at.name, ()), dpdk=tuple(p for p in pmds if p.supports(*ids)),
     )  # fmt: skip
 

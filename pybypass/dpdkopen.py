@@ -10,7 +10,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from . import _port, dpdk
+from . import _port, devices, dpdk
 from ._mem import Umem
 from ._port import Queue
 from .dpdkport import DpdkPort
@@ -211,12 +211,28 @@ def _node_of(device: str) -> int | None:
     return node if node >= 0 else None
 
 
+def _behind_iommu(device: str) -> None:
+    """PB105 for a card on uio whose IOMMU translates: it would be told physical addresses, which lead nowhere there."""
+    if not _PCI.match(address := device.partition(",")[0]):
+        return
+    try:
+        card = devices.find(address)
+    except PybypassError:
+        return  # DPDK says why not
+    if card.driver in ("uio_pci_generic", "igb_uio") and card.iommu_type not in (None, "identity"):
+        raise PybypassError.make(
+            "PB105", errno.ENOTSUP, f"{card.address} is with {card.driver}, and its IOMMU group {card.iommu_group} translates",
+            hint=f"`pybypass bind {card.address} vfio-pci`; or boot with iommu=pt, which lets every device reach all memory",
+        )  # fmt: skip
+
+
 def open_dpdk(
     text: str, uri: Uri, umem: Umem | None, netns: Any, rx: Impairment | None, tx: Impairment | None
 ) -> DpdkPort:
     """pybypass.open() for `dpdk:`."""
     native, options, devargs = dpdk.module(), _options(uri), _devargs(uri)
     queues = options["queues"]
+    _behind_iommu(uri.name)
     if uri.name.startswith(_LARGE):
         uri.options.setdefault("frame", "4096")
     memory = umem_for(uri, umem, 4096 + 4096 * queues, dpdk=True, node=_node_of(uri.name))

@@ -85,6 +85,7 @@ CODES: dict[str, tuple[str, str]] = {
     "PB101": ("the script asks for what is not there", "what there is: help(pybypass.script); the name is in the message"),
     "PB102": ("no script there", "name a file that can be read, or give the script as text=..."),
     "PB104": ("memory cannot be mapped for the device", "DPDK's words are in `detail`; for vfio see `ulimit -l` and dmesg"),
+    "PB105": ("the IOMMU keeps the card from memory", "vfio-pci is for machines with an IOMMU: `pybypass bind ADDRESS vfio-pci`"),
     "PB103": ("the capture cannot be read", "it must be pcap or pcapng with Ethernet, raw IP or Linux cooked packets"),
 }
 

@@ -61,6 +61,7 @@ class FakeBus(Bus):
             place = self.sysfs / "kernel/iommu_groups" / str(group)
             (place / "devices").mkdir(parents=True, exist_ok=True)
             (place / "devices" / address).symlink_to(at)
+            (place / "type").write_text("DMA-FQ\n")
             (at / "iommu_group").symlink_to(place)
         if driver is not None:
             self.load(driver)

@@ -134,7 +134,13 @@ def test_without_an_iommu(bus):
     assert any("any memory" in note for note in plan.notes)
     # uio needs none, and says what that means.
     plan = bind.plan_bind(ONE, "uio_pci_generic", bus=bus)
-    assert any("protects no memory" in note for note in plan.notes)
+    assert any("protects no memory" in note for note in plan.notes) and "PB105" not in str(plan.notes)
+    bus.add("0000:09:00.0", group=9)
+    plan = bind.plan_bind("0000:09:00.0", "uio_pci_generic", bus=bus)
+    assert any("the IOMMU translates" in note and "PB105" in note for note in plan.notes)
+    (bus.sysfs / "kernel/iommu_groups/9/type").write_text("identity\n")
+    plan = bind.plan_bind("0000:09:00.0", "uio_pci_generic", bus=bus)
+    assert "PB105" not in str(plan.notes)
 
 
 @pytest.mark.parametrize(

@@ -58,12 +58,13 @@ def test_what_a_card_is(bus, tmp_path):
         "0000:03:00.0", "Intel Corporation", "82576 Gigabit Network Connection",
     )  # fmt: skip
     assert (one.driver, one.held_by, one.override, one.numa_node, one.iommu_group) == ("igb", "kernel", None, 1, 5)
-    assert one.iommu_members == ("0000:03:00.0", "0000:03:00.1")
+    assert (one.iommu_members, one.iommu_type) == (("0000:03:00.0", "0000:03:00.1"), "DMA-FQ")
     assert [p.name for p in one.dpdk] == ["net_e1000_igb"]
     assert one.links[0].ifname == "eth5" and one.links[0].default_route
     assert (two.held_by, two.dpdk) == ("user", one.dpdk)
     assert (three.vendor, three.name, three.driver, three.held_by) == ("Intel Corporation", "abcd", None, "nobody")
     assert (three.numa_node, three.iommu_group, three.iommu_members, three.dpdk) == (None, None, (), ())
+    assert three.iommu_type is None
     assert (four.name, four.sub_vendor_id, four.sub_device_id) == ("Virtio network device", 0x1AF4, 0x1100)
     assert (five.vendor, five.name, five.held_by) == ("fffe", "0001", "user")
     text = "\n".join(devicesjob.lines(found))

@@ -116,7 +116,7 @@ def test_what_is_found_at_build_time_decides_about_xdp_and_dpdk(wheels):
         suffix = sysconfig.get_config_var("EXT_SUFFIX")
         built = {f"pybypass/_xsk{suffix}", "pybypass/bpf/pb_xdp_generic.bpf.o", "pybypass/bpf/pb_xdp_meta.bpf.o"}
         if not subprocess.run(["pkg-config", "--exists", "libdpdk"], check=False).returncode:
-            built.add(f"pybypass/_dpdk{suffix}")
+            built |= {f"pybypass/_dpdk{suffix}", f"pybypass/_dpdkrule{suffix}"}
         assert xdp == built
     assert full >= plain
 

@@ -33,7 +33,7 @@ def clang_format() -> str:
 
 def stubs() -> Command:
     modules = [f"pybypass.{Path(p).stem}" for p in files("pybypass/_*.pyx")]
-    for optional in ("_xsk", "_dpdk"):
+    for optional in ("_xsk", "_dpdk", "_dpdkrule"):
         if not list((ROOT / "pybypass").glob(f"{optional}*.so")):
             modules.remove(f"pybypass.{optional}")
     options = ["--mypy-config-file", "pyproject.toml", "--allowlist", "tools/stubtest_allow.txt", "--concise"]

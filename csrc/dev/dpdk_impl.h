@@ -75,7 +75,7 @@ struct pb_dpdk_port {
 	_Atomic bool running;
 	_Atomic bool gone;    /* the device is away, or on its way: nobody uses it any more */
 	_Atomic bool removed; /* and DPDK has let go of it */
-	bool started_once, probed, watched;
+	bool started_once, probed, watched, uevents;
 	struct pb_dpdk_config cfg;
 	struct pb_dpdk_pool *dp;
 	struct rte_eth_dev_info info;
@@ -213,6 +213,12 @@ int pb_dpdk_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns);
 int pb_dpdk_pass(struct pb_dev *dev, struct pb_dev *to, int n, struct pb_passed *p);
 /* At close: engines' frames are FREE, and go to the mempool when the driver lets go of those it has. */
 void pb_dpdk_abandon(struct pb_dpdk_queue *x);
+
+/* dpdk_watch.c: when the device is pulled away its queues answer -ENODEV. */
+int pb_dpdk_watch(struct pb_dpdk_port *p, struct pb_dpdk_report *rep);
+void pb_dpdk_unwatch(struct pb_dpdk_port *p);
+/* When the driver was closed too, and touches no register of the device any more. */
+void pb_dpdk_unwatch_last(struct pb_dpdk_port *p);
 
 /* dpdk_time.c. The fields of mbufs that times are in, for the offloads that were granted: 0 or -errno. */
 int pb_dpdk_time_fields(struct pb_dpdk_port *p);

@@ -125,48 +125,6 @@ static void empty_rings(struct pb_dpdk_port *p)
 
 /* ---- setting up ---- */
 
-/* From DPDK's interrupt thread. */
-static int on_event(uint16_t id, enum rte_eth_event_type type, void *arg, void *ret)
-{
-	struct pb_dpdk_port *p = arg;
-	(void)id;
-	(void)ret;
-	if (type == RTE_ETH_EVENT_INTR_RMV) {
-		atomic_store(&p->gone, true);
-		atomic_store(&p->running, false);
-	}
-	return 0;
-}
-
-/* The kernel asks for the device back: it is being unplugged, or unbound. From DPDK's interrupt thread, where it cannot
- * be closed: its queues answer -ENODEV from now on, and closing the port lets it go. VFIO only (PCI bus,
- * hot_unplug_handler). */
-static void on_pulled(const char *name, enum rte_dev_event_type type, void *arg)
-{
-	(void)name;
-	if (type == RTE_DEV_EVENT_REMOVE)
-		on_event(0, RTE_ETH_EVENT_INTR_RMV, arg, NULL);
-}
-
-static int watch(struct pb_dpdk_port *p, struct pb_dpdk_report *rep)
-{
-	int rc = rte_eth_dev_callback_register(p->id, RTE_ETH_EVENT_INTR_RMV, on_event, p);
-	if (!rc)
-		rc = rte_dev_event_callback_register(rte_dev_name(p->device), on_pulled, p);
-	p->watched = true;
-	return rc ? pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_START, rc, "%s: events", rep->device) : 0;
-}
-
-static void unwatch(struct pb_dpdk_port *p)
-{
-	if (!p->watched)
-		return;
-	p->watched = false;
-	(void)rte_eth_dev_callback_unregister(p->id, RTE_ETH_EVENT_INTR_RMV, on_event, p);
-	while (rte_dev_event_callback_unregister(rte_dev_name(p->device), on_pulled, p) == -EAGAIN)
-		sched_yield(); /* it is running */
-}
-
 static int set_up_queues(struct pb_dpdk_port *p, struct pb_dpdk_report *rep)
 {
 	struct rte_eth_rxconf rx = p->info.default_rxconf;
@@ -270,7 +228,7 @@ struct pb_dpdk_port *pb_dpdk_port_open(const struct pb_dpdk_config *cfg, struct 
 	if (!strcmp(p->info.driver_name, "net_af_xdp"))
 		pb_dpdk_socks_keep_new(&p->socks, &before);
 	if (!*err)
-		*err = watch(p, rep);
+		*err = pb_dpdk_watch(p, rep);
 	if (!*err)
 		*err = start(p, rep);
 	if (*err)
@@ -288,7 +246,7 @@ static void port_free(struct pb_dpdk_port *p)
 {
 	pb_dpdk_flows_free(p);
 	if (p->id < RTE_MAX_ETHPORTS && !atomic_load(&p->removed)) {
-		unwatch(p);
+		pb_dpdk_unwatch(p);
 		if (!atomic_load(&p->gone))
 			empty_rings(p);
 		if (p->started_once)
@@ -296,6 +254,7 @@ static void port_free(struct pb_dpdk_port *p)
 	}
 	if (p->id < RTE_MAX_ETHPORTS)
 		unprobe(p);
+	pb_dpdk_unwatch_last(p);
 	pb_dpdk_pool_put(p->dp);
 	free(p);
 }
@@ -353,7 +312,7 @@ int pb_dpdk_port_remove(struct pb_dpdk_port *p)
 	if (atomic_load(&p->gone))
 		return -ENODEV;
 	pause_queues(p);
-	unwatch(p);
+	pb_dpdk_unwatch(p);
 	pb_dpdk_flows_lost(p);
 	atomic_store(&p->gone, true);
 	empty_rings(p);

@@ -9,7 +9,12 @@
 #include <stdlib.h>
 #include <sys/mman.h>
 
-#define HUGE_BYTES ((size_t)2 << 20)
+#define HUGE_SHIFT 21
+#define GIANT_SHIFT 30
+#define HUGE_BYTES ((size_t)1 << HUGE_SHIFT)
+#ifndef MAP_HUGE_SHIFT /* linux/mman.h */
+#define MAP_HUGE_SHIFT 26
+#endif
 
 struct pb_region {
 	void *base;
@@ -55,10 +60,13 @@ static bool has_thp(const void *addr)
 	return found;
 }
 
-static bool map_hugetlb(struct pb_region *r)
+/* Reserved pages of 1 << shift bytes: which size is said, for the kernel's own choice is default_hugepagesz=. */
+static bool map_hugetlb(struct pb_region *r, unsigned shift)
 {
-	r->map_bytes = r->bytes;
-	r->map = mmap(NULL, r->map_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB, -1, 0);
+	const size_t unit = (size_t)1 << shift;
+	const int flags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_HUGETLB | (int)(shift << MAP_HUGE_SHIFT);
+	r->map_bytes = (r->bytes + unit - 1) / unit * unit;
+	r->map = mmap(NULL, r->map_bytes, PROT_READ | PROT_WRITE, flags, -1, 0);
 	if (r->map == MAP_FAILED)
 		return false;
 	r->base = r->map;
@@ -98,7 +106,10 @@ struct pb_region *pb_region_create(size_t bytes, enum pb_page_want want, int *er
 	r->bytes = (bytes + unit - 1) / unit * unit;
 	bool ok = false;
 	if (want == PB_WANT_BEST || want == PB_WANT_HUGETLB)
-		ok = map_hugetlb(r);
+		ok = map_hugetlb(r, HUGE_SHIFT);
+	/* A page of 1 GB for some MB only when nothing else will do. */
+	if (!ok && want == PB_WANT_HUGETLB)
+		ok = map_hugetlb(r, GIANT_SHIFT);
 	if (!ok && want != PB_WANT_HUGETLB)
 		ok = map_plain(r, want != PB_WANT_4K);
 	if (!ok) {
@@ -106,8 +117,9 @@ struct pb_region *pb_region_create(size_t bytes, enum pb_page_want want, int *er
 		return NULL;
 	}
 	/* A fork()ed child must not share pages that a device writes: it sees zeros (hugetlb: nothing at all). */
-	if (madvise(r->base, r->bytes, MADV_WIPEONFORK))
-		madvise(r->base, r->bytes, MADV_DONTFORK);
+	size_t whole = r->pages == PB_PAGES_HUGETLB ? r->map_bytes : r->bytes; /* a page of 1 GB is not parted */
+	if (madvise(r->base, whole, MADV_WIPEONFORK))
+		madvise(r->base, whole, MADV_DONTFORK);
 	atomic_init(&r->refs, 1);
 	pb_handle_opened(PB_HANDLE_REGION);
 	*err = 0;

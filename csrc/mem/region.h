@@ -6,12 +6,12 @@
 enum pb_page_kind {
 	PB_PAGES_4K = 0,
 	PB_PAGES_THP = 1,     /* transparent huge pages, seen in smaps */
-	PB_PAGES_HUGETLB = 2, /* 2 MiB pages from the reserved pool */
+	PB_PAGES_HUGETLB = 2, /* reserved pages of 2 MiB or 1 GiB */
 };
 
 enum pb_page_want {
-	PB_WANT_BEST = 0, /* hugetlb, else THP, else 4 KiB */
-	PB_WANT_HUGETLB = 1,
+	PB_WANT_BEST = 0,    /* reserved pages of 2 MiB, else THP, else 4 KiB */
+	PB_WANT_HUGETLB = 1, /* reserved pages of 2 MiB, else of 1 GiB, of which each is taken whole */
 	PB_WANT_THP = 2,
 	PB_WANT_4K = 3,
 };

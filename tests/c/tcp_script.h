@@ -338,6 +338,23 @@ static UNUSED void script_wait(struct script *s, const char *file, int line, uin
 }
 #define WAIT(ns) script_wait(s, __FILE__, __LINE__, ns)
 
+/* Frames that the application has for a while, at most 128. */
+struct script_taken {
+	uint64_t frames[128];
+	uint32_t n;
+};
+
+static UNUSED void script_take_frames(struct script *s, struct script_taken *t, uint32_t n)
+{
+	t->n = pb_pool_get(s->cache, t->frames, n, 0, PB_OWN_APP);
+}
+
+static UNUSED void script_give_frames(struct script *s, struct script_taken *t)
+{
+	while (t->n)
+		pb_pool_put(s->cache, t->frames[--t->n], PB_OWN_APP);
+}
+
 static UNUSED struct pb_tcp_info script_info(struct script *s)
 {
 	struct pb_tcp_info i = {0};

@@ -96,12 +96,11 @@ TEST(no_frame_is_told)
 	struct pb_tcp_config c = script_config();
 	REQUIRE(script_open_v(s, &c, false, 128));
 	ACTIVE();
-	uint64_t taken[128];
-	uint32_t n = pb_pool_get(s->cache, taken, 128, 0, PB_OWN_APP);
-	CHECK(n > 64);
+	struct script_taken taken;
+	script_take_frames(s, &taken, 128);
+	CHECK(taken.n > 64);
 	CHECK_EQ(script_send(s, 1, 100), (uint64_t)-EAGAIN);
-	for (uint32_t i = 0; i < n; i++)
-		pb_pool_put(s->cache, taken[i], PB_OWN_APP);
+	script_give_frames(s, &taken);
 	s->events = 0;
 	WAIT(10 * MS);
 	script_pull(s);

@@ -139,9 +139,9 @@ TEST(a_refusal_is_told)
 	struct pb_tcp_config c = script_config();
 	REQUIRE(script_open_v(s, &c, false, 128));
 	ACTIVE();
-	uint64_t taken[128];
-	uint32_t n = pb_pool_get(s->cache, taken, 108, 0, PB_OWN_APP);
-	CHECK_EQ(n, 108);
+	struct script_taken taken;
+	script_take_frames(s, &taken, 108);
+	CHECK_EQ(taken.n, 108);
 	uint32_t at = 1;
 	while (IN(.f = A, .seq = at, .ack = 1, .len = 1400) == PB_DROP_NONE) {
 		at += 1400;
@@ -149,8 +149,7 @@ TEST(a_refusal_is_told)
 		REQUIRE(at < 64 * 1400);
 	}
 	OUT(.f = A, .seq = 1, .ack = at);
-	for (uint32_t i = 0; i < n; i++)
-		pb_pool_put(s->cache, taken[i], PB_OWN_APP);
+	script_give_frames(s, &taken);
 	IN_OK(.f = A, .seq = at, .ack = 1, .len = 1400);
 	READ(1, at + 1400 - 1);
 	CLOSE(s);

@@ -9,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from dpdk_support import Wire, command, interface_at, name_again, opened, taken, to_port
 
 import pybypass as pb
+from pybypass import bind
 
 SHARE = Path("/host")
 ANSWERS_S, GOES_S = 30.0, 40.0
@@ -79,6 +81,30 @@ def raises_gone(call) -> None:
     assert caught.value.errno == errno.ENODEV
 
 
+def gone_in_words(port) -> None:
+    """Every call of a DPDK port whose device is away or on its way."""
+    raises_gone(lambda: taken(port))
+    assert not port.link()["up"]
+    for call in (port.hardware_stats, port.xstats, port.clock, port.stop, port.start):
+        raises_gone(call)
+    queue = port.queues[0]
+    with queue.alloc_burst(1, length=60) as burst:
+        raises_gone(lambda: queue.tx_burst(burst))
+
+
+def works_again(card, driver, cards) -> None:
+    """The kernel's driver has it, whose record is that of before; then DPDK does."""
+    assert interface_at(card.address)
+    assert command("unbind", card.address, "--yes").returncode == 0
+    assert card.address not in bind.recorded()
+    name_again(card)
+    cards.forget(driver)
+    again = cards(driver)
+    with opened(again) as port, Wire(again) as wire:
+        frames = [wire.frame(i, 200, to_dpdk=True) for i in range(32)]
+        assert [data for data, _ in to_port(port, wire, frames)] == frames
+
+
 def open_files() -> list[str]:
     """What this process has open, without what comes and goes with the listing itself."""
     gc.collect()
@@ -88,7 +114,8 @@ def open_files() -> list[str]:
             found.append(os.readlink(f"/proc/self/fd/{fd}"))
         except FileNotFoundError:
             continue
-    return sorted(name for name in found if name.startswith(("socket:", "/dev/vfio/", "anon_inode:[vfio", "anon_inode:bpf")))
+    kinds = ("socket:", "/dev/vfio/", "/dev/uio", "anon_inode:[vfio", "anon_inode:bpf")
+    return sorted(name for name in found if name.startswith(kinds))
 
 
 def all_free(umem) -> bool:

@@ -3,12 +3,17 @@
 The emulated igb keeps the rules that its driver writes and obeys few of them, which is what Port.flow_check() is for.
 """
 
+import ipaddress
 import socket
+import struct
+import time
 
 import pytest
-from dpdk_support import opened
+from dpdk_support import PASSES_S, opened, taken
+from traffic import packet
 
 import pybypass as pb
+from pybypass import _wire
 from pybypass.flow import Rss, Rule
 
 DRIVERS = ("igb", "e1000e", "vmxnet3", "virtio_net")
@@ -67,6 +72,41 @@ def test_a_rule_twice(igb):
         port.flow_add(TAKEN["EtherType"])
     assert caught.value.code == "PB095"
     assert len(port.flow_list()) == 1
+
+
+FLOWS = [(5000 + 7 * i, 6000 + i) for i in range(64)]
+OURS, THEIRS = "192.0.2.2", "192.0.2.1"
+
+
+def queues_of_flows(port, wire, card) -> list[int]:
+    """One UDP datagram of each of FLOWS: the queue that it came to."""
+    seen: list[int] = []
+    a, b = (bytes.fromhex(m.replace(":", "")) for m in (card.kernel_mac, card.mac))
+    for i, (sport, dport) in enumerate(FLOWS):
+        wire.send(packet(a, b, THEIRS, OURS, sport, dport, "udp"))
+        until = time.monotonic() + PASSES_S
+        while len(seen) <= i:
+            assert time.monotonic() < until, f"packet {i} did not come"
+            seen += [desc["queue"] for _, desc in taken(port)]
+    return seen
+
+
+@pytest.mark.driver("igb")
+def test_rss_by_a_rule_spreads(igb, cards):
+    """Each flow goes where the card's table has its hash, over addresses and ports; without the rule all go to queue 0."""
+    (port, wire), card = igb, cards("igb")
+    assert set(queues_of_flows(port, wire, card)) == {0}
+    for queues in ((0, 1), (1,), (0,)):
+        flow = port.flow_add(Rule(rss=Rss(queues=queues, types=("ipv4", "ipv4-udp"))))
+        key, table = port.rss()[0], port.rss_table()
+        assert set(table) == set(queues)
+        ends = ipaddress.ip_address(THEIRS).packed + ipaddress.ip_address(OURS).packed
+        hashes = [_wire.toeplitz(key, ends + struct.pack("!HH", *ports)) for ports in FLOWS]
+        found = queues_of_flows(port, wire, card)
+        assert found == [table[h % len(table)] for h in hashes]
+        assert set(found) == set(queues)
+        port.flow_delete(flow)
+        assert set(queues_of_flows(port, wire, card)) == {0}
 
 
 @pytest.mark.driver("igb")

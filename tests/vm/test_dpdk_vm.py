@@ -4,11 +4,23 @@ Bound and given back by `pybypass bind` and `unbind`. What the emulation cannot 
 """
 
 import errno
-import subprocess
 import time
 
 import pytest
-from dpdk_support import ALL, DPDK_DRIVER, SIZES, Wire, from_port, opened, taken, to_port, wait_link
+from dpdk_support import (
+    ALL,
+    DPDK_DRIVER,
+    SIZES,
+    Wire,
+    chains_cross,
+    cross,
+    from_port,
+    jumbo,
+    opened,
+    taken,
+    to_port,
+    wait_link,
+)
 
 import pybypass as pb
 from pybypass import hugepages
@@ -42,28 +54,16 @@ def test_a_port_and_what_it_reports(card, driver):
 @ALL
 def test_frames_cross_both_ways_unchanged(card, driver):
     with opened(card) as port, Wire(card) as wire:
-        frames = [wire.frame(i, SIZES[i % len(SIZES)], to_dpdk=True) for i in range(1500)]  # more than the rings hold
-        got = to_port(port, wire, frames)
-        assert [data for data, _ in got] == frames
-        back = [wire.frame(i, SIZES[i % len(SIZES)], to_dpdk=False) for i in range(1500)]
-        assert from_port(port, wire, back) == back
+        cross(port, wire, [SIZES[i % len(SIZES)] for i in range(1500)])  # more than the rings hold
         assert not any(port.stats()["drops"].values()), port.stats()
 
 
 @pytest.mark.parametrize(("driver", "size"), [("igb", 2048), ("igb", 4096), ("e1000e", 2048)])
 def test_mtu_9000(card, driver, size):
     """Packets of up to 9014 bytes as chains of frames, both ways."""
-    subprocess.run(["ip", "link", "set", card.kernel, "mtu", "9000"], check=True)
-    try:
-        with opened(card, f"mtu=9000&frame={size}&segs=1&frames=8192") as port, Wire(card) as wire:
-            assert port.report["mtu"] == 9000 and port.report["chain_max"] == -(-9018 // port.report["frame_room"]) > 1
-            sizes = [9014, 60, 1514, 9013, 4096, *range(61, 9000, 301)]
-            there = [wire.frame(i, n, to_dpdk=True) for i, n in enumerate(sizes)]
-            assert [data for data, _ in to_port(port, wire, there)] == there
-            back = [wire.frame(i, n, to_dpdk=False) for i, n in enumerate(sizes)]
-            assert from_port(port, wire, back) == back
-    finally:
-        subprocess.run(["ip", "link", "set", card.kernel, "mtu", "1500"], check=True)
+    with jumbo(card, size) as (port, wire):
+        assert port.report["mtu"] == 9000 and port.report["chain_max"] == -(-9018 // port.report["frame_room"]) > 1
+        chains_cross(port, wire, 301)
 
 
 @pytest.mark.driver("vmxnet3")
@@ -71,18 +71,14 @@ def test_mtu_9000_of_the_emulated_vmxnet3(cards):
     """Chains are sent. Received is what fits one frame: the driver leaves maxNumRxSG at 0, which QEMU takes for 1 and hands the
     rest over as errors, which the driver counts."""
     card = cards("vmxnet3")
-    subprocess.run(["ip", "link", "set", card.kernel, "mtu", "9000"], check=True)
-    try:
-        with opened(card, "mtu=9000&frame=2048&segs=1&frames=8192") as port, Wire(card) as wire:
-            room = port.report["frame_room"]
-            back = [wire.frame(i, n, to_dpdk=False) for i, n in enumerate((9014, 60, 1514, 9013, room, room + 1, 4096))]
-            assert from_port(port, wire, back) == back
-            before = port.xstats()["rx_errors"]
-            there = [wire.frame(i, n, to_dpdk=True) for i, n in enumerate((60, room, room + 1, 1514, 9014, 61))]
-            assert [data for data, _ in to_port(port, wire, there)] == [f for f in there if len(f) <= room]
-            assert port.xstats()["rx_errors"] - before == 2
-    finally:
-        subprocess.run(["ip", "link", "set", card.kernel, "mtu", "1500"], check=True)
+    with jumbo(card, 2048) as (port, wire):
+        room = port.report["frame_room"]
+        back = [wire.frame(i, n, to_dpdk=False) for i, n in enumerate((9014, 60, 1514, 9013, room, room + 1, 4096))]
+        assert from_port(port, wire, back) == back
+        before = port.xstats()["rx_errors"]
+        there = [wire.frame(i, n, to_dpdk=True) for i, n in enumerate((60, room, room + 1, 1514, 9014, 61))]
+        assert [data for data, _ in to_port(port, wire, there)] == [f for f in there if len(f) <= room]
+        assert port.xstats()["rx_errors"] - before == 2
 
 
 @ALL

@@ -9,44 +9,10 @@ import threading
 from pathlib import Path
 
 import pytest
-from dpdk_support import (
-    ALL,
-    Wire,
-    command,
-    interface_at,
-    name_again,
-    opened,
-    taken,
-    to_port,
-)
-from monitor import GOES_S, all_free, device_deleted, open_files, plug, raises_gone, unplug
+from dpdk_support import ALL, opened
+from monitor import GOES_S, all_free, device_deleted, gone_in_words, open_files, plug, unplug, works_again
 
 import pybypass as pb
-from pybypass import bind
-
-
-def gone_in_words(port) -> None:
-    """Every call of a DPDK port whose device is away or on its way."""
-    raises_gone(lambda: taken(port))
-    assert not port.link()["up"]
-    for call in (port.hardware_stats, port.xstats, port.clock, port.stop, port.start):
-        raises_gone(call)
-    queue = port.queues[0]
-    with queue.alloc_burst(1, length=60) as burst:
-        raises_gone(lambda: queue.tx_burst(burst))
-
-
-def works_again(card, driver, cards) -> None:
-    """The kernel's driver has it, whose record is that of before; then DPDK does."""
-    assert interface_at(card.address)
-    assert command("unbind", card.address, "--yes").returncode == 0
-    assert card.address not in bind.recorded()
-    name_again(card)
-    cards.forget(driver)
-    again = cards(driver)
-    with opened(again) as port, Wire(again) as wire:
-        frames = [wire.frame(i, 200, to_dpdk=True) for i in range(32)]
-        assert [data for data, _ in to_port(port, wire, frames)] == frames
 
 
 @ALL

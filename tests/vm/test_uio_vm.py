@@ -5,6 +5,7 @@ DPDK wants to know of the link it has to ask for.
 """
 
 import mmap
+import re
 import signal
 import subprocess
 import sys
@@ -20,13 +21,15 @@ from dpdk_support import (
     address_of,
     both_roles,
     bound_and_back,
+    chains_cross,
     command,
-    from_port,
+    cross,
     give_back,
+    jumbo,
     kernel_drivers_pass_frames,
     opened,
-    to_port,
 )
+from monitor import GOES_S, all_free, device_deleted, gone_in_words, open_files, plug, unplug, works_again
 from traffic import wait_carrier
 
 import pybypass as pb
@@ -75,26 +78,15 @@ def test_frames_cross_both_ways_unchanged(card, driver):
         with opened(card) as port, Wire(card) as wire:
             assert (port.report["driver"], port.mac) == (DPDK_DRIVER[driver], card.mac)
             assert port.pool()["iova"] == dpdk.info()["iova"] == "pa"
-            there = [wire.frame(i, SIZES[i % len(SIZES)], to_dpdk=True) for i in range(600)]  # more than the rings hold
-            assert [data for data, _ in to_port(port, wire, there)] == there
-            back = [wire.frame(i, SIZES[i % len(SIZES)], to_dpdk=False) for i in range(600)]
-            assert from_port(port, wire, back) == back
+            cross(port, wire, [SIZES[i % len(SIZES)] for i in range(600)])  # more than the rings hold
             assert not any(port.stats()["drops"].values()), port.stats()
             assert port.hardware_stats()["rx_pkts"] >= 600 or turn
 
 
 @pytest.mark.parametrize("driver", ["igb", "e1000e"])
 def test_chains_of_frames(card, driver):
-    subprocess.run(["ip", "link", "set", card.kernel, "mtu", "9000"], check=True)
-    try:
-        with opened(card, "mtu=9000&frame=2048&segs=1&frames=8192") as port, Wire(card) as wire:
-            sizes = [9014, 60, 1514, 9013, 4096, *range(61, 9000, 901)]
-            there = [wire.frame(i, n, to_dpdk=True) for i, n in enumerate(sizes)]
-            assert [data for data, _ in to_port(port, wire, there)] == there
-            back = [wire.frame(i, n, to_dpdk=False) for i, n in enumerate(sizes)]
-            assert from_port(port, wire, back) == back
-    finally:
-        subprocess.run(["ip", "link", "set", card.kernel, "mtu", "1500"], check=True)
+    with jumbo(card, 2048) as (port, wire):
+        chains_cross(port, wire, 901)
 
 
 @ALL
@@ -167,3 +159,32 @@ os.kill(os.getpid(), {int(signal.SIGKILL)})
     kernel_drivers_pass_frames(card)
     cards.forget(driver)
     cards(driver)
+
+
+@ALL
+def test_unplugged_under_a_port(card, driver, cards):
+    """uio holds nothing up: the registers go from under the driver, and QEMU is told that the card is gone while the port is
+    open. The port says so, and the process goes on, with the handler of SIGBUS that it had."""
+    at = Path("/sys/bus/pci/devices", card.address)
+    with opened(card) as port:
+        pass
+    files, handler = open_files(), sigbus_handlers()
+    with opened(card) as port:
+        unplug(card.ifname)
+        gone_in_words(port)
+        assert device_deleted(card.ifname, wait_s=GOES_S) and not at.exists()
+        gone_in_words(port)
+        umem = port.umem
+    assert all_free(umem)
+    assert (open_files(), sigbus_handlers()) == (files, handler)
+    with pytest.raises(pb.PybypassError) as caught:
+        pb.open(card.uri())
+    assert caught.value.code == "PB092"
+    plug(card.ifname)
+    works_again(card, driver, cards)
+
+
+def sigbus_handlers() -> bool:
+    """Whether this process catches SIGBUS."""
+    caught = re.search(r"SigCgt:\s+(\w+)", Path("/proc/self/status").read_text())[1]
+    return bool(int(caught, 16) >> (signal.SIGBUS - 1) & 1)

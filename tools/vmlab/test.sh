@@ -3,8 +3,8 @@
 #
 # Usage: test.sh [PYTEST ARGUMENTS]
 #
-# Two boots: with an IOMMU for all of tests/vm but test_uio_vm.py, and without one for that; with arguments, the one that they
-# name. VMLAB_NICS: some of "igb e1000e vmxnet3 virtio" (default: all). VMLAB_KERNEL: another than the newest ("6.12").
+# Two boots: with an IOMMU for all of tests/vm but test_uio_vm.py and test_giant_vm.py, and without one for those; with
+# arguments, the one that they name. VMLAB_NICS: some of "igb e1000e vmxnet3 virtio" (default: all). VMLAB_KERNEL: another than the newest ("6.12").
 # Needs root. Ends with pytest's summaries and the status of the last boot that failed.
 set -euo pipefail
 
@@ -53,13 +53,14 @@ boot() {
 		"cd /opt/pybypass && VMLAB_EXPECT='${expect# }' python3 -m pytest -ra -p no:cacheprovider --durations=5 $arguments" || status=$?
 }
 
-# An IOMMU (-i) for vfio-pci and virtio's zero copy. Without one cards go to DPDK by uio_pci_generic.
+# An IOMMU (-i) for vfio-pci and virtio's zero copy. Without one cards go to DPDK by uio_pci_generic; that guest has pages of 1 GB.
+giant=(-m 8192 -a 'hugepages=256 hugepagesz=1G hugepages=0:1,1:2')
 case $arguments in
 '')
 	arguments=tests/vm boot 'with an IOMMU' 2700 -i
-	arguments=tests/vm/test_uio_vm.py boot 'without an IOMMU' 600
+	arguments='tests/vm/test_uio_vm.py tests/vm/test_giant_vm.py' boot 'without an IOMMU' 900 "${giant[@]}"
 	;;
-*test_uio_vm*) boot 'without an IOMMU' 600 ;;
+*test_uio_vm* | *test_giant_vm*) boot 'without an IOMMU' 900 "${giant[@]}" ;;
 *) boot 'with an IOMMU' 2700 -i ;;
 esac
 exit $status
