@@ -16,6 +16,7 @@ struct rig {
 
 struct rig_config {
 	struct pb_link_config link; /* both ways, different seeds */
+	bool late;                  /* packets meet the link when the device has sent them, not before */
 	struct pb_tcp_config tcp[2];
 	struct pb_dev_mem_config mem;
 	bool v6;
@@ -47,7 +48,7 @@ static bool rig_open(struct rig *r, const struct rig_config *c)
 		struct pb_dev *mem = pb_dev_mem_open("rig", r->pool[i], &c->mem, &err);
 		if (!mem)
 			return false;
-		struct pb_dev *dev = pb_dev_fault_open(mem, NULL, &link, &err);
+		struct pb_dev *dev = pb_dev_fault_open(mem, c->late ? &link : NULL, c->late ? NULL : &link, &err);
 		if (!dev)
 			return false;
 		r->path[i] = pb_path_create(dev, &c->tcp[i], NULL, &err);
