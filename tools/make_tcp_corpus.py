@@ -57,7 +57,7 @@ def acked(n: int) -> bytes:
 
 
 ACTIVE, PASSIVE, ACTIVE_ECE, PASSIVE_ECE = b"\x9b\x00", b"\x8b\x00", b"\x9b\x80", b"\x8b\x80"
-OUT, OUT2, DUE, EVENTS = b"\x0f", b"\x1f", b"\x14", b"\x0d"
+OUT, OUT2, OUT1, DUE, EVENTS = b"\x0f", b"\x1f", b"\x3f", b"\x14", b"\x0d"
 RECV, RECV_FRAME, RELEASE = b"\x06\xff", b"\x06\x00", b"\x07"
 SHUT_WR, SHUT_RD, SHUT_BOTH, CLOSE, ABORT = b"\x18", b"\x28", b"\x08", b"\x19", b"\x29"
 LISTEN_AGAIN, LISTEN_ANY = b"\x49", b"\xc9"
@@ -240,6 +240,13 @@ def scripts() -> dict[str, bytes]:
         found[f"{name}_limited"] = config(misc=0x17, cc=0x40) + script  # a user timeout; ACKs as bsd
     for name, script in (recovery() | plain() | odd()).items():
         found[f"{name}_bare"] = config(opts=0, recovery=0, bufs=0x15, cc=0xC0, misc=0x60, start=0) + script
+    chained = {
+        "rto_many": ACTIVE + RTT + FLIGHT + again(19, DUE + OUT) + DONE + DUE + OUT + acked(1) + OUT2 + DONE + seg() + DONE,
+        "rto_small_room": ACTIVE + RTT + FLIGHT + again(4, DUE + OUT2 + OUT1 + OUT2) + acked(2) + OUT2 + OUT2 + seg(),
+        "close_held": ACTIVE + RTT + FLIGHT + again(3, DUE + OUT) + DONE + CLOSE + OUT + DUE + OUT + ABORT + EVENTS,
+    }
+    for name, script in (recovery() | chained).items():
+        found[f"{name}_chained"] = config(start=9) + script
     for name, script in recovery().items():
         found[f"{name}_counted"] = config(opts=SACK, recovery=DSACK | PMTUD, cc=0x91, misc=0x47, start=2) + script
     return found

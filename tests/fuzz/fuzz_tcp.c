@@ -303,7 +303,7 @@ static void step_call(struct fuzz *f, uint8_t op)
 		option(f, op >> 4 | (uint8_t)(take(f) << 4), take(f));
 		break;
 	default:
-		output(f, op & 16 ? 2 : PB_BURST_MAX);
+		output(f, op & 16 ? 2 - (op >> 5 & 1) : PB_BURST_MAX);
 		break;
 	}
 }
@@ -383,6 +383,7 @@ static void configure(struct fuzz *f, uint8_t *how)
 	c->rcv_wscale = how[4] & 32 ? 7 : 0;
 	c->reordering_segs = how[4] & 64 ? 1 : 3;
 	c->challenge_ns = how[4] & 128 ? 0 : c->challenge_ns;
+	c->tx_chains = how[5] & 8;
 }
 
 static bool start(struct fuzz *f)

@@ -105,12 +105,15 @@ static inline void refill(struct fuzz *f)
 		f->nfill++;
 }
 
-/* No frame is given to the device twice, and none changes while the device has it. */
+/* No frame is given to the device twice unless that was granted and is said, and none changes while the device has it.
+ */
 static void device_take(struct fuzz *f, const struct pb_desc *d)
 {
+	uint32_t refs = 0;
 	for (uint32_t i = 0; i < f->ndev; i++)
-		HOLDS(f->dev[i].addr != pb_pool_frame(f->pool, d->addr));
-	pb_pool_move(f->cache, d->addr, PB_OWN_ENGINE, PB_OWN_TX);
+		refs += f->dev[i].addr == pb_pool_frame(f->pool, d->addr);
+	HOLDS(!(d->flags & PB_DESC_AGAIN) == !refs && refs < PB_DESC_REFS_MAX && (!refs || f->cfg.tx_chains));
+	pb_pool_send(f->cache, d, PB_OWN_ENGINE);
 	f->dev[f->ndev++] = (struct sent){pb_pool_frame(f->pool, d->addr), sum_of(pb_pool_data(f->pool, d), d->len),
 					  d->off, d->len};
 }
@@ -194,13 +197,17 @@ static void see_ack(struct fuzz *f, const struct pb_tcp_view *t)
 	f->synced = true;
 }
 
-static void see(struct fuzz *f, const struct pb_desc *d)
+/* The packet of k descriptors and len bytes. */
+static void see(struct fuzz *f, const struct pb_desc *d, uint32_t k, uint32_t len)
 {
-	const uint8_t *ip = pb_pool_data(f->pool, d);
+	static uint8_t whole[65536];
+	for (uint32_t i = 0, at = 0; i < k; at += d[i++].len)
+		memcpy(whole + at, pb_pool_data(f->pool, &d[i]), d[i].len);
+	const uint8_t *ip = whole;
 	struct pb_ip_view v;
 	struct pb_tcp_view t;
 	struct pb_tcp_opts o;
-	HOLDS(!pb_ip_parse(ip, d->len, &v) && v.total_len == d->len && d->len <= f->cfg.mtu);
+	HOLDS(!pb_ip_parse(ip, len, &v) && v.total_len == len && len <= f->cfg.mtu);
 	uint32_t n = v.total_len - v.hdr_len;
 	HOLDS(!pb_tcp_parse(ip + v.hdr_len, n, &t));
 	HOLDS(pb_tcp_csum_ok(ip + v.hdr_len, n, &v.src, &v.dst));
@@ -235,9 +242,13 @@ static void output(struct fuzz *f, int room)
 		room = (int)(IN_DEV - f->ndev);
 	int n = pb_tcp_output(f->e, d, room, f->now_ns);
 	HOLDS(n >= 0 && n <= room);
-	for (int i = 0; i < n; i++) {
-		device_take(f, &d[i]);
-		see(f, &d[i]);
+	uint32_t k, len;
+	for (int i = 0; i < n; i += (int)k) {
+		k = pb_desc_packet(&d[i], (uint32_t)(n - i), &len);
+		HOLDS(k && k <= 2 && !(d[i].flags & PB_DESC_AGAIN));
+		for (uint32_t j = 0; j < k; j++)
+			device_take(f, &d[i + (int)j]);
+		see(f, &d[i], k, len);
 	}
 }
 
@@ -342,6 +353,8 @@ static void check_counters(struct fuzz *f)
 	HOLDS(n[PB_C_TcpInSegs] == f->given && n[PB_C_TcpOutSegs] == f->seen);
 	HOLDS(n[PB_C_TcpOutRsts] <= f->seen && n[PB_C_TcpExtTCPDeliveredCE] <= n[PB_C_TcpExtTCPDelivered]);
 	HOLDS(n[PB_C_TcpExtTCPFastRetrans] + n[PB_C_TcpExtTCPSlowStartRetrans] <= n[PB_C_TcpRetransSegs]);
+	HOLDS(n[PB_C_TcpExtTCPRetransChained] + n[PB_C_TcpExtTCPRetransCopied] <= n[PB_C_TcpRetransSegs]);
+	HOLDS(f->cfg.tx_chains || !n[PB_C_TcpExtTCPRetransChained]);
 	HOLDS(n[PB_C_TcpExtTCPSYNChallenge] + n[PB_C_TcpExtTCPPureAcks] <= 2 * f->given);
 }
 #endif
