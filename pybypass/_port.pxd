@@ -11,6 +11,7 @@ cdef class Queue(Lender):
     cdef readonly int member      # which of the sockets of this queue
     cdef readonly int chain_max   # frames of the longest packet
     cdef readonly int tx_flags    # what may be asked for by descriptor flags
+    cdef readonly bint tx_chains  # an engine may send a frame that the device has, behind another header
     cdef public dict report       # what the device granted
     cdef public object port_ref   # weak reference to the Port
     cdef public long long max_held

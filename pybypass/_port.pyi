@@ -20,7 +20,8 @@ class Queue(Lender):
     `mtu` is the largest IP packet in bytes, `mac` six bytes, `max_held` how many frames may be in bursts at once. `index`
     is the NIC's queue and `member` which of its sockets (0 unless there are several). A packet has up to `chain_max`
     frames; with more than one, rx_burst() wants to be asked for at least that many. `tx_flags`: which of CSUM_PARTIAL,
-    TX_STAMP and LAUNCH a packet may ask for. `report`: what the device granted.
+    TX_STAMP and LAUNCH a packet may ask for. `tx_chains`: an engine sends a segment again while the device holds it without
+    a copy, behind a header of its own. `report`: what the device granted.
     """
 
     kind: str
@@ -31,6 +32,7 @@ class Queue(Lender):
     member: int
     chain_max: int
     tx_flags: int
+    tx_chains: bool
     report: dict[str, Any]
     port_ref: Any
     @property

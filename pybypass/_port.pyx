@@ -13,6 +13,7 @@ from pybypass._mem cimport Umem
 from pybypass.c.dev cimport (
     PB_DEV_ABI,
     pb_dev,
+    pb_dev_chains_again,
     pb_dev_fault_open,
     pb_dev_mem_config,
     pb_dev_mem_open,
@@ -309,6 +310,7 @@ cdef Queue wrap(pb_dev *dev, Umem umem, str kind):
     q.mtu = dev.mtu
     q.mac = dev.mac[:6]
     q.tx_flags = dev.tx_flags
+    q.tx_chains = pb_dev_chains_again(dev)
     q.chain_max = dev.chain_max if dev.chain_max > 1 else 1
     q.report = {}
     q.forks = pb_forks

@@ -103,6 +103,7 @@ def open_device(
     tx_meta: bool = False,
     no_meta: bool = False,
     tx_zc_flags: int = 0,
+    tx_zc_segs: int = 0,
     busy_poll_us: int = 0,
     busy_budget: int = 0,
 ) -> tuple[object, XdpProgram, dict[str, Any]]:

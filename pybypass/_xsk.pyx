@@ -277,6 +277,7 @@ cdef dict report_dict(const c.pb_xsk_report *r):
         "tx_budget": r.tx_budget,
         "frame_room": r.frame_room,
         "sg": bool(r.sg),
+        "tx_sg": bool(r.tx_sg),
         "umem_shared": bool(r.umem_shared),
         "tx_csum": bool(r.tx_csum),
         "tx_stamp": bool(r.tx_stamp),
@@ -290,7 +291,8 @@ cdef dict report_dict(const c.pb_xsk_report *r):
 def open_device(str ifname, int queue, pool_capsule, *, str mode="auto", str copy="auto", int rx_ring=2048,
                 int tx_ring=2048, int fill_ring=2048, int comp_ring=2048, int deadline_ms=2000, objdir=None,
                 str sg="auto", int sockets=1, int fill_max=0, int headroom=0, bint unaligned=False,
-                bint own_umem=False, bint tx_meta=False, bint no_meta=False, int tx_zc_flags=0, int busy_poll_us=0, int busy_budget=0):
+                bint own_umem=False, bint tx_meta=False, bint no_meta=False, int tx_zc_flags=0, int tx_zc_segs=0,
+                int busy_poll_us=0, int busy_budget=0):
     cdef c.pb_xsk_config cfg
     cdef c.pb_xsk_report report
     cdef c.pb_dev *dev
@@ -304,8 +306,8 @@ def open_device(str ifname, int queue, pool_capsule, *, str mode="auto", str cop
         raise ValueError(f"queue {queue} out of range")
     if min(rx_ring, tx_ring, fill_ring, comp_ring) <= 0 or deadline_ms < 0:
         raise ValueError("ring sizes must be positive and the deadline not negative")
-    if min(sockets, fill_max, headroom, busy_poll_us, busy_budget) < 0:
-        raise ValueError("sockets, fill_max, headroom, busy_poll_us and busy_budget must not be negative")
+    if min(sockets, fill_max, headroom, tx_zc_segs, busy_poll_us, busy_budget) < 0:
+        raise ValueError("sockets, fill_max, headroom, tx_zc_segs, busy_poll_us and busy_budget must not be negative")
     c.pb_xsk_config_init(&cfg)
     memcpy(cfg.ifname, <const char *>name, len(name) + 1)
     cfg.queue = <c.uint16_t>queue
@@ -318,7 +320,7 @@ def open_device(str ifname, int queue, pool_capsule, *, str mode="auto", str cop
     cfg.sg = <c.pb_xsk_sg>lookup(SGS, "sg", sg)
     cfg.sockets, cfg.fill_max, cfg.headroom = <c.uint32_t>sockets, <c.uint32_t>fill_max, <c.uint32_t>headroom
     cfg.unaligned, cfg.own_umem, cfg.tx_meta, cfg.tx_zc_flags = unaligned, own_umem, tx_meta, <c.uint16_t>tx_zc_flags
-    cfg.no_meta = no_meta
+    cfg.no_meta, cfg.tx_zc_segs = no_meta, <c.uint32_t>tx_zc_segs
     cfg.busy_poll_us, cfg.busy_budget = <c.uint32_t>busy_poll_us, <c.uint32_t>busy_budget
     with nogil:
         dev = c.pb_dev_xsk_open(&cfg, pool, &report, &err)

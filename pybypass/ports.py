@@ -127,7 +127,8 @@ class Port(Closing):
     """A device that is open. A context manager; close() closes its engine first.
 
     `kind` is "xdp", "dpdk" or "mem". `report` says what the device granted: for xdp the mode ("native", "generic"), zerocopy, the
-    rungs of the ladder that failed and why, MTU, queues.
+    rungs of the ladder that failed and why, MTU, queues. For all `tx_chains`: segments that are sent again while the device
+    holds them go as a chain, a new header and the payload where it lies, else as a copy.
     """
 
     def __init__(self, uri: str, kind: str, queues: list[Queue], umem: Umem, report: dict[str, Any]) -> None:
@@ -135,6 +136,7 @@ class Port(Closing):
         self.kind = kind
         self.umem = umem
         self.report = report
+        self.report["tx_chains"] = all(queue.tx_chains for queue in queues)
         self._queues = queues
         for queue in queues:
             queue.port_ref = weakref.ref(self)
@@ -375,7 +377,7 @@ def open(
     them; with one socket too: the hash is then in the descriptors), rss_key=80 hexadecimal digits. They spread as
     chance does: of 10,000 random flows over 4 sockets each has its share within 2.3 % in the median, over 16 within 7.7 %, and
     within 10 % six times in seven. More options: mode=auto|native|generic, copy=auto|zerocopy|copy, ring=2048,
-    sg=auto|on|off (packets of several frames; auto: when the MTU needs it),
+    sg=auto|on|off (packets of several frames; auto: received when the MTU needs it, sent by engines where that costs nothing),
     headroom=0 (bytes free in front of a received packet, beyond the kernel's 256), unaligned=0|1, meta=1|0 (0: no hash, time
     and stripped VLAN tag of what is received, for less work on each packet), tx_meta=0|1 (time stamps and checksums of what
     is sent), busy_poll=MICROSECONDS and busy_budget=8, deadline_ms=2000 (how long a busy queue is tried again), steer=all or

@@ -351,6 +351,15 @@ def _driver_grants(ifname: str) -> int:
     return sum(flag for name, flag in names.items() if known is not None and name in known.xsk)
 
 
+def _zc_segs(ifname: str) -> int:
+    """Descriptors of a packet that a driver sends without a copy; 0: it cannot, or nobody tells."""
+    try:
+        known = _netdev.xdp(socket.if_nametoindex(ifname))
+    except OSError:
+        return 0
+    return known.zc_max_segs if known is not None else 0
+
+
 def _labelled(report: dict[str, Any]) -> dict[str, Any]:
     """Who does what was granted for packets to be sent: the kernel's copy is software, whatever the NIC could."""
     by = "hardware" if report["zerocopy"] else "software"
@@ -429,6 +438,7 @@ def open_xdp(
     opening = _Opening(_xsk, uri, options)
     try:
         with netns if netns is not None else nullcontext():
+            options["tx_zc_segs"] = _zc_segs(uri.name)
             if options["tx_meta"]:
                 options["tx_zc_flags"] = _driver_grants(uri.name)
             for index, memory in zip(indices, umems, strict=True):

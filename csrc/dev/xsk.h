@@ -68,9 +68,10 @@ struct pb_xsk_rung {
 
 #define PB_XSK_RUNGS 3
 
-/* Packets of several frames (XDP_USE_SG, since Linux 6.6). */
+/* Packets of several frames (XDP_USE_SG, since Linux 6.6). The kernel knows both directions together: where only
+ * sending is wanted, those that come in are dropped (TOO_LONG). */
 enum pb_xsk_sg {
-	PB_XSK_SG_AUTO = 0, /* when a packet of the MTU does not fit a frame */
+	PB_XSK_SG_AUTO = 0, /* in: when a packet of the MTU does not fit a frame. Out: where it costs nothing */
 	PB_XSK_SG_ON = 1,
 	PB_XSK_SG_OFF = 2,
 };
@@ -93,7 +94,8 @@ struct pb_xsk_report {
 	uint32_t filled;                    /* frames on the fill ring at bind */
 	uint32_t tx_budget;                 /* frames sent by one wakeup in copy mode */
 	uint32_t frame_room;                /* bytes of a packet that one frame receives */
-	bool sg;                            /* packets of several frames, both ways */
+	bool sg;                            /* packets of several frames come in */
+	bool tx_sg;                         /* and may go out: PB_DESC_MORE and PB_DESC_AGAIN */
 	bool umem_shared;                   /* the memory was registered by another socket, not once more */
 	bool tx_csum, tx_stamp, tx_launch;  /* TX metadata: in software in copy mode, else as far as the driver can */
 	uint32_t busy_poll_us, busy_budget; /* granted, read back; 0: the kernel's interrupts drive the queue */
@@ -197,6 +199,7 @@ struct pb_xsk_config {
 	bool own_umem;     /* register the memory even if another socket has it registered */
 	uint16_t tx_zc_flags; /* what the driver grants in zero-copy mode (netdev family, xsk-features):
 				 PB_DESC_CSUM_PARTIAL, TX_STAMP, LAUNCH */
+	uint32_t tx_zc_segs;  /* descriptors of a packet in zero-copy mode (netdev family, xdp-zc-max-segs) */
 	bool no_meta;         /* no hash, time and VLAN tag of what is received: less work for each packet */
 	bool tx_meta; /* time stamps and checksums for what is sent, where kernel (6.8) and driver have them; a driver
 			 that refuses sockets which may ask for them is opened without */

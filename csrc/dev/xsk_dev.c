@@ -70,8 +70,6 @@ void pb_xsk_destroy(struct pb_xsk *x)
 		pb_xsk_sock_wait_idle(x);
 		pb_xsk_group_take_back(g, x->dev.cache);
 	}
-	while (x->nrefused)
-		pb_pool_put(x->dev.cache, x->refused[--x->nrefused], PB_OWN_TX);
 	if (x->ctl_fd >= 0)
 		close(x->ctl_fd);
 	pb_xsk_txmeta_destroy(x);

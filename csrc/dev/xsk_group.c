@@ -101,8 +101,8 @@ static void refill(struct pb_xsk_group *g, struct pb_pool_cache *cache)
 		want = want < room ? want : room;
 		uint32_t got = pb_pool_get(cache, addrs, want, 0, PB_OWN_FILL);
 		for (uint32_t i = 0; i < got; i++) {
-			uint8_t *lent = &g->lent[pb_pool_index(g->pool, addrs[i])];
-			*lent = PB_LENT_FILL;
+			struct pb_xsk_loan *lent = &g->lent[pb_pool_index(g->pool, addrs[i])];
+			lent->what = PB_LENT_FILL;
 			PB_XSK_LENDS(lent);
 			*xsk_ring_prod__fill_addr(&g->fill, g->fill.cached_prod + i) = addrs[i];
 		}
@@ -129,31 +129,34 @@ void pb_xsk_group_refill(struct pb_xsk *x)
 	drop_duty(g);
 }
 
-/* The frame of a completed address, no longer lent; -1 for what was not ours to send. */
-static int64_t returned(struct pb_xsk_group *g, uint64_t addr, uint32_t *member)
+/* Whose a completed address is; -1 for what was not ours to send. */
+static int sender_of(struct pb_xsk_group *g, uint64_t addr)
 {
-	uint32_t f = pb_pool_index(g->pool, addr);
 	if (!pb_pool_has(g->pool, addr))
 		return -1;
-	PB_XSK_GETS_BACK(&g->lent[f]);
-	if (g->lent[f] < PB_LENT_TX)
-		return -1;
-	*member = g->lent[f] - (uint32_t)PB_LENT_TX;
-	g->lent[f] = PB_LENT_NO;
-	return f;
+	const struct pb_xsk_loan *lent = &g->lent[pb_pool_index(g->pool, addr)];
+	PB_XSK_GETS_BACK(lent);
+	return lent->what - PB_LENT_TX;
+}
+
+static struct pb_xsk_loan *loan_of(struct pb_xsk_group *g, uint64_t addr)
+{
+	return &g->lent[pb_pool_index(g->pool, addr)];
 }
 
 /* One socket: straight from the kernel's ring. */
 static int completed_alone(struct pb_xsk *x, uint64_t *addrs, int n)
 {
 	struct pb_xsk_group *g = x->group;
-	uint32_t at = 0, member;
+	uint32_t at = 0;
 	uint32_t got = xsk_ring_cons__peek(&g->comp, (uint32_t)n, &at);
 	int out = 0;
 	for (uint32_t i = 0; i < got; i++) {
 		uint64_t addr = xsk_umem__add_offset_to_addr(*xsk_ring_cons__comp_addr(&g->comp, at + i));
-		if (returned(g, addr, &member) >= 0)
-			addrs[out++] = addr;
+		if (sender_of(g, addr) < 0)
+			continue;
+		pb_xsk_unlend(loan_of(g, addr));
+		addrs[out++] = addr;
 	}
 	if (got)
 		xsk_ring_cons__release(&g->comp, got);
@@ -163,16 +166,17 @@ static int completed_alone(struct pb_xsk *x, uint64_t *addrs, int n)
 /* With the duty: each address to the socket that sent it. Its ring has room for all that it may have under way. */
 static void hand_out(struct pb_xsk_group *g, struct pb_pool_cache *cache)
 {
-	uint32_t at = 0, member, got;
+	uint32_t at = 0, got;
 	while ((got = xsk_ring_cons__peek(&g->comp, PB_BURST_MAX, &at))) {
 		for (uint32_t i = 0; i < got; i++) {
 			uint64_t addr = xsk_umem__add_offset_to_addr(*xsk_ring_cons__comp_addr(&g->comp, at + i));
-			if (returned(g, addr, &member) < 0)
+			int member = sender_of(g, addr);
+			if (member < 0)
 				continue;
 			struct pb_xsk *to = g->members[member];
 			if (to)
 				pb_ring_put(&to->done, &addr, 1);
-			else
+			else if (pb_xsk_unlend(loan_of(g, addr)))
 				pb_pool_put(cache, addr, PB_OWN_TX); /* the sender is closed */
 		}
 		xsk_ring_cons__release(&g->comp, got);
@@ -188,7 +192,10 @@ int pb_xsk_group_completed(struct pb_xsk *x, uint64_t *addrs, int n)
 		hand_out(g, x->dev.cache);
 		drop_duty(g);
 	}
-	return (int)pb_ring_get(&x->done, addrs, (uint32_t)n);
+	n = (int)pb_ring_get(&x->done, addrs, (uint32_t)n);
+	for (int i = 0; i < n; i++)
+		pb_xsk_unlend(loan_of(g, addrs[i]));
+	return n;
 }
 
 /* Received and never looked at. */
@@ -202,9 +209,9 @@ static void drain_rx(struct pb_xsk_group *g, struct pb_xsk *x)
 			if (!pb_pool_has(g->pool, addr))
 				continue;
 			PB_XSK_GETS_BACK(&g->lent[f]);
-			if (g->lent[f] != PB_LENT_FILL)
+			if (g->lent[f].what != PB_LENT_FILL)
 				continue;
-			g->lent[f] = PB_LENT_NO;
+			g->lent[f].what = PB_LENT_NO;
 			pb_pool_put(x->dev.cache, addr, PB_OWN_FILL);
 			taken++;
 		}
@@ -221,10 +228,17 @@ void pb_xsk_group_leave(struct pb_xsk_group *g, struct pb_xsk *x)
 		g->taken_before += atomic_load_explicit(&x->rx_taken, memory_order_relaxed);
 		drain_rx(g, x);
 	}
-	drop_duty(g);
+	/* What it sent is for whoever has the duty from now on: so all that was its own is given up before. */
 	uint64_t addr;
 	while (x->done.slots && pb_ring_get(&x->done, &addr, 1))
-		pb_pool_put(x->dev.cache, addr, PB_OWN_TX);
+		if (pb_xsk_unlend(loan_of(g, addr)))
+			pb_pool_put(x->dev.cache, addr, PB_OWN_TX);
+	while (x->nrefused) {
+		addr = x->refused[--x->nrefused];
+		if (pb_xsk_unlend(loan_of(g, addr)))
+			pb_pool_put(x->dev.cache, addr, PB_OWN_TX);
+	}
+	drop_duty(g);
 	if (x->done.slots)
 		pb_ring_fini(&x->done);
 }
@@ -232,7 +246,7 @@ void pb_xsk_group_leave(struct pb_xsk_group *g, struct pb_xsk *x)
 void pb_xsk_group_take_back(struct pb_xsk_group *g, struct pb_pool_cache *cache)
 {
 	for (uint32_t i = 0; i < g->pool->nframes; i++)
-		if (g->lent[i] != PB_LENT_NO)
+		if (g->lent[i].what != PB_LENT_NO)
 			pb_pool_put(cache, pb_pool_addr(g->pool, i),
-				    g->lent[i] == PB_LENT_FILL ? PB_OWN_FILL : PB_OWN_TX);
+				    g->lent[i].what == PB_LENT_FILL ? PB_OWN_FILL : PB_OWN_TX);
 }

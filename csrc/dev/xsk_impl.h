@@ -14,6 +14,13 @@
 /* What the kernel holds a frame for. PB_LENT_TX + k: socket k of the queue sent it. */
 enum pb_xsk_lent { PB_LENT_NO = 0, PB_LENT_FILL, PB_LENT_TX };
 
+/* By frame. What is with the kernel for sending is written by its sender alone, from the first descriptor that names
+ * the frame to when the last came back to it; others only read whose it is. */
+struct pb_xsk_loan {
+	uint8_t what;  /* enum pb_xsk_lent */
+	uint8_t again; /* TX: descriptors that name it, beyond the first (PB_DESC_AGAIN) */
+};
+
 /* That the kernel comes between two threads, which TSan cannot see: one lends a frame, the kernel writes or sends it,
  * and another finds it on its RX ring or on the completion ring. By frame, so that nothing else is taken for ordered.
  */
@@ -47,7 +54,7 @@ struct pb_xsk_map {
 struct pb_xsk_group {
 	/* read-mostly */
 	struct pb_pool *pool;
-	uint8_t *lent; /* enum pb_xsk_lent by frame: all is found again at close. A byte has one writer at a time. */
+	struct pb_xsk_loan *lent; /* by frame: all is found again at close */
 	uint32_t nsockets;
 	uint32_t fill_target;
 	bool unaligned;
@@ -77,9 +84,12 @@ struct pb_xsk {
 	uint32_t magic;  /* of the program that writes the metadata */
 	uint32_t tx_max_bytes;
 	uint32_t zc_room; /* the longest packet that zero copy receives in one frame */
-	bool copy, sg, busy_poll;
-	bool no_meta; /* nothing lies before the packets: not looked for */
-	int gone;     /* -errno once the interface was removed */
+	bool copy, busy_poll;
+	bool sg;        /* packets of several frames come in too */
+	bool bound_sg;  /* the kernel takes and gives such packets (XDP_USE_SG) */
+	bool rx_inside; /* without sg: the next descriptor belongs to a packet that is thrown away */
+	bool no_meta;   /* nothing lies before the packets: not looked for */
+	int gone;       /* -errno once the interface was removed */
 	/* rx */
 	struct xsk_ring_cons rx PB_ALIGNED(PB_CACHE_LINE);
 	_Atomic uint32_t rx_taken; /* frames ever taken off the RX ring: written here, read by whoever has the duty */
@@ -144,6 +154,26 @@ void pb_xsk_group_take_back(struct pb_xsk_group *g, struct pb_pool_cache *cache)
 void pb_xsk_group_free(struct pb_xsk_group *g);
 /* Brings the fill ring back to its target as far as the pool allows, with frames of x's cache. */
 void pb_xsk_group_refill(struct pb_xsk *x);
+/* One more descriptor names the frame, and goes to the kernel. */
+static inline void pb_xsk_lend(struct pb_xsk *x, uint64_t frame)
+{
+	struct pb_xsk_loan *lent = &x->group->lent[pb_pool_index(x->dev.pool, frame)];
+	if (lent->what >= PB_LENT_TX)
+		lent->again++;
+	else
+		lent->what = (uint8_t)(PB_LENT_TX + x->member);
+	PB_XSK_LENDS(lent);
+}
+/* One of them came back. True: it was the last. */
+static inline bool pb_xsk_unlend(struct pb_xsk_loan *lent)
+{
+	if (lent->again) {
+		lent->again--;
+		return false;
+	}
+	lent->what = PB_LENT_NO;
+	return true;
+}
 /* Up to n addresses (of data) of what x sent and the kernel is done with. */
 int pb_xsk_group_completed(struct pb_xsk *x, uint64_t *addrs, int n);
 

@@ -148,11 +148,20 @@ static int first_fill(struct pb_xsk *x, struct pb_xsk_report *rep)
 			       x->dev.pool->nframes);
 }
 
+/* For sending chains the kernel has no flag of its own, so a port that needs none to receive is bound with XDP_USE_SG
+ * too, where that costs nothing: not where a driver would lose zero copy by it. */
 static int bind_once(struct pb_xsk *x, enum pb_xsk_copy copy, struct pb_xsk_umem *shared)
 {
-	uint16_t flags = (uint16_t)(XDP_USE_NEED_WAKEUP | (x->sg ? XDP_USE_SG : 0) |
-				    (copy == PB_XSK_ZEROCOPY ? XDP_ZEROCOPY : XDP_COPY));
-	return shared ? pb_xsk_umem_bind(shared, x->fd, x->ifindex, x->dev.queue) : pb_xsk_sock_bind(x, flags);
+	if (shared)
+		return pb_xsk_umem_bind(shared, x->fd, x->ifindex, x->dev.queue);
+	bool able = x->cfg.sg == PB_XSK_SG_AUTO && (copy == PB_XSK_COPY || x->cfg.tx_zc_segs > 1);
+	uint16_t flags = XDP_USE_NEED_WAKEUP | (copy == PB_XSK_ZEROCOPY ? XDP_ZEROCOPY : XDP_COPY);
+	x->bound_sg = x->sg || able;
+	int err = pb_xsk_sock_bind(x, (uint16_t)(flags | (x->bound_sg ? XDP_USE_SG : 0)));
+	if (x->sg || !able || (err != -EINVAL && err != -EOPNOTSUPP))
+		return err;
+	x->bound_sg = false; /* kernels before 6.6 do not know the flag */
+	return pb_xsk_sock_bind(x, flags);
 }
 
 static int bind_until(struct pb_xsk *x, enum pb_xsk_copy copy, struct pb_xsk_umem *shared, uint64_t deadline_ms,
@@ -185,7 +194,7 @@ static int set_up(struct pb_xsk *x, struct pb_xsk_fail *f, struct pb_xsk_report 
 	else if (!x->member)
 		x->group->probe_fd = socket(AF_XDP, SOCK_RAW | SOCK_CLOEXEC, 0);
 	pb_xsk_sock_busy_poll(x, rep);
-	x->dev.tx_flags = x->sg ? PB_DESC_MORE : 0;
+	x->dev.tx_flags = x->bound_sg ? PB_DESC_MORE | PB_DESC_AGAIN : 0;
 	if (x->cfg.tx_meta) {
 		if (pb_xsk_txmeta_create(x))
 			return pb_xsk_fail_set(f, PB_XSK_STAGE_MEMORY, -ENOMEM, "TX time stamps");
@@ -311,6 +320,7 @@ static void report_granted(struct pb_xsk *x, struct pb_xsk_report *rep)
 	rep->frags = info.frags;
 	rep->prog_id = info.prog_id;
 	memcpy(rep->no_metadata, info.no_metadata, sizeof(rep->no_metadata));
+	rep->tx_sg = x->bound_sg;
 	rep->tx_csum = x->dev.tx_flags & PB_DESC_CSUM_PARTIAL;
 	rep->tx_stamp = x->dev.tx_flags & PB_DESC_TX_STAMP;
 	rep->tx_launch = x->dev.tx_flags & PB_DESC_LAUNCH;
@@ -332,9 +342,15 @@ static struct pb_xsk *open_once(const struct pb_xsk_config *c, struct pb_pool *p
 	struct pb_xsk_umem_kind kind;
 	bool zerocopy = false;
 	*err = check_iface(x, c, rep);
-	pb_xsk_sock_kind(x, &kind);
 	if (!*err && share) {
+		/* A port that would have chains for sending only is served by a registration with and without them. */
+		x->bound_sg = x->sg || c->sg == PB_XSK_SG_AUTO;
+		pb_xsk_sock_kind(x, &kind);
 		shared = pb_xsk_umem_find(&kind, &zerocopy);
+		if (!shared && !x->sg && x->bound_sg) {
+			kind.sg = x->bound_sg = false;
+			shared = pb_xsk_umem_find(&kind, &zerocopy);
+		}
 		*err = shared ? 0 : -ENOENT;
 	}
 	enum pb_xsk_copy copy = !shared ? c->copy : zerocopy ? PB_XSK_ZEROCOPY : PB_XSK_COPY;
@@ -416,6 +432,7 @@ struct pb_dev *pb_dev_xsk_join(struct pb_dev *first, struct pb_xsk_report *repor
 	}
 	if (!*err) {
 		x->prog = f->prog;
+		x->bound_sg = f->bound_sg;
 		pb_xsk_prog_ref(x->prog);
 		*err = set_up(x, &report->fail, report);
 	}

@@ -61,11 +61,11 @@ static bool take(struct pb_xsk *x, struct pb_desc *d, const struct xdp_desc *k)
 	uint64_t frame = pb_pool_frame(pool, addr);
 	if (!pb_pool_has(pool, addr))
 		return false;
-	uint8_t *lent = &x->group->lent[pb_pool_index(pool, addr)];
+	struct pb_xsk_loan *lent = &x->group->lent[pb_pool_index(pool, addr)];
 	PB_XSK_GETS_BACK(lent);
-	if (*lent != PB_LENT_FILL)
+	if (lent->what != PB_LENT_FILL)
 		return false;
-	*lent = PB_LENT_NO;
+	lent->what = PB_LENT_NO;
 #ifdef PB_DEBUG
 	pb_pool_check(x->dev.pool, frame, PB_OWN_FILL, PB_OWN_RX);
 #endif
@@ -153,6 +153,21 @@ static void put_back(struct pb_xsk *x, const struct pb_desc *d, int n)
 		pb_pool_put(x->dev.cache, d[i].addr, PB_OWN_RX);
 }
 
+/* A socket that is bound for sending chains gets them too: one that was not asked for them throws them away. */
+static bool unwanted(struct pb_xsk *x, struct pb_desc *d, const struct xdp_desc *k, int *taken)
+{
+	bool more = k->options & XDP_PKT_CONTD;
+	if (x->sg || (!more && !x->rx_inside))
+		return false;
+	x->own_drops.n[PB_DROP_TOO_LONG] += !x->rx_inside;
+	x->rx_inside = more;
+	if (take(x, d, k)) {
+		pb_pool_put(x->dev.cache, d->addr, PB_OWN_RX);
+		*taken += 1;
+	}
+	return true;
+}
+
 /* Makes descriptors of the entries; returns how many. A packet with a bad entry is dropped as a whole. */
 static int take_all(struct pb_xsk *x, struct pb_desc *d, uint32_t at, uint32_t got)
 {
@@ -162,6 +177,10 @@ static int take_all(struct pb_xsk *x, struct pb_desc *d, uint32_t at, uint32_t g
 	for (uint32_t i = 0; i < got; i++) {
 		const struct xdp_desc *k = xsk_ring_cons__rx_desc(&x->rx, at + i);
 		struct pb_desc *to = &d[out];
+		if (unwanted(x, to, k, &taken)) {
+			start = out;
+			continue;
+		}
 		if (take(x, to, k)) {
 			__builtin_prefetch(pb_pool_data(dev->pool, to) - (x->no_meta ? 0 : sizeof(struct pb_xsk_meta)));
 			out++;

@@ -106,7 +106,7 @@ void pb_xsk_sock_kind(const struct pb_xsk *x, struct pb_xsk_umem_kind *kind)
 		.flags = (x->cfg.unaligned ? XDP_UMEM_UNALIGNED_CHUNK_FLAG : 0) |
 			 (x->cfg.tx_meta ? XDP_UMEM_TX_METADATA_LEN | XDP_UMEM_TX_SW_CSUM : 0),
 		.meta_bytes = x->cfg.tx_meta ? sizeof(struct pb_xsk_tx_meta) : 0,
-		.sg = x->sg,
+		.sg = x->bound_sg,
 	};
 }
 

@@ -71,7 +71,7 @@ int pb_xsk_kick(struct pb_xsk *x)
 static enum pb_drop refuse(const struct pb_xsk *x, const struct pb_desc *d, uint32_t count, uint32_t bytes)
 {
 	const struct pb_pool *pool = x->dev.pool;
-	if (bytes < PB_ETH_MIN_BYTES || count > (x->sg ? PB_XSK_CHAIN_MAX : 1))
+	if (bytes < PB_ETH_MIN_BYTES || count > (x->bound_sg ? PB_XSK_CHAIN_MAX : 1))
 		return PB_DROP_TX_BAD;
 	for (uint32_t i = 0; i < count; i++)
 		if (!d[i].len || d[i].addr - pb_pool_frame(pool, d[i].addr) + d[i].off + d[i].len > pool->frame_bytes)
@@ -88,8 +88,11 @@ static enum pb_drop refuse(const struct pb_xsk *x, const struct pb_desc *d, uint
 static void keep_refused(struct pb_xsk *x, const struct pb_desc *d, uint32_t count, enum pb_drop why)
 {
 	x->own_drops.n[why]++;
-	for (uint32_t i = 0; i < count; i++)
-		x->refused[x->nrefused++] = pb_pool_frame(x->dev.pool, d[i].addr);
+	for (uint32_t i = 0; i < count; i++) {
+		uint64_t frame = pb_pool_frame(x->dev.pool, d[i].addr);
+		pb_xsk_lend(x, frame);
+		x->refused[x->nrefused++] = frame;
+	}
 }
 
 static void put_descs(struct pb_xsk *x, const struct pb_desc *d, uint32_t count, uint32_t at)
@@ -105,9 +108,7 @@ static void put_descs(struct pb_xsk *x, const struct pb_desc *d, uint32_t count,
 		k->addr = g->unaligned ? frame | (data - frame) << XSK_UNALIGNED_BUF_OFFSET_SHIFT : data;
 		k->len = d[i].len;
 		k->options = i + 1 < count ? XDP_PKT_CONTD : 0;
-		uint8_t *lent = &g->lent[pb_pool_index(dev->pool, frame)];
-		*lent = (uint8_t)(PB_LENT_TX + x->member);
-		PB_XSK_LENDS(lent);
+		pb_xsk_lend(x, frame);
 	}
 	if (meta)
 		xsk_ring_prod__tx_desc(&x->tx, at)->options |= XDP_TX_METADATA;
@@ -125,7 +126,7 @@ static uint32_t tx_room(struct pb_xsk *x, uint32_t n)
 static int enqueue(struct pb_xsk *x, const struct pb_desc *d, int n, enum pb_owner from, uint32_t *good)
 {
 	struct pb_dev *dev = &x->dev;
-	uint32_t room = tx_room(x, (uint32_t)n), taken = 0, bytes, pkts = 0;
+	uint32_t room = tx_room(x, (uint32_t)n), taken = 0, bytes, pkts = 0, again = 0;
 	while (taken < (uint32_t)n) {
 		const struct pb_desc *s = &d[taken];
 		uint32_t count = pb_pool_packet(dev->pool, s, (uint32_t)n - taken, &bytes);
@@ -134,9 +135,13 @@ static int enqueue(struct pb_xsk *x, const struct pb_desc *d, int n, enum pb_own
 		enum pb_drop why = refuse(x, s, count, bytes);
 		if (why != PB_DROP_NONE ? x->nrefused + count > PB_XSK_REFUSED : *good + count > room)
 			break;
+		for (uint32_t i = 1; i < count && from == PB_OWN_ENGINE; i++)
+			again += !!(s[i].flags & PB_DESC_AGAIN);
 #ifdef PB_DEBUG
-		for (uint32_t i = 0; i < count; i++)
-			pb_pool_check(dev->pool, pb_pool_frame(dev->pool, s[i].addr), from, PB_OWN_TX);
+		for (uint32_t i = 0; i < count; i++) {
+			bool ref = i && from == PB_OWN_ENGINE && s[i].flags & PB_DESC_AGAIN;
+			pb_pool_check(dev->pool, s[i].addr, ref ? PB_OWN_TX : from, PB_OWN_TX);
+		}
 #endif
 		taken += count;
 		if (why != PB_DROP_NONE) {
@@ -148,7 +153,7 @@ static int enqueue(struct pb_xsk *x, const struct pb_desc *d, int n, enum pb_own
 		dev->stats.tx_bytes += bytes;
 		pkts++;
 	}
-	pb_pool_count(dev->cache, from, PB_OWN_TX, taken);
+	pb_pool_count(dev->cache, from, PB_OWN_TX, taken - again);
 	dev->stats.tx_pkts += pkts;
 	return (int)taken;
 }
@@ -184,8 +189,10 @@ int pb_xsk_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns)
 	int out = 0;
 	if (!x->tx_outstanding && !x->nrefused)
 		return 0;
-	while (out < n && x->nrefused)
-		addrs[out++] = x->refused[--x->nrefused];
+	while (out < n && x->nrefused) {
+		addrs[out] = x->refused[--x->nrefused];
+		pb_xsk_unlend(&x->group->lent[pb_pool_index(dev->pool, addrs[out++])]);
+	}
 	int done = out < n ? pb_xsk_group_completed(x, addrs + out, n - out) : 0;
 	for (int i = out; i < out + done; i++) {
 		uint64_t frame = pb_pool_frame(dev->pool, addrs[i]);

@@ -35,6 +35,7 @@ cdef extern from "dev/dev.h" nogil:
     int pb_dev_rx(pb_dev *dev, pb_desc *d, int n, uint64_t now_ns)
     int pb_dev_tx(pb_dev *dev, const pb_desc *d, int n, pb_owner frm, uint64_t now_ns)
     int pb_dev_reap(pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns)
+    bint pb_dev_chains_again(const pb_dev *dev)
 
 cdef extern from "dev/mem.h" nogil:
     cdef struct pb_dev_mem_config:

@@ -74,7 +74,7 @@ cdef extern from "dev/xsk.h" nogil:
         bint zerocopy, metadata, frags
         char no_metadata[160]
         uint32_t prog_id, ifindex, mtu, rx_queues, bind_retries, filled, tx_budget, frame_room
-        bint sg, umem_shared, tx_csum, tx_stamp, tx_launch
+        bint sg, tx_sg, umem_shared, tx_csum, tx_stamp, tx_launch
         uint32_t busy_poll_us, busy_budget
         char no_busy_poll[120]
         char no_tx_meta[160]
@@ -125,6 +125,7 @@ cdef extern from "dev/xsk.h" nogil:
         pb_xsk_sg sg
         uint32_t sockets, fill_max, headroom
         uint16_t tx_zc_flags
+        uint32_t tx_zc_segs
         bint unaligned, own_umem, tx_meta, no_meta
         uint32_t busy_poll_us, busy_budget
     struct pb_xsk_info:
