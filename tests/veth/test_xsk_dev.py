@@ -129,6 +129,19 @@ def test_threads_share_a_queue(checks, objdir, pair, build):
     assert r["a"]["drops"] == {}
 
 
+@pytest.mark.parametrize(
+    "how", [[], [GENERIC], ["sg=1"], ["sockets=2"], ["unaligned=1", "frame_bytes=3072"], ["tx_meta=1"], ["ring=64"]]
+)
+def test_a_frame_several_times(check, objdir, pair, how):
+    """The same frame on the TX ring up to 16 times, each time behind another header: the kernel sends each as one packet and
+    completes each once; a socket that takes no chains sends them, and gets them whole."""
+    r = both_ends(check, objdir, pair, "again", "count=5000", *how)
+    assert (r["bad"], r["extra"]) == (0, 0)
+    assert r["got"] == r["sent"] >= 5000
+    assert r["chained"] > 1500 and r["most"] > 6
+    assert (r["a"]["drops"], r["b"]["drops"]) == ({}, {})
+
+
 def test_small_rings(check, objdir, pair):
     r = both_ends(check, objdir, pair, "echo", "count=20000", "ring=64")
     assert (r["got"], r["bad"], r["twice"]) == (20000, 0, 0)

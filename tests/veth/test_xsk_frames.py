@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from xsk_support import TCP, UDP, eth, ip4, packet_socket, tcp, udp
 
 pytestmark = pytest.mark.root
+UDP_SEGMENT = 103  # linux/udp.h
 HUGE = Path("/sys/kernel/mm/hugepages/hugepages-2048kB/nr_hugepages")
 
 
@@ -269,6 +270,32 @@ def test_tcp_on_a_jumbo_port(jumbo, frame, mss):
         wire.send(eth(ip4(tcp(5000, local, bytes(8000)), TCP, v.a.ip, v.b.ip), dst=v.b.mac, src=v.a.mac))
         exchange(ours, theirs, 500_000)
         assert engine.stats()["drops"]["too_long"] == 1  # the packet, not its frames
+
+
+@pytest.mark.parametrize("sg", ["auto", "off"])
+def test_chains_may_be_sent_where_none_are_taken(lab, sg):
+    """The kernel gives a socket that may send packets of several frames such packets too (here: super-frames, which generic
+    mode hands up): a port that did not ask for them drops them, counts each once, and goes on with what follows."""
+    with port_on(lab.a, f"&mode=generic&sg={sg}") as port, lab.b.netns:
+        queue = port.queues[0]
+        assert (port.report["tx_sg"], port.report["tx_chains"], port.report["sg"]) == (sg == "auto", sg == "auto", False)
+        assert (queue.chain_max, queue.tx_chains) == (1, sg == "auto")
+        neighbour = ["ip", "neigh", "replace", lab.a.ip, "lladdr", port.mac, "dev", lab.b.ifname]
+        assert lab.b.netns.popen(neighbour).wait(10) == 0
+        for name in ("tx", "gso"):
+            laboratory.set_offload(lab.b.ifname, name, True)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as s:
+            s.connect((lab.a.ip, 9))
+            for segment, data in ((1400, bytes(14000)), (1400, bytes(9000)), (0, b"after")):
+                s.setsockopt(socket.SOL_UDP, UDP_SEGMENT, segment)
+                s.send(data)
+        got, until = [], time.monotonic() + 10
+        while not got and time.monotonic() < until:
+            with queue.rx_burst(64) as burst:
+                got += [burst.copy_packet(i) for i in range(len(burst))]
+        assert [bytes(packet[-5:]) for packet in got] == [b"after"]
+        drops = {"too_long": 2} if sg == "auto" else {"rx_ring": 2}
+        assert queue.stats()["drops"] == drops
 
 
 # ---- what may be asked for ----

@@ -311,8 +311,8 @@ int main(int argc, char **argv)
 	static const struct {
 		const char *name;
 		int (*run)(int argc, char **argv);
-	} commands[] = {{"serve", xsk_serve},   {"echo", xsk_echo}, {"flood", xsk_flood},
-			{"reopen", xsk_reopen}, {"vlan", xsk_vlan}, {"threads", xsk_threads}};
+	} commands[] = {{"serve", xsk_serve}, {"echo", xsk_echo},       {"flood", xsk_flood}, {"reopen", xsk_reopen},
+			{"vlan", xsk_vlan},   {"threads", xsk_threads}, {"again", xsk_again}};
 	setvbuf(stdout, NULL, _IOLBF, 0);
 	for (size_t i = 0; argc > 1 && i < PB_ARRAY_LEN(commands); i++)
 		if (!strcmp(argv[1], commands[i].name))

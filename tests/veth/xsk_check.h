@@ -31,4 +31,5 @@ int xsk_flood(int argc, char **argv);
 int xsk_reopen(int argc, char **argv);
 int xsk_vlan(int argc, char **argv);
 int xsk_threads(int argc, char **argv);
+int xsk_again(int argc, char **argv);
 #endif
