@@ -5,10 +5,10 @@
 #include <sched.h>
 
 /* A device that is pulled away under its port. With vfio-pci the kernel asks for it and waits. With uio nobody asks:
- * the kernel takes the registers out of this process's memory and then sends a uevent, and whoever touches them in
- * between is sent SIGBUS. DPDK can listen to uevents, and put ordinary memory where the registers were, at that signal
- * too (EAL, "Device hot-unplug"); both are on while there is a port by uio. Its handler of SIGBUS hands on what is not
- * of a device to the one of before. */
+ * the registers are gone, a uevent is sent to whoever listens, and a driver that is closed without knowing waits for
+ * ever for what they will never say (seen with igb). DPDK can listen to uevents, and puts ordinary memory where the
+ * registers were then, or at the SIGBUS of who touches them before ("Hotplug failure handling" in its guide); both are
+ * on while there is a port by uio. Its handler of SIGBUS hands on what is not of a device to the one of before. */
 
 /* From DPDK's interrupt thread. */
 static int on_event(uint16_t id, enum rte_eth_event_type type, void *arg, void *ret)

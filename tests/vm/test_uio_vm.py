@@ -163,8 +163,8 @@ os.kill(os.getpid(), {int(signal.SIGKILL)})
 
 @ALL
 def test_unplugged_under_a_port(card, driver, cards):
-    """uio holds nothing up: the registers go from under the driver, and QEMU is told that the card is gone while the port is
-    open. The port says so, and the process goes on, with the handler of SIGBUS that it had."""
+    """uio holds nothing up: QEMU is told that the card is gone while the port is open. The port says so and can be closed, and
+    SIGBUS is caught afterwards if it was before."""
     at = Path("/sys/bus/pci/devices", card.address)
     with opened(card) as port:
         pass
