@@ -20,6 +20,7 @@ from pybypass.c.forks cimport pb_forks
 from pybypass.c.flag cimport pb_flag_drop, pb_flag_take, pb_flag_try
 from pybypass.c.pool cimport pb_desc
 
+from pybypass._burst import CSUM_PARTIAL, LAUNCH, TX_STAMP
 from pybypass._dpdkrule import RSS_TYPES
 from pybypass.errors import PybypassError
 
@@ -28,6 +29,7 @@ cdef const char *POOL_CAPSULE = b"pybypass.pb_pool.v1"
 cdef const char *DEV_CAPSULE = b"pybypass.pb_dev.v1"
 cdef const char *PORT_CAPSULE = b"pybypass.pb_dpdk_port.v1"
 cdef const char *DEV_CLOSED = b"pybypass.pb_dev.v1.closed"
+cdef unsigned ASKS = CSUM_PARTIAL | LAUNCH | TX_STAMP    # of the device, for a packet
 
 LEAD = c.PB_DPDK_LEAD
 QUEUES_MAX = c.PB_DPDK_QUEUES
@@ -422,6 +424,7 @@ cdef class External:
     def send(self, Queue queue not None, const uint64_t[::1] offsets, const uint32_t[::1] lengths, Burst heads=None):
         cdef c.pb_dev *dev = <c.pb_dev *>queue.device()
         cdef int n = <int>offsets.shape[0], sent = -_errno.EBADF
+        cdef unsigned asked = 0
         cdef const pb_desc *first = NULL
         if self.x == NULL:
             raise ValueError("the memory was closed")
@@ -432,6 +435,10 @@ cdef class External:
             if heads.holds or heads.queue is not queue or heads.n != n:
                 raise ValueError("heads: a burst of this queue, without views, with a frame for each piece")
             first = heads.d
+            for i in range(n):
+                asked |= first[i].flags
+            if asked & ASKS:
+                raise PybypassError.make("PB064", _errno.EOPNOTSUPP, "heads ask for a checksum, a stamp or a time")
         if not pb_flag_try(&queue.busy):
             raise PybypassError.make("PB014", _errno.EBUSY)
         with nogil:

@@ -71,7 +71,8 @@ class ExternalMemory:
         goes in front of it (a port opened with segs=1); it keeps those that were not taken. Each packet uses a frame of the
         port as its handle until it was sent. Returns how many the device took.
 
-        PB094: a piece leaves the memory or is too long for the MTU, or chains are not granted; PB003: no frame is free; PB033.
+        PB094: a piece leaves the memory or is too long for the MTU, or chains are not granted; PB003: no frame is free; PB033;
+        PB064: a head asks for a checksum, a stamp or a launch time.
         """
         try:
             return int(

@@ -203,10 +203,10 @@ PB_API struct pb_dpdk_ext *pb_dpdk_ext_register(struct pb_dpdk_port *port, void 
 PB_API int pb_dpdk_ext_unregister(struct pb_dpdk_ext *ext);
 PB_API uint64_t pb_dpdk_ext_in_flight(const struct pb_dpdk_ext *ext);
 /* Sends n packets (at most PB_BURST_MAX) of one piece, piece i being lens[i] bytes at offsets[i], each with a frame of
- * the pool as its handle. head: NULL, or frames of owner APP with what is sent in front of the piece (an mbuf chain:
- * -ENOTSUP where the port cannot send those). Returns how many the device took, of which heads too; -ERANGE: a piece
- * leaves the memory, or with its head the MTU; -ENOBUFS: no frame is free; -EOPNOTSUPP at registering: net_af_xdp. The
- * device's thread. */
+ * the pool as its handle. head: NULL, or frames of owner APP with what is sent in front of the piece, asking for
+ * nothing (an mbuf chain: -ENOTSUP where the port cannot send those). Returns how many the device took, of which heads
+ * too; -ERANGE: a piece leaves the memory, or with its head the MTU; -ENOBUFS: no frame is free; -EOPNOTSUPP at
+ * registering: net_af_xdp. The device's thread. */
 PB_API int pb_dpdk_ext_tx(struct pb_dev *dev, struct pb_dpdk_ext *ext, const struct pb_desc *head,
 			  const uint64_t *offsets, const uint32_t *lens, int n);
 #endif

@@ -10,6 +10,7 @@ from dpdk_frames import free, receive
 
 import pybypass as pb
 from pybypass import lab
+from pybypass._burst import TX_STAMP
 
 NUMBER = itertools.count(300)
 
@@ -82,6 +83,12 @@ def test_a_head_in_front():
             assert "segs=1" in str(e.value)
             assert len(heads) == 4
         else:
+            heads.desc["flags"][3] |= TX_STAMP
+            with pytest.raises(pb.PybypassError) as e:
+                external.send(port.queues[0], [0, 100, 200, 300], [100] * 4, heads)
+            assert e.value.code == "PB064"
+            assert len(heads) == 4
+            heads.desc["flags"] = 0
             assert external.send(port.queues[0], [0, 100, 200, 300], [100] * 4, heads) == 4
             assert len(heads) == 0
             assert receive(port, 4) == [bytes([i]) * 14 + data[100 * i : 100 * i + 100].tobytes() for i in range(4)]
