@@ -20,7 +20,7 @@ from pybypass.c.forks cimport pb_forks
 from pybypass.c.flag cimport pb_flag_drop, pb_flag_take, pb_flag_try
 from pybypass.c.pool cimport pb_desc
 
-from pybypass._burst import CSUM_PARTIAL, LAUNCH, TX_STAMP
+from pybypass import _burst
 from pybypass._dpdkrule import RSS_TYPES
 from pybypass.errors import PybypassError
 
@@ -29,7 +29,7 @@ cdef const char *POOL_CAPSULE = b"pybypass.pb_pool.v1"
 cdef const char *DEV_CAPSULE = b"pybypass.pb_dev.v1"
 cdef const char *PORT_CAPSULE = b"pybypass.pb_dpdk_port.v1"
 cdef const char *DEV_CLOSED = b"pybypass.pb_dev.v1.closed"
-cdef unsigned ASKS = CSUM_PARTIAL | LAUNCH | TX_STAMP    # of the device, for a packet
+cdef unsigned ASKS = _burst.CSUM_PARTIAL | _burst.LAUNCH | _burst.TX_STAMP    # of the device, for a packet
 
 LEAD = c.PB_DPDK_LEAD
 QUEUES_MAX = c.PB_DPDK_QUEUES
