@@ -112,6 +112,8 @@ static void describe(struct pb_dpdk_queue *x)
 	x->tx_chain = !chains ? 1 : most < PB_BURST_MAX ? most : PB_BURST_MAX;
 	if (chains)
 		dev->tx_flags |= PB_DESC_MORE;
+	if (chains && x->tx_chain > 1 && x->dp->again)
+		dev->tx_flags |= PB_DESC_AGAIN;
 	if ((p->tx_offloads & csum) == csum)
 		dev->tx_flags |= PB_DESC_CSUM_PARTIAL;
 	if (takes_stamps(x))
@@ -138,8 +140,9 @@ struct pb_dev *pb_dpdk_queue_open(struct pb_dpdk_port *port, uint16_t q, int *er
 	x->dev.ops = &ops;
 	x->dev.pool = pool;
 	x->dev.queue = q;
-	x->done = calloc(pool->nframes, sizeof(*x->done));
-	x->sent = calloc(pool->nframes, sizeof(*x->sent));
+	x->sent_max = 2 * pool->nframes; /* pb_dpdk_again_room() */
+	x->done = calloc(x->sent_max, sizeof(*x->done));
+	x->sent = calloc(x->sent_max, sizeof(*x->sent));
 	if (x->done && x->sent)
 		x->dev.cache = pb_pool_cache_create(pool, err);
 	if (!x->dev.cache)

@@ -20,6 +20,7 @@ _Static_assert(PB_DPDK_LEAD == PB_DPDK_OBJ + 128, "an object header and an mbuf"
 
 /* Why DPDK has a frame. FILL: to do with as it likes, in a cache, on a ring or in transmission. TX: sent by an engine,
  * which waits for it. */
+/* TX + k: it is k times more among those that were sent (PB_DESC_AGAIN). */
 enum pb_dpdk_lent { PB_DPDK_NO = 0, PB_DPDK_FILL, PB_DPDK_TX };
 
 struct pb_dpdk_queue;
@@ -29,7 +30,8 @@ struct pb_dpdk_flow;
 struct pb_dpdk_pool {
 	struct pb_pool *pool;
 	struct rte_mempool *mp;
-	uint8_t *lent; /* enum pb_dpdk_lent by frame */
+	struct rte_mempool *again; /* mbufs for frames that are sent again (dpdk_again.c); NULL: none */
+	uint8_t *lent;             /* enum pb_dpdk_lent by frame */
 	/* Frames between pool and mempool go through this cache. */
 	_Atomic uint32_t lock PB_ALIGNED(PB_CACHE_LINE);
 	struct pb_pool_cache *cache;
@@ -105,9 +107,9 @@ struct pb_dpdk_queue {
 	uint32_t tx_max_bytes;   /* largest frame with its Ethernet header and a VLAN tag */
 	uint32_t tx_chain;       /* most frames of a packet that goes out */
 	_Atomic uint32_t inside; /* the data path is in a DPDK call */
-	/* Engines' frames on their way, oldest first: a ring of nframes. */
+	/* Engines' frames on their way, oldest first, once for each reference: a ring of sent_max. */
 	uint32_t *sent;
-	uint32_t sent_head, sent_n;
+	uint32_t sent_head, sent_n, sent_max;
 	/* Of them those that are done, for reap. */
 	uint32_t *done;
 	uint32_t ndone;
@@ -206,6 +208,22 @@ void pb_dpdk_flows_stop(struct pb_dpdk_port *p);
 void pb_dpdk_flows_start(struct pb_dpdk_port *p);
 void pb_dpdk_flows_lost(struct pb_dpdk_port *p);
 void pb_dpdk_flows_free(struct pb_dpdk_port *p);
+
+/* dpdk_again.c */
+struct rte_mempool *pb_dpdk_again_pool(const struct pb_pool *pool, unsigned number);
+/* Whether references may be added to what is on its way. */
+bool pb_dpdk_again_room(const struct pb_dpdk_queue *x);
+/* One more reference to the frame of d, as an mbuf that says what of it; NULL: not now. */
+struct rte_mbuf *pb_dpdk_again_mbuf(struct pb_dpdk_queue *x, const struct pb_desc *d);
+/* The driver did not take it. */
+void pb_dpdk_again_undo(struct pb_dpdk_queue *x, struct rte_mbuf *m);
+/* One of the references is no longer among those that were sent. True: it was the last. */
+static inline bool pb_dpdk_again_back(uint8_t *lent)
+{
+	bool last = *lent <= PB_DPDK_TX;
+	*lent = (uint8_t)(last ? PB_DPDK_NO : *lent - 1);
+	return last;
+}
 
 int pb_dpdk_rx(struct pb_dev *dev, struct pb_desc *d, int n, uint64_t now_ns);
 int pb_dpdk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner from, uint64_t now_ns);

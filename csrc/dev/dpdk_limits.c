@@ -1,6 +1,7 @@
 #include "dev/dpdk_impl.h"
 
 #include <errno.h>
+#include <rte_bus.h>
 
 /* Checks what is asked for against what the port says of itself, before anything is touched, and makes of it the
  * configuration for rte_eth_dev_configure(). */
@@ -136,13 +137,20 @@ static void choose_rx(struct pb_dpdk_port *p, struct rte_eth_conf *conf)
 	}
 }
 
+/* A driver in software walks any chain for nothing; on a NIC the offload may cost it the fast way of sending. */
+static bool is_virtual(const struct pb_dpdk_port *p)
+{
+	const struct rte_bus *bus = p->info.device ? rte_dev_bus(p->info.device) : NULL;
+	return bus && !strcmp(rte_bus_name(bus), "vdev");
+}
+
 static void choose_tx(struct pb_dpdk_port *p, struct rte_eth_conf *conf)
 {
 	const struct pb_dpdk_config *c = &p->cfg;
 	uint64_t want = 0;
 	if (c->tx_csum)
 		want |= RTE_ETH_TX_OFFLOAD_IPV4_CKSUM | RTE_ETH_TX_OFFLOAD_TCP_CKSUM | RTE_ETH_TX_OFFLOAD_UDP_CKSUM;
-	if (c->multi_segs || p->chain_max > 1)
+	if (c->multi_segs || p->chain_max > 1 || is_virtual(p))
 		want |= RTE_ETH_TX_OFFLOAD_MULTI_SEGS;
 	if (c->launch)
 		want |= RTE_ETH_TX_OFFLOAD_SEND_ON_TIMESTAMP;

@@ -166,6 +166,7 @@ static int make_mempool(struct pb_dpdk_pool *dp)
 	if (rc)
 		return rc;
 	rte_mempool_obj_iter(dp->mp, rte_pktmbuf_init, NULL);
+	dp->again = pb_dpdk_again_pool(dp->pool, pools_made);
 	return 0;
 }
 
@@ -182,7 +183,7 @@ static void take_back(struct pb_dpdk_pool *dp)
 	for (uint32_t i = 0; dp->lent && i < dp->pool->nframes; i++) {
 		if (dp->lent[i] == PB_DPDK_NO)
 			continue;
-		enum pb_owner from = dp->lent[i] == PB_DPDK_FILL ? PB_OWN_FILL : PB_OWN_TX;
+		enum pb_owner from = dp->lent[i] == PB_DPDK_FILL ? PB_OWN_FILL : PB_OWN_TX; /* however often */
 		dp->lent[i] = PB_DPDK_NO;
 		dp->recovered++;
 		pb_pool_put(dp->cache, pb_pool_addr(dp->pool, i), from);
@@ -198,6 +199,7 @@ static void pool_free(struct pb_dpdk_pool *dp)
 	}
 	dp->ending = true;
 	rte_mempool_free(dp->mp);
+	rte_mempool_free(dp->again);
 	if (dp->mapped)
 		(void)rte_extmem_unregister(pb_region_base(r), pb_region_bytes(r));
 	pb_pool_cache_destroy(dp->cache);

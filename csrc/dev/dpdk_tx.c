@@ -45,6 +45,42 @@ static void ask(struct pb_dpdk_queue *x, struct rte_mbuf *m, const struct pb_des
 		pb_dpdk_stamp_ask(x, m, d);
 }
 
+/* A reference to a frame that the driver has, or had: it is TX already. */
+static inline bool is_again(const struct pb_desc *d, bool engine)
+{
+	return engine && (d->flags & PB_DESC_AGAIN);
+}
+
+static uint32_t count_again(const struct pb_desc *d, uint32_t n, bool engine)
+{
+	uint32_t again = 0;
+	for (uint32_t i = 0; i < n; i++)
+		again += is_again(&d[i], engine);
+	return again;
+}
+
+/* The driver did not take it: its frames are the caller's again. */
+static void unfill(struct pb_dpdk_queue *x, struct rte_mbuf *m)
+{
+	const struct pb_pool *pool = x->dev.pool;
+	if (m->ol_flags & RTE_MBUF_F_TX_IEEE1588_TMST)
+		pb_dpdk_stamp_unask(x);
+	while (m) {
+		struct rte_mbuf *next = m->next;
+		if (!RTE_MBUF_DIRECT(m)) {
+			pb_dpdk_again_undo(x, m);
+			m = next;
+			continue;
+		}
+		x->dp->lent[pb_pool_index(pool, pb_dpdk_frame(pool, m))] = PB_DPDK_NO;
+		m->next = NULL;
+		m->nb_segs = 1;
+		rte_mbuf_refcnt_set(m, 1);
+		m = next;
+	}
+}
+
+/* NULL: a frame is sent again, and there is no mbuf for that now. */
 static struct rte_mbuf *fill(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, uint32_t bytes,
 			     bool engine)
 {
@@ -54,13 +90,21 @@ static struct rte_mbuf *fill(struct pb_dpdk_queue *x, const struct pb_desc *d, u
 	for (uint32_t i = 0; i < count; i++) {
 		uint64_t frame = pb_pool_frame(pool, d[i].addr);
 		struct rte_mbuf *m = pb_dpdk_mbuf(pool, frame);
-		x->dp->lent[pb_pool_index(pool, frame)] = lent;
-		m->data_off = (uint16_t)(d[i].addr - frame + d[i].off);
-		m->data_len = d[i].len;
-		m->ol_flags = 0;
-		m->nb_segs = 1;
-		if (engine)
-			rte_mbuf_refcnt_set(m, 2);
+		if (first && is_again(&d[i], engine)) {
+			m = pb_dpdk_again_mbuf(x, &d[i]);
+			if (!m) {
+				unfill(x, first);
+				return NULL;
+			}
+		} else {
+			x->dp->lent[pb_pool_index(pool, frame)] = lent;
+			m->data_off = (uint16_t)(d[i].addr - frame + d[i].off);
+			m->data_len = d[i].len;
+			m->ol_flags = 0;
+			m->nb_segs = 1;
+			if (engine)
+				rte_mbuf_refcnt_set(m, 2);
+		}
 		if (last)
 			last->next = m;
 		else
@@ -74,22 +118,6 @@ static struct rte_mbuf *fill(struct pb_dpdk_queue *x, const struct pb_desc *d, u
 	return first;
 }
 
-/* The driver did not take it: its frames are the caller's again. */
-static void unfill(struct pb_dpdk_queue *x, struct rte_mbuf *m)
-{
-	const struct pb_pool *pool = x->dev.pool;
-	if (m->ol_flags & RTE_MBUF_F_TX_IEEE1588_TMST)
-		pb_dpdk_stamp_unask(x);
-	while (m) {
-		struct rte_mbuf *next = m->next;
-		x->dp->lent[pb_pool_index(pool, pb_dpdk_frame(pool, m))] = PB_DPDK_NO;
-		m->next = NULL;
-		m->nb_segs = 1;
-		rte_mbuf_refcnt_set(m, 1);
-		m = next;
-	}
-}
-
 /* Frames of a packet that is not sent: an engine waits for its own. */
 static void drop(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, enum pb_owner from, enum pb_drop why)
 {
@@ -98,9 +126,10 @@ static void drop(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t coun
 	for (uint32_t i = 0; i < count; i++) {
 		uint64_t frame = pb_pool_frame(dev->pool, d[i].addr);
 #ifdef PB_DEBUG
-		pb_pool_revert(dev->pool, frame, from); /* it was checked as one that goes */
+		if (!is_again(&d[i], from == PB_OWN_ENGINE))
+			pb_pool_revert(dev->pool, frame, from); /* it was checked as one that goes */
 #endif
-		pb_pool_move(dev->cache, frame, from, PB_OWN_TX);
+		pb_pool_send(dev->cache, &d[i], from);
 		if (from == PB_OWN_ENGINE)
 			x->done[x->ndone++] = pb_pool_index(dev->pool, frame);
 		else
@@ -112,15 +141,14 @@ static void drop(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t coun
 static void took(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t n, enum pb_owner from)
 {
 	struct pb_dev *dev = &x->dev;
-	pb_pool_count(dev->cache, from, PB_OWN_TX, n);
+	pb_pool_count(dev->cache, from, PB_OWN_TX, n - count_again(d, n, from == PB_OWN_ENGINE));
 	if (from != PB_OWN_ENGINE) {
 		pb_pool_count(dev->cache, PB_OWN_TX, PB_OWN_FILL, n);
 		return;
 	}
-	uint32_t nframes = dev->pool->nframes;
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t at = x->sent_head + x->sent_n++;
-		x->sent[at < nframes ? at : at - nframes] = pb_pool_index(dev->pool, d[i].addr);
+		x->sent[at < x->sent_max ? at : at - x->sent_max] = pb_pool_index(dev->pool, d[i].addr);
 	}
 }
 
@@ -218,12 +246,17 @@ static uint32_t send_any(struct pb_dpdk_queue *x, const struct pb_desc *d, uint3
 		uint32_t count = pb_pool_packet(x->dev.pool, s, n - taken - built, &bytes);
 		if (!count)
 			break; /* not a frame of anybody's: stays with the caller */
+		if (count > 1 && count_again(s, count, from == PB_OWN_ENGINE) && !pb_dpdk_again_room(x))
+			break; /* when some of those on their way are back */
 		enum pb_drop why = refuse(x, s, count, bytes);
 		if (why == PB_DROP_NONE) {
 			b.frames[b.n] = (uint16_t)count;
 			b.bytes[b.n] = bytes;
 			x->tx_built = b.n;
-			b.m[b.n++] = fill(x, s, count, bytes, from == PB_OWN_ENGINE);
+			struct rte_mbuf *m = fill(x, s, count, bytes, from == PB_OWN_ENGINE);
+			if (!m)
+				break;
+			b.m[b.n++] = m;
 			built += count;
 			continue;
 		}
@@ -256,6 +289,10 @@ static void check_all(struct pb_pool *p, const struct pb_desc *d, uint32_t n, en
 		uint64_t frame = pb_pool_frame(p, d[i].addr);
 		if (!pb_pool_has(p, d[i].addr))
 			continue;
+		if (is_again(&d[i], from == PB_OWN_ENGINE)) {
+			pb_pool_check(p, frame, PB_OWN_TX, PB_OWN_TX);
+			continue;
+		}
 		pb_pool_check(p, frame, from, PB_OWN_TX);
 		if (from != PB_OWN_ENGINE) {
 			pb_pool_check(p, frame, PB_OWN_TX, PB_OWN_FREE);
@@ -267,7 +304,7 @@ static void check_all(struct pb_pool *p, const struct pb_desc *d, uint32_t n, en
 static void uncheck(struct pb_pool *p, const struct pb_desc *d, uint32_t n, enum pb_owner from)
 {
 	for (uint32_t i = 0; i < n; i++)
-		if (pb_pool_has(p, d[i].addr))
+		if (pb_pool_has(p, d[i].addr) && !is_again(&d[i], from == PB_OWN_ENGINE))
 			pb_pool_revert(p, pb_pool_frame(p, d[i].addr), from);
 }
 #else
@@ -288,6 +325,8 @@ int pb_dpdk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner
 		return -EINVAL;
 	}
 	uint32_t want = (uint32_t)(n < PB_BURST_MAX ? n : PB_BURST_MAX);
+	while (n > PB_BURST_MAX && want > 1 && (d[want - 1].flags & PB_DESC_MORE))
+		want--; /* its end is for the next call */
 	check_all(dev->pool, d, want, from);
 	uint32_t taken = send_plain(x, d, want, from);
 	/* It stopped at something special, or the driver is full: then this finds that out once more. */
@@ -298,20 +337,23 @@ int pb_dpdk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner
 	return (int)taken;
 }
 
-/* Engines' frames that have only our reference left: they were sent. */
+/* Engines' frames that have only our reference left: they were sent. Of one that was sent several times the driver has
+ * as many references as there are beyond ours; which of them came back does not matter. */
 static void collect(struct pb_dpdk_queue *x)
 {
 	const struct pb_pool *pool = x->dev.pool;
 	while (x->sent_n) {
 		uint32_t index = x->sent[x->sent_head];
 		struct rte_mbuf *m = pb_dpdk_mbuf(pool, pb_pool_addr(pool, index));
-		if (rte_mbuf_refcnt_read(m) != 1)
+		uint8_t *lent = &x->dp->lent[index];
+		if (rte_mbuf_refcnt_read(m) > *lent - PB_DPDK_TX + 1)
 			return;
-		m->next = NULL; /* a driver resets them with the last reference, which is ours */
-		m->nb_segs = 1;
-		x->dp->lent[index] = PB_DPDK_NO;
+		if (pb_dpdk_again_back(lent)) {
+			m->next = NULL; /* a driver resets them with the last reference, which is ours */
+			m->nb_segs = 1;
+		}
 		x->done[x->ndone++] = index;
-		x->sent_head = x->sent_head + 1 < pool->nframes ? x->sent_head + 1 : 0;
+		x->sent_head = x->sent_head + 1 < x->sent_max ? x->sent_head + 1 : 0;
 		x->sent_n--;
 	}
 }
@@ -335,17 +377,37 @@ int pb_dpdk_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns)
 	return out;
 }
 
+/* What is done goes to the pool, once each, but for frames that are on their way by another reference. The pool may
+ * hand one out the moment it has it, so all is sorted before the first goes. */
+static void put_done(struct pb_dpdk_queue *x)
+{
+	const uint8_t seen = UINT8_MAX;
+	uint32_t keep = 0;
+	for (uint32_t i = 0; i < x->ndone; i++) {
+		uint8_t *lent = &x->dp->lent[x->done[i]];
+		if (*lent != PB_DPDK_NO)
+			continue;
+		*lent = seen;
+		x->done[keep++] = x->done[i];
+	}
+	for (uint32_t i = 0; i < keep; i++)
+		x->dp->lent[x->done[i]] = PB_DPDK_NO;
+	for (x->ndone = keep; x->ndone;)
+		pb_pool_put(x->dev.cache, pb_pool_addr(x->dev.pool, x->done[--x->ndone]), PB_OWN_TX);
+}
+
 void pb_dpdk_abandon(struct pb_dpdk_queue *x)
 {
 	struct pb_pool *pool = x->dev.pool;
 	collect(x);
-	while (x->ndone)
-		pb_pool_put(x->dev.cache, pb_pool_addr(pool, x->done[--x->ndone]), PB_OWN_TX);
+	put_done(x);
 	/* What the driver still has: our reference goes, and the frame is one of the mempool's from now on. */
 	for (; x->sent_n; x->sent_n--) {
 		uint32_t index = x->sent[x->sent_head];
 		struct rte_mbuf *m = pb_dpdk_mbuf(pool, pb_pool_addr(pool, index));
-		x->sent_head = x->sent_head + 1 < pool->nframes ? x->sent_head + 1 : 0;
+		x->sent_head = x->sent_head + 1 < x->sent_max ? x->sent_head + 1 : 0;
+		if (!pb_dpdk_again_back(&x->dp->lent[index]))
+			continue; /* it is in there once more */
 		m->next = NULL;
 		m->nb_segs = 1;
 		x->dp->lent[index] = PB_DPDK_FILL;

@@ -1,7 +1,7 @@
-/* Frames that are sent again while the device has them (PB_DESC_AGAIN), on the devices in software: each reference comes
- * back once, a frame is TX from the first to the last of them and counted once, what arrives is what was sent, and a
- * device that closes gives each frame back once. By seed: completions late and shuffled, links that lose, copy, damage
- * and reorder. The test stands for the engine. */
+/* Frames that are sent again while the device has them (PB_DESC_AGAIN), on the devices in software: each reference
+ * comes back once, a frame is TX from the first to the last of them and counted once, what arrives is what was sent,
+ * and a device that closes gives each frame back once. By seed: completions late and shuffled, links that lose, copy,
+ * damage and reorder. The test stands for the engine. */
 #include "base/rng.h"
 #include "dev/fault.h"
 #include "dev/mem.h"

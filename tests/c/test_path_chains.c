@@ -36,7 +36,7 @@ struct stream {
 static void push(struct rig *r, struct stream *t)
 {
 	uint8_t buf[4096];
-	for (int64_t n = 1; n > 0 && t->sent < BYTES; t->sent += n > 0 ? (uint32_t)n : 0) {
+	for (int64_t n = 1; n > 0 && t->sent<BYTES; t->sent += n> 0 ? (uint32_t)n : 0) {
 		uint32_t k = BYTES - t->sent < sizeof(buf) ? BYTES - t->sent : (uint32_t)sizeof(buf);
 		for (uint32_t i = 0; i < k; i++)
 			buf[i] = byte_at(t->sent + i);
@@ -47,7 +47,8 @@ static void push(struct rig *r, struct stream *t)
 static void pull(struct rig *r, struct stream *t)
 {
 	uint8_t buf[4096];
-	for (int64_t n; (n = pb_tcp_recv(rig_tcp(r, 1), t->to, buf, sizeof(buf), r->now_ns)) > 0; t->read += (uint32_t)n)
+	for (int64_t n; (n = pb_tcp_recv(rig_tcp(r, 1), t->to, buf, sizeof(buf), r->now_ns)) > 0;
+	     t->read += (uint32_t)n)
 		for (uint32_t i = 0; i < n; i++)
 			t->bad += buf[i] != byte_at(t->read + i);
 }
