@@ -69,6 +69,18 @@ def free_again(umem):
     assert info["violations"] == 0
 
 
+# What is held back is sent again while the link, and so the device, has it still.
+HELD_BACK = {"reorder_ppm": 30_000, "reorder_ns": 20_000_000}
+
+
+def sent_again(engine, port):
+    """How often the engine sent again what the device held: (by chain, by copy). It is one or the other, as the report says."""
+    nstat = engine.stats()["nstat"]
+    chained, copied = nstat["TcpExtTCPRetransChained"], nstat["TcpExtTCPRetransCopied"]
+    assert (copied if port.report["tx_chains"] else chained) == 0
+    return chained, copied
+
+
 def over(port, engine, ours, peer):
     thread = threading.Thread(target=echo, args=(peer,))
     thread.start()
@@ -93,17 +105,57 @@ def test_mem_with_late_and_shuffled_completions(seed):
         free_again(umem)
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_mem_sends_again_what_the_device_holds(seed):
+    """The receiver's link loses packets: the sender's device has them still, and gives them back late, in any order."""
+    slow = f"?frames=4096&completion_delay_ns=30000000&completion_reorder=1&seed={seed}"
+    lossy = pb.Impairment(loss_ppm=30_000, seed=seed)
+    with pb.open(f"mem:zc{slow}", impair_rx=lossy) as x, pb.open(f"mem:zc{slow}", impair_rx=lossy) as y:
+        with pb.Engine(x, ip="10.0.0.1/24", config=CONFIG) as a, pb.Engine(y, ip="10.0.0.2/24", config=CONFIG) as b:
+            assert x.report["tx_chains"] and y.report["tx_chains"]
+            with b.listen(80) as listener:
+                ours = a.connect(("10.0.0.2", 80), timeout=10)
+                over(x, a, ours, listener.accept(10))
+            assert sent_again(a, x)[0] > 3
+            assert sent_again(b, y)[0] > 3
+            assert a.stats()["drops"].get("too_long", 0) == b.stats()["drops"].get("too_long", 0) == 0
+        memories = (x.umem, y.umem)
+    for umem in memories:
+        free_again(umem)
+
+
 @pytest.mark.root
-def test_xdp(lab):
+@pytest.mark.parametrize("query", ["", "?mode=generic", "?sg=off", "?sg=on", "?tx_meta=1"])
+def test_xdp(lab, query):
     with lab.b.netns:
         server = socket.create_server((lab.b.ip, 0))
-    with server, pb.open(f"xdp:{lab.a.ifname}", netns=lab.a.netns, impair_tx=pb.Impairment(loss_ppm=10_000, seed=5)) as port:
+    held = pb.Impairment(loss_ppm=10_000, seed=5, **HELD_BACK)
+    with server, pb.open(f"xdp:{lab.a.ifname}{query}", netns=lab.a.netns, impair_tx=held) as port:
         with pb.Engine(port, ip=lab.a.ip, config=CONFIG) as engine:
             ours = engine.connect((lab.b.ip, server.getsockname()[1]), timeout=10)
             info = over(port, engine, ours, server.accept()[0])
             assert info["retransmits"] > 0
+            chained, copied = sent_again(engine, port)
+            assert port.report["tx_chains"] == (query != "?sg=off")
+            assert (copied if query == "?sg=off" else chained) > 0
         umem = port.umem
     free_again(umem)
+
+
+@pytest.mark.root
+def test_xdp_to_another_engine(lab):
+    held = pb.Impairment(loss_ppm=10_000, seed=6, **HELD_BACK)
+    with pb.open(f"xdp:{lab.a.ifname}", netns=lab.a.netns, impair_tx=held) as x, pb.open(
+        f"xdp:{lab.b.ifname}", netns=lab.b.netns, impair_tx=held
+    ) as y:
+        with pb.Engine(x, ip=lab.a.ip, config=CONFIG) as a, pb.Engine(y, ip=lab.b.ip, config=CONFIG) as b:
+            with b.listen(80) as listener:
+                over(x, a, a.connect((lab.b.ip, 80), timeout=10), listener.accept(10))
+            assert sent_again(a, x)[0] > 0 and sent_again(b, y)[0] > 0
+            assert a.stats()["drops"].get("too_long", 0) == b.stats()["drops"].get("too_long", 0) == 0
+        memories = (x.umem, y.umem)
+    for umem in memories:
+        free_again(umem)
 
 
 @pytest.mark.root
@@ -112,7 +164,8 @@ def test_dpdk():
     dpdk.start(dpdk.EalOptions(huge="no"))
     netns = NetNs()
     with contextlib.closing(netns):
-        uri, lossy = f"dpdk:net_tap{next(NUMBER)}?iface=pbz0&frames=8192", pb.Impairment(loss_ppm=10_000, seed=7)
+        uri = f"dpdk:net_tap{next(NUMBER)}?iface=pbz0&frames=8192"
+        lossy = pb.Impairment(loss_ppm=10_000, seed=7, **HELD_BACK)
         with pb.open(uri, netns=netns, impair_tx=lossy) as port:
             for words in ("link set lo up", "link set pbz0 up", "addr add 10.79.0.2/24 dev pbz0"):
                 assert netns.popen(["ip", *words.split()], stdout=subprocess.DEVNULL).wait(10) == 0
@@ -123,5 +176,25 @@ def test_dpdk():
                 ours = engine.connect(("10.79.0.2", server.getsockname()[1]), timeout=10)
                 info = over(port, engine, ours, server.accept()[0])
                 assert info["retransmits"] > 0
+                assert port.report["tx_chains"] and sent_again(engine, port)[0] > 0
             umem = port.umem
+    free_again(umem)
+
+
+@pytest.mark.root
+def test_dpdk_beside_the_kernel(lab):
+    """net_af_packet, which copies chains into its ring."""
+    pytest.importorskip("pybypass._dpdk", reason="pybypass._dpdk is not built (libdpdk-dev)")
+    dpdk.start(dpdk.EalOptions(huge="no"))
+    uri = f"dpdk:net_af_packet{next(NUMBER)}?iface={lab.a.ifname}&frames=8192"
+    with pb.open(uri, netns=lab.a.netns, impair_tx=pb.Impairment(loss_ppm=10_000, seed=8, **HELD_BACK)) as port:
+        flush = ["ip", "addr", "flush", "dev", lab.a.ifname]  # the kernel there must not answer for us
+        assert lab.a.netns.popen(flush, stdout=subprocess.DEVNULL).wait(10) == 0
+        with lab.b.netns:
+            server = socket.create_server((lab.b.ip, 0))
+        with server, pb.Engine(port, ip="10.77.0.1/24", config=CONFIG) as engine:
+            ours = engine.connect((lab.b.ip, server.getsockname()[1]), timeout=10)
+            over(port, engine, ours, server.accept()[0])
+            assert port.report["tx_chains"] and sent_again(engine, port)[0] > 0
+        umem = port.umem
     free_again(umem)

@@ -183,8 +183,9 @@ static uint32_t flush(struct pb_dpdk_queue *x, struct batch *b)
 	}
 	dev->stats.tx_pkts += sent;
 	x->tx_seq += sent;
-	for (; i < n; i++)
-		unfill(x, b->m[i]);
+	/* The newest first: one may be attached to a frame of an older one. */
+	while (n > i)
+		unfill(x, b->m[--n]);
 	return frames;
 }
 
