@@ -387,9 +387,9 @@ def open(
     `dpdk:DEVICE`: a device of DPDK by its PCI address or as a virtual one (net_ring0, net_af_xdp0, net_tap0, net_null0, ...).
     Options: queues=1, rx_desc and tx_desc (0: what the driver prefers), mtu, promisc=0|1, allmulti=0|1, csum=1|0 (checksum
     offloads), vlan_strip=0|1, stamp=0|1 (times of the NIC), launch=0|1 (send at a time), segs=0|1 (send packets of several
-    frames), rss=ip, l4, none or names joined by "+" (pybypass.dpdkrss.RSS_GROUPS), rss_key=hexadecimal digits; every other
-    option is the driver's own (iface=, start_queue=, role=, rx_pcap=, ...). See pybypass.dpdk. `Port.report` says
-    what was granted.
+    frames; virtual devices do in any case), rss=ip, l4, none or names joined by "+" (pybypass.dpdkrss.RSS_GROUPS),
+    rss_key=hexadecimal digits; every other option is the driver's own (iface=, start_queue=, role=, rx_pcap=, ...). See
+    pybypass.dpdk. `Port.report` says what was granted.
 
     All: frames=8192 (xdp, dpdk: 4096 more for each further Queue on the same memory), frame=2048|4096 (4096 for DPDK's drivers
     of kernel interfaces; unaligned=1: any multiple of 64 between), pages=best|hugetlb|thp|4k, unless `umem` is given (ports

@@ -13,8 +13,9 @@
  * ENGINE: the first to be taken moves it to TX, the others carry PB_DESC_AGAIN and move nothing. reap gives its address
  * once for each, in any order, and the caller moves it on with the last. At most PB_DESC_REFS_MAX at a time; they need
  * not name the same bytes, but nobody writes what a descriptor names before that one came back. A descriptor with the
- * flag may be taken when the others are back already. It is never the first of a packet, and asks for nothing; a frame
- * that was sent with TX_STAMP is back before it is sent again. From others than an engine the flag means nothing.
+ * flag may be taken when the others are back already, may be the first of its packet (behind a link that reorders), and
+ * asks for nothing; a frame that was sent with TX_STAMP is back before it is sent again. From others than an engine the
+ * flag means nothing.
  *
  * now_ns is CLOCK_MONOTONIC on real devices and virtual time in a simulation; only `mem` and `fault` use it. */
 #ifndef PB_DEV_DEV_H

@@ -90,12 +90,12 @@ static struct rte_mbuf *fill(struct pb_dpdk_queue *x, const struct pb_desc *d, u
 	for (uint32_t i = 0; i < count; i++) {
 		uint64_t frame = pb_pool_frame(pool, d[i].addr);
 		struct rte_mbuf *m = pb_dpdk_mbuf(pool, frame);
-		if (first && is_again(&d[i], engine)) {
+		if (is_again(&d[i], engine)) {
 			m = pb_dpdk_again_mbuf(x, &d[i]);
-			if (!m) {
+			if (!m && first)
 				unfill(x, first);
+			if (!m)
 				return NULL;
-			}
 		} else {
 			x->dp->lent[pb_pool_index(pool, frame)] = lent;
 			m->data_off = (uint16_t)(d[i].addr - frame + d[i].off);
@@ -196,8 +196,8 @@ static uint32_t fill_plain(struct pb_dpdk_queue *x, struct rte_mbuf **m, const s
 {
 	const struct pb_pool *pool = x->dev.pool;
 	const uint64_t end = (uint64_t)pool->nframes * pool->stride;
-	const uint16_t special =
-		PB_DESC_MORE | (x->dev.tx_flags & (PB_DESC_CSUM_PARTIAL | PB_DESC_TX_STAMP | PB_DESC_LAUNCH));
+	const uint32_t special = PB_DESC_MORE | (engine ? PB_DESC_AGAIN : 0) |
+				 (x->dev.tx_flags & (PB_DESC_CSUM_PARTIAL | PB_DESC_TX_STAMP | PB_DESC_LAUNCH));
 	uint8_t *lent = x->dp->lent, why = engine ? PB_DPDK_TX : PB_DPDK_FILL;
 	uint32_t i = 0;
 	for (; i < n; i++) {
@@ -247,7 +247,7 @@ static uint32_t send_any(struct pb_dpdk_queue *x, const struct pb_desc *d, uint3
 		uint32_t count = pb_pool_packet(x->dev.pool, s, n - taken - built, &bytes);
 		if (!count)
 			break; /* not a frame of anybody's: stays with the caller */
-		if (count > 1 && count_again(s, count, from == PB_OWN_ENGINE) && !pb_dpdk_again_room(x))
+		if (count_again(s, count, from == PB_OWN_ENGINE) && !pb_dpdk_again_room(x))
 			break; /* when some of those on their way are back */
 		enum pb_drop why = refuse(x, s, count, bytes);
 		if (why == PB_DROP_NONE) {

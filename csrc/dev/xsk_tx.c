@@ -135,11 +135,11 @@ static int enqueue(struct pb_xsk *x, const struct pb_desc *d, int n, enum pb_own
 		enum pb_drop why = refuse(x, s, count, bytes);
 		if (why != PB_DROP_NONE ? x->nrefused + count > PB_XSK_REFUSED : *good + count > room)
 			break;
-		for (uint32_t i = 1; i < count && from == PB_OWN_ENGINE; i++)
+		for (uint32_t i = 0; i < count && from == PB_OWN_ENGINE; i++)
 			again += !!(s[i].flags & PB_DESC_AGAIN);
 #ifdef PB_DEBUG
 		for (uint32_t i = 0; i < count; i++) {
-			bool ref = i && from == PB_OWN_ENGINE && s[i].flags & PB_DESC_AGAIN;
+			bool ref = from == PB_OWN_ENGINE && s[i].flags & PB_DESC_AGAIN;
 			pb_pool_check(dev->pool, s[i].addr, ref ? PB_OWN_TX : from, PB_OWN_TX);
 		}
 #endif

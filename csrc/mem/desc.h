@@ -20,8 +20,8 @@ enum pb_desc_flag {
 	PB_DESC_REFUSED = 1u << 8,
 	PB_DESC_STRAY = 1u << 9, /* from the engine that got it to the one that owns its flow */
 	PB_DESC_EOR = 1u << 10,  /* payload for the engine to send: its last byte ends a record (PB_TCP_EOR) */
-	/* From an engine to a device that says so in pb_dev.tx_flags, never in the first descriptor of a packet: the
-	 * frame was sent by another descriptor too and is TX already. One more reference to it (dev.h). */
+	/* From an engine to a device that says so in pb_dev.tx_flags: the frame was sent by another descriptor too and
+	 * is TX already. One more reference to it (dev.h). */
 	PB_DESC_AGAIN = 1u << 11,
 };
 

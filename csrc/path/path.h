@@ -43,6 +43,7 @@ struct pb_path {
 	struct pb_net net;
 	uint64_t now_ns;   /* of the last step: several threads may drive it in turn, and time must not run backwards */
 	uint32_t nbacklog; /* descriptors of L2 frames that the device has not taken yet: whole packets */
+	uint32_t nheads;   /* of them such as another one follows, in packets of several */
 	uint32_t nparked;
 	uint64_t down_until_ns; /* 0, or when a device that was set down is tried again */
 	bool have_event;        /* an event is half told: the ring was full */

@@ -5,23 +5,15 @@
 
 #define PARK_NS 3000000000ull /* RFC 1122 2.3.2.2: keep packets for a while until the address is resolved */
 
-static uint32_t packets_in(const struct pb_desc *d, uint32_t n)
-{
-	uint32_t pkts = 0;
-	for (uint32_t i = 0; i < n; i++)
-		pkts += !(d[i].flags & PB_DESC_MORE);
-	return pkts;
-}
-
 /* A device that was set down takes nothing, and may come up again: what is sent meanwhile is lost and counted, as on
  * any link, and the device is tried again after a while. */
 static int flush_down(struct pb_path *p, uint64_t now_ns)
 {
 	if (!p->down_until_ns)
 		p->down_until_ns = now_ns + PB_PATH_DOWN_NS;
-	p->stats.drops.n[PB_DROP_LINK_DOWN] += packets_in(p->backlog, p->nbacklog);
+	p->stats.drops.n[PB_DROP_LINK_DOWN] += p->nbacklog - p->nheads;
 	pb_path_discard(p, p->backlog, p->nbacklog);
-	p->nbacklog = 0;
+	p->nbacklog = p->nheads = 0;
 	return 0;
 }
 
@@ -37,7 +29,11 @@ static bool is_down(struct pb_path *p, uint64_t now_ns)
 /* What the device took of the backlog. Packets of one frame are the rule. */
 static void sent(struct pb_path *p, const struct pb_desc *d, uint32_t n, uint64_t now_ns)
 {
-	p->stats.tx_pkts += packets_in(d, n);
+	uint32_t heads = 0;
+	for (uint32_t i = 0; p->nheads && i < n; i++)
+		heads += !!(d[i].flags & PB_DESC_MORE);
+	p->nheads -= heads;
+	p->stats.tx_pkts += n - heads;
 	for (uint32_t i = 0, len, bytes; p->tap && i < n && (len = pb_desc_packet(d + i, n - i, &bytes)); i += len)
 		pb_tap_packet(p->tap, p->dev->pool, d + i, len, true, now_ns);
 }
@@ -90,6 +86,7 @@ static void drop_oldest_parked(struct pb_path *p)
 
 static void put_backlog(struct pb_path *p, const struct pb_desc *d, uint32_t n)
 {
+	p->nheads += n - 1;
 	for (uint32_t i = 0; i < n; i++)
 		p->backlog[p->nbacklog++] = d[i];
 }
@@ -100,7 +97,10 @@ static void enqueue(struct pb_path *p, struct pb_desc *d, uint32_t n, uint64_t n
 	struct pb_ip missing;
 	enum pb_drop why = pb_net_l2(&p->net, p->dev->pool, d, &missing);
 	if (!why) {
-		put_backlog(p, d, n);
+		if (n == 1)
+			p->backlog[p->nbacklog++] = *d;
+		else
+			put_backlog(p, d, n);
 		return;
 	}
 	if (why == PB_DROP_NO_NEIGH) {
@@ -178,9 +178,8 @@ int pb_path_transmit(struct pb_path *p, uint64_t now_ns)
 	take_injected(p, now_ns);
 	if (p->nbacklog + PB_BURST_MAX <= PB_PATH_BACKLOG) {
 		int n = pb_tcp_output(p->tcp, d, PB_BURST_MAX, now_ns);
-		uint32_t bytes;
 		for (int i = 0, len; i < n; i += len) {
-			len = (int)pb_desc_packet(&d[i], (uint32_t)(n - i), &bytes);
+			len = d[i].flags & PB_DESC_MORE ? PB_PATH_CHAIN : 1;
 			enqueue(p, &d[i], (uint32_t)len, now_ns);
 		}
 	}

@@ -40,7 +40,11 @@ static int make(struct engine *e, struct pb_desc *d)
 		return 0;
 	struct pb_desc whole = {.addr = e->payload[k], .off = 256, .len = HEADER + LEN};
 	*d = whole;
-	if (e->refs[k]) {
+	bool same =
+		e->refs[k] && !pb_rng_below(&e->rng, 4); /* as behind a link that reorders: without another header */
+	if (same) {
+		d->flags = PB_DESC_AGAIN;
+	} else if (e->refs[k]) {
 		*d = (struct pb_desc){.off = 128, .len = HEADER, .flags = PB_DESC_MORE};
 		if (!pb_pool_get(e->dev->cache, &d->addr, 1, 0, PB_OWN_ENGINE))
 			return 0;
@@ -48,11 +52,13 @@ static int make(struct engine *e, struct pb_desc *d)
 	}
 	uint32_t both[2] = {k, ~k};
 	uint8_t *p = pb_pool_data(e->dev->pool, d);
-	memset(p, 0, HEADER);
-	memcpy(p + 14, both, sizeof(both));
+	if (!same) {
+		memset(p, 0, HEADER);
+		memcpy(p + 14, both, sizeof(both));
+	}
 	e->refs[k]++;
 	e->r->most = e->refs[k] > e->r->most ? e->refs[k] : e->r->most;
-	return e->refs[k] > 1 ? 2 : 1;
+	return e->refs[k] > 1 && !same ? 2 : 1;
 }
 
 static void send_burst(struct engine *e, uint32_t most)

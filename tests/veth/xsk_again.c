@@ -55,7 +55,11 @@ static int make(struct again *t, struct pb_desc *d)
 	if (t->refs[k] == PB_DESC_REFS_MAX)
 		return 0;
 	*d = whole;
-	if (t->refs[k]) {
+	bool same =
+		t->refs[k] && !pb_rng_below(&t->rng, 4); /* as behind a link that reorders: without another header */
+	if (same) {
+		d->flags = PB_DESC_AGAIN;
+	} else if (t->refs[k]) {
 		*d = (struct pb_desc){.off = 192, .len = sizeof(struct head), .flags = PB_DESC_MORE};
 		if (!pb_pool_get(t->a->cache, &d->addr, 1, 0, PB_OWN_ENGINE))
 			return 0;
@@ -64,10 +68,11 @@ static int make(struct again *t, struct pb_desc *d)
 					.len = LEN,
 					.flags = PB_DESC_AGAIN};
 	}
-	write_head(t, d, k);
+	if (!same)
+		write_head(t, d, k);
 	t->refs[k]++;
 	t->most = t->refs[k] > t->most ? t->refs[k] : t->most;
-	return t->refs[k] > 1 ? 2 : 1;
+	return t->refs[k] > 1 && !same ? 2 : 1;
 }
 
 static uint32_t payload_of(const struct again *t, uint64_t addr)
