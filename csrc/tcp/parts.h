@@ -61,15 +61,17 @@ void rcv_sized(const struct pb_tcp *e, struct tcb *c);
 uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c);
 uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn);
 /* The window allowed it, but small segments may have cost more memory than bytes: refuse beyond twice the buffer. When
- * those who do not read have taken the pool down to half of the reserve, who has next to nothing unread goes on. */
+ * those who do not read have taken the pool down to half of the reserve, who reads and has next to nothing unread goes
+ * on, and who has nothing unread may begin. */
 static inline bool rcv_memory_left(const struct pb_tcp *e, const struct tcb *c)
 {
-	uint32_t leave = e->cfg.reserve_frames / (c->rcv_frames < PB_RCV_FEW ? 4 : 2);
+	bool few = !c->rcv_frames || (c->rcv_frames < PB_RCV_FEW && (c->bits & BIT_READS));
+	uint32_t leave = e->cfg.reserve_frames / (few ? 4 : 2);
 	return (uint64_t)c->rcv_frames * e->pool->frame_bytes < 2ull * c->rcvbuf &&
 	       pb_pool_free_hint(e->cache) >= leave;
 }
 
-/* Room was made: tells the peer if it was waiting for it. */
+/* The application read: tells the peer of the room if it was waiting for it. */
 void rcv_review(struct pb_tcp *e, struct tcb *c);
 
 /* rx.c */

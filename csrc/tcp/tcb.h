@@ -135,6 +135,7 @@ enum tcb_bit {
 	BIT_NO_FRAME = 1u << 24,     /* a send call found no frame: WRITABLE is told in a while */
 	BIT_FIN_ALONE = 1u << 23,    /* the FIN went in a segment of its own, the last time */
 	BIT_RATE_LIMITED = 1u << 19, /* pacing holds the next segment back */
+	BIT_READS = 1u << 25,        /* the application had read all there was, at least once */
 };
 
 /* What t_rtx is for. */

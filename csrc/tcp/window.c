@@ -31,12 +31,18 @@ static bool may_round_up(const struct pb_tcp *e, const struct tcb *c)
 	return 2ull * c->rcv_frames * e->pool->frame_bytes < 3ull * c->rcvbuf && rcv_memory_left(e, c);
 }
 
+/* A dialogue whose questions are all read, each with its answer: the whole window is offered with each. The field then
+ * stays the same from message to message, which is what other stacks predict of a header; a large window that nobody
+ * runs into cannot become silly. */
+static bool in_step(const struct tcb *c)
+{
+	return !c->rcv_frames && (c->bits & BIT_PINGPONG) && c->rcv_wscale;
+}
+
 /* The window field of the next segment. The right edge never moves left (RFC 9293 3.8.6), and it moves right only by
- * what is worth it (3.8.6.2.2), or by what came since, when all of that was read: the sender's own segments cannot make
- * the window silly, and a field that stays the same is what other stacks predict of a header. What is left of a window
- * may be less than the unit of the scale: it is rounded up, which moves the edge by a little for each segment shorter
- * than that. When half as much as the buffer was taken beyond it, it is rounded down: the field then says up to a unit
- * less than was offered (RFC 7323 2.4), which is still taken.
+ * what is worth it (3.8.6.2.2). What is left of a window may be less than the unit of the scale: it is rounded up,
+ * which moves the edge by a little for each segment shorter than that. When half as much as the buffer was taken beyond
+ * it, it is rounded down: the field then says up to a unit less than was offered (RFC 7323 2.4), which is still taken.
  */
 uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 {
@@ -47,7 +53,7 @@ uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 		return wnd;
 	}
 	uint32_t step = min_u32(c->advmss, rcv_most(c) / 2);
-	if (wnd < old || (wnd < old + step && c->rcv_frames))
+	if (wnd < old || (wnd < old + step && !in_step(c)))
 		wnd = old;
 	uint32_t field = min_u32(wnd >> c->rcv_wscale, 65535);
 	uint32_t edge = c->rcv_nxt + (field << c->rcv_wscale);
@@ -69,6 +75,8 @@ uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn)
 
 void rcv_review(struct pb_tcp *e, struct tcb *c)
 {
+	if (!c->rcv_frames)
+		c->bits |= BIT_READS;
 	if (c->state != PB_TCP_ESTABLISHED && c->state != PB_TCP_FIN_WAIT_1 && c->state != PB_TCP_FIN_WAIT_2)
 		return;
 	uint32_t max = rcv_most(c);

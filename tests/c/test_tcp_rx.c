@@ -189,6 +189,42 @@ TEST(sws_and_window_update)
 	CLOSE(s);
 }
 
+/* A peer that sends ten bytes at a time, which are all read: the right edge waits for a segment's worth, or for half of
+ * the buffer (RFC 9293 3.8.6.2.2). A peer at the edge would else go on with ten bytes for ever. */
+static void small_steps(bool scaled, uint32_t rcvbuf)
+{
+	struct pb_tcp_config c = script_config();
+	c.rcvbuf_bytes = rcvbuf;
+	c.wscale = scaled;
+	c.rcv_wscale = 1;
+	REQUIRE(script_open(s, &c));
+	script_active(s, syn_opts(1460, true, scaled ? 7 : -1));
+	unsigned scale = script_info(s).rcv_wscale;
+	CHECK_EQ(scale, scaled);
+	uint32_t at = 1, edge = 0, step = 1460 < rcvbuf / 4 ? 1460 : rcvbuf / 4, steps = 0;
+	for (; at < 8000; at += 10) {
+		IN_OK(.f = A | P, .seq = at, .ack = 1, .len = 10);
+		READ(at, 10);
+		WAIT(300 * MS);
+		for (script_pull(s); s->n; s->n--) {
+			const struct seen *o = &s->outs[s->head++ % OUTS];
+			uint32_t seen = o->v.ack - s->irs + ((uint32_t)o->v.wnd << scale);
+			CHECK(!edge || seen - edge <= 1 || seen - edge >= step); /* a unit of the scale: rounded up */
+			steps += edge && seen - edge >= step;
+			edge = seen;
+		}
+	}
+	CHECK(steps >= 3 && steps <= 8000 / step);
+	CLOSE(s);
+}
+
+TEST(small_steps_are_saved_up)
+{
+	small_steps(false, 16384);
+	small_steps(false, 4096);
+	small_steps(true, 16384);
+}
+
 /* A closed window still takes ACKs (RFC 9293 3.10.7.4). */
 TEST(ack_at_a_closed_window)
 {
@@ -450,5 +486,6 @@ TEST(gap_is_filled_whatever_lies_beyond)
 
 MAIN(T(clamp_below_the_mss), T(gap_is_filled_whatever_lies_beyond), T(in_order_and_duplicates), T(overlaps),
      T(sack_blocks), T(ooo_is_bounded_and_never_renegs), T(right_edge_never_moves_left), T(sws_and_window_update),
-     T(ack_at_a_closed_window), T(delayed_ack), T(burst_draws_one_ack), T(small_segments_do_not_drain_the_pool),
-     T(tiny_buffer_moves_data), T(fin), T(fin_inside_the_stream), T(shut_rd_throws_away), T(trimmed_at_the_window))
+     T(small_steps_are_saved_up), T(ack_at_a_closed_window), T(delayed_ack), T(burst_draws_one_ack),
+     T(small_segments_do_not_drain_the_pool), T(tiny_buffer_moves_data), T(fin), T(fin_inside_the_stream),
+     T(shut_rd_throws_away), T(trimmed_at_the_window))
