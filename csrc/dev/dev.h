@@ -17,7 +17,8 @@
  * asks for nothing; a frame that was sent with TX_STAMP is back before it is sent again. From others than an engine the
  * flag means nothing.
  *
- * now_ns is CLOCK_MONOTONIC on real devices and virtual time in a simulation; only `mem` and `fault` use it. */
+ * now_ns is CLOCK_MONOTONIC on real devices and virtual time in a simulation; only `mem`, `fault` and
+ * `dpdk` use it. */
 #ifndef PB_DEV_DEV_H
 #define PB_DEV_DEV_H
 #include "base/drops.h"

@@ -86,6 +86,7 @@ struct pb_dpdk_port {
 	bool timesync;
 	_Atomic uint32_t stamp_lock;
 	struct pb_dpdk_queue *stamp_owner; /* whose packet's time the NIC is to tell; NULL: none */
+	uint64_t stamp_asked_ns, stamp_patience_ns; /* when, by the asking queue's now_ns, and how long it may take */
 	bool sends_chains;                 /* without being asked to, as vdevs that walk any chain do */
 	int ts_field;                      /* dynamic field of receive times; -1: none */
 	uint64_t ts_flag, ts_scale;        /* ns in a unit of them */
@@ -122,6 +123,7 @@ struct pb_dpdk_queue {
 	uint32_t stamp_head, stamp_n;
 	uint32_t tx_built; /* packets made before this one, and not sent yet */
 	uint64_t stamp_seq, stamp_addr, tx_seq;
+	uint64_t now_ns; /* of the last call that told */
 };
 
 /* Whether this thread is known to DPDK, which gives it a cache of each mempool. */

@@ -74,12 +74,19 @@ int pb_dpdk_timesync_rx(struct pb_dpdk_port *p, uint64_t *ns)
  * time, whatever queue it is sent on, and the next when its time was read. What is asked for meanwhile is counted and
  * sent without. All of it, the queues' stamps too, is under the port's lock: it is taken only by those who ask.
  *
- * One that never comes (the packet was lost with the link) is given up when its queue has sent so many more packets
- * that it has left the ring for sure, and the register is empty then: a time that came later would be taken for the
- * next one's. */
+ * One that never comes (the packet was lost with the link, its queue was closed) is given up when its queue has sent so
+ * many more packets that it has left the ring for sure, or when any queue finds that so long has passed. What the
+ * register holds with nobody waiting is of such a one: it is thrown away before the next is asked for. What cannot be
+ * told apart is a time that comes after that, while the next is waited for: it is given to that one, whose own is then
+ * the one thrown away or given to the one behind. For that a packet must leave the NIC later than the times below allow
+ * for, and another must have been asked for since; an asker that waits that long after a stamp was lost never meets
+ * it. */
 
 /* Rings of packets behind it. */
 #define PATIENCE_RINGS 4
+#define PATIENCE_NS UINT64_C(100000000)
+/* And as much longer as its launch time is ahead, up to this: NICs take those of less than a second (igb, igc). */
+#define LAUNCH_NS_MAX UINT64_C(1000000000)
 
 static void lock(struct pb_dpdk_port *p)
 {
@@ -121,15 +128,34 @@ static void give_up(struct pb_dpdk_port *p)
 	p->stamp_owner = NULL;
 }
 
-/* By the queue's own thread, which counts what it sends. */
+/* One that was given up may lie in the register, or one of before the port was started. */
+static void discard(const struct pb_dpdk_port *p)
+{
+	struct timespec t;
+	(void)rte_eth_timesync_read_tx_timestamp(p->id, &t);
+}
+
+/* By the thread of queue x, which counts what it sends and knows the time. */
 static void look_again(struct pb_dpdk_queue *x)
 {
 	struct pb_dpdk_port *p = x->port;
 	look(p);
+	if (!p->stamp_owner)
+		return;
+	bool late = x->now_ns > p->stamp_asked_ns && x->now_ns - p->stamp_asked_ns > p->stamp_patience_ns;
 	/* A packet of the burst that is being made may be ahead of tx_seq. */
-	if (p->stamp_owner == x && x->tx_seq > x->stamp_seq &&
-	    x->tx_seq - x->stamp_seq > (uint64_t)PATIENCE_RINGS * p->tx_desc)
+	if (late || (p->stamp_owner == x && x->tx_seq > x->stamp_seq &&
+		     x->tx_seq - x->stamp_seq > (uint64_t)PATIENCE_RINGS * p->tx_desc))
 		give_up(p);
+}
+
+static uint64_t patience(const struct pb_dpdk_queue *x, const struct pb_desc *d)
+{
+	struct timespec t;
+	if (!(d->flags & x->dev.tx_flags & PB_DESC_LAUNCH) || rte_eth_timesync_read_time(x->port->id, &t))
+		return PATIENCE_NS;
+	uint64_t now = ns_of(&t), ahead = d->ts_ns > now ? d->ts_ns - now : 0;
+	return PATIENCE_NS + (ahead < LAUNCH_NS_MAX ? ahead : LAUNCH_NS_MAX);
 }
 
 void pb_dpdk_stamp_ask(struct pb_dpdk_queue *x, struct rte_mbuf *m, const struct pb_desc *d)
@@ -140,8 +166,11 @@ void pb_dpdk_stamp_ask(struct pb_dpdk_queue *x, struct rte_mbuf *m, const struct
 	if (p->stamp_owner || !p->timesync) {
 		x->dev.stats.tx_stamps_lost++;
 	} else {
+		discard(p);
 		m->ol_flags |= RTE_MBUF_F_TX_IEEE1588_TMST;
 		p->stamp_owner = x;
+		p->stamp_asked_ns = x->now_ns;
+		p->stamp_patience_ns = patience(x, d);
 		x->stamp_seq = x->tx_seq + x->tx_built;
 		x->stamp_addr = pb_pool_frame(x->dev.pool, d->addr);
 	}
@@ -176,19 +205,20 @@ int pb_dpdk_stamps(struct pb_dev *dev, struct pb_tx_stamp *out, int n)
 
 void pb_dpdk_stamp_end(struct pb_dpdk_port *p, struct pb_dpdk_queue *x)
 {
+	bool inside = x && pb_dpdk_enter(x);
 	lock(p);
-	if (!x && !atomic_load(&p->gone))
+	if (x ? inside && p->stamp_owner == x : !atomic_load(&p->gone))
 		look(p);
 	if (!x || p->stamp_owner == x)
 		give_up(p);
 	unlock(p);
+	if (inside)
+		pb_dpdk_leave(x);
 }
 
 void pb_dpdk_stamp_begin(struct pb_dpdk_port *p)
 {
-	struct timespec t;
 	p->timesync = !rte_eth_timesync_enable(p->id);
-	/* One of before may lie in the register, and would be taken for the first packet's. */
 	if (p->timesync)
-		(void)rte_eth_timesync_read_tx_timestamp(p->id, &t);
+		discard(p);
 }

@@ -315,8 +315,8 @@ static void uncheck(struct pb_pool *p, const struct pb_desc *d, uint32_t n, enum
 
 int pb_dpdk_tx(struct pb_dev *dev, const struct pb_desc *d, int n, enum pb_owner from, uint64_t now_ns)
 {
-	(void)now_ns;
 	struct pb_dpdk_queue *x = pb_dpdk_of(dev);
+	x->now_ns = now_ns;
 	if (n <= 0)
 		return 0;
 	if (!pb_dpdk_enter(x))
@@ -361,8 +361,8 @@ static void collect(struct pb_dpdk_queue *x)
 
 int pb_dpdk_reap(struct pb_dev *dev, uint64_t *addrs, int n, uint64_t now_ns)
 {
-	(void)now_ns;
 	struct pb_dpdk_queue *x = pb_dpdk_of(dev);
+	x->now_ns = now_ns;
 	if (x->sent_n)
 		collect(x);
 	/* Drivers look for completions when they need room; an engine wants to know. */

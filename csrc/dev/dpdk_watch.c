@@ -70,9 +70,11 @@ void pb_dpdk_unwatch(struct pb_dpdk_port *p)
 	if (!p->watched)
 		return;
 	p->watched = false;
-	(void)rte_eth_dev_callback_unregister(p->id, RTE_ETH_EVENT_INTR_RMV, on_event, p);
+	/* -EAGAIN: it is running. What stayed registered would be called with a port that is freed. */
+	while (rte_eth_dev_callback_unregister(p->id, RTE_ETH_EVENT_INTR_RMV, on_event, p) == -EAGAIN)
+		sched_yield();
 	while (rte_dev_event_callback_unregister(rte_dev_name(p->device), on_pulled, p) == -EAGAIN)
-		sched_yield(); /* it is running */
+		sched_yield();
 }
 
 void pb_dpdk_unwatch_last(struct pb_dpdk_port *p)

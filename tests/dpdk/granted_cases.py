@@ -5,6 +5,7 @@ As a program: granted_cases.py FILE SOCKET calls them, and writes what each of t
 
 import json
 import sys
+import time
 import traceback
 
 import pytest
@@ -306,6 +307,85 @@ def one_that_nobody_reads_for_long_is_not_taken_for_the_next():
         assert found["seq"].tolist() == [0, number]
         assert found["ns"].tolist() == [first, seen(SENT)["latched"][0]]
         assert lost(port) == 0
+
+
+@case
+def a_time_that_comes_after_giving_up_is_nobodys():
+    """Held up by pause frames, or with its launch time far ahead."""
+    with granted("null", not_ready=10**9) as port:
+        queue, ring = port.queues[0], port.report["tx_desc"]
+        send(port, [0], _burst.TX_STAMP)
+        first = seen(SENT)["latched"][0]
+        for _ in range(4 * ring // 64 + 2):
+            send(port, range(64))
+        assert len(queue.tx_timestamps()) == 0 and lost(port) == 1
+        NIC.nic_comes()
+        seen()
+        number = port.stats()["tx_pkts"]
+        send(port, [1], _burst.TX_STAMP)
+        (stamp,) = queue.tx_timestamps()
+        assert stamp["seq"] == number
+        assert stamp["ns"] == seen(SENT)["latched"][0] != first
+        assert (lost(port), counters()["overruns"]) == (1, 0)
+
+
+@case
+def the_queue_that_asked_closes():
+    """With its time in the register, and before it is there: neither is that of the next packet."""
+    for not_ready in (0, 10**9):
+        with granted("null", queues=2, rss="none", frames=16384, not_ready=not_ready) as port:
+            one, two = port.queues
+            send(one, [1], _burst.TX_STAMP)
+            first = seen(SENT)["latched"][0]
+            one.close()
+            NIC.nic_comes()
+            send(two, [2], _burst.TX_STAMP)
+            (stamp,) = two.tx_timestamps()
+            assert stamp["ns"] == seen(SENT)["latched"][0] != first
+            assert (stamp["seq"], lost(two), counters()["overruns"]) == (0, 0, 0)
+
+
+def until_stamped(queue, other):
+    """Asks, and asks again with what came: the stamp, and how many were refused before."""
+    before = lost(queue)
+    for i in range(10**4):
+        send(queue, [i], _burst.TX_STAMP)
+        found = queue.tx_timestamps()
+        if len(found):
+            return found, lost(queue) - before
+        assert len(other.tx_timestamps()) == 0
+        time.sleep(0.001)
+    raise AssertionError("no stamp")
+
+
+@case
+def one_that_never_comes_on_a_queue_that_sends_no_more():
+    """Other queues get theirs when it is given up by time; it is counted once, and so is each that was refused."""
+    for ahead in (None, 10**18):  # a launch time that no NIC takes holds the others up no longer than a second more
+        with granted("null", queues=2, rss="none", frames=16384, not_ready=-1) as port:
+            one, two = port.queues
+            flags = _burst.TX_STAMP if ahead is None else _burst.TX_STAMP | _burst.LAUNCH
+            send(one, [0], flags, 0 if ahead is None else clock() + ahead)
+            NIC.nic_comes()
+            seen()
+            start = time.monotonic()
+            found, refusals = until_stamped(two, one)
+            passed = time.monotonic() - start
+            assert passed > (0.09 if ahead is None else 1), "given up too early"
+            (stamp,) = found
+            assert stamp["seq"] == two.stats()["tx_pkts"] - 1 == refusals > 0
+            assert stamp["ns"] == seen(SENT)["latched"].max()
+            assert lost(one) == 1
+            send(two, [1], _burst.TX_STAMP)
+            assert len(two.tx_timestamps()) == 1 and lost(one) == 1
+
+
+@case
+def one_that_is_only_asked_for_is_given_up_too():
+    with granted("null", not_ready=-1) as port:
+        send(port, [0], _burst.TX_STAMP)
+        eventually(lambda: len(port.queues[0].tx_timestamps()) == 0 and lost(port) == 1)
+        assert len(port.queues[0].tx_timestamps()) == 0 and lost(port) == 1
 
 
 @case

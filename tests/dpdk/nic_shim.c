@@ -59,6 +59,7 @@ static void *real(const char *name)
 
 void nic_grant(uint64_t rx, uint64_t tx, int timesync);
 void nic_stamps(int not_ready, int refuse);
+void nic_comes(void);
 void nic_no_fields(int on);
 uint32_t nic_take(struct seen *out, uint32_t n);
 uint64_t nic_clock(void);
@@ -80,6 +81,12 @@ void nic_stamps(int not_ready, int refuse)
 {
 	asked.not_ready = not_ready;
 	asked.refuse_stamps = refuse;
+}
+
+/* What is in the register is ready now, and what goes into it is at once. */
+void nic_comes(void)
+{
+	tx_wait = asked.not_ready = 0;
 }
 
 void nic_no_fields(int on)
