@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import uuid
 from pathlib import Path
 
 import pytest
@@ -34,8 +35,17 @@ if sys.argv[2] == "all the same":
 """
 
 
-def kernel_log() -> str:
-    return subprocess.run(["dmesg"], check=True, capture_output=True, text=True).stdout
+def mark_kernel_log() -> str:
+    """The kernel's log is a ring: what was first in it may be gone later."""
+    mark = f"pybypass: before {uuid.uuid4()}"
+    Path("/dev/kmsg").write_text(mark + "\n")
+    return mark
+
+
+def kernel_log_since(mark: str) -> str:
+    """What was logged since `mark`; all that there is, when it is gone by then."""
+    log = subprocess.run(["dmesg"], check=True, capture_output=True, text=True).stdout
+    return log.rpartition(mark)[2]
 
 
 def test_refused_and_why(pair):
@@ -44,7 +54,7 @@ def test_refused_and_why(pair):
     def check(card):
         group = Path("/sys/bus/pci/devices", card.address, "iommu_group")
         assert (group / "type").read_text().strip() in ("DMA", "DMA-FQ")
-        log = kernel_log()
+        mark = mark_kernel_log()
         done = subprocess.run(
             [sys.executable, "-c", BODY, card.uri(), "all the same"], text=True, capture_output=True, timeout=120, check=False,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
@@ -55,6 +65,6 @@ def test_refused_and_why(pair):
         assert code == "PB105" and f"IOMMU group {group.resolve().name} translates" in words
         assert f"pybypass bind {card.address} vfio-pci" in hint
         assert (up, taken, sent) == ("True", "1", "0")
-        assert "DMAR: [DMA " in kernel_log().removeprefix(log), "the IOMMU tells of it"
+        assert "DMAR: [DMA " in kernel_log_since(mark), "the IOMMU tells of it"
 
     bound_and_back("igb", pair, "uio_pci_generic", check)
