@@ -70,12 +70,17 @@ def check_statistics(ifname: str) -> None:
             assert before[name] <= ours[name] <= after[name], name
 
 
-def check_speed(ifname: str, found: nic.Nic) -> None:
+def speed_of(ifname: str) -> tuple[int | None, str | None]:
     said = pairs_of(ethtool(ifname))
-    speed = re.match(r"(\d+)Mb/s", said.get("Speed", ""))
-    assert found.speed_mbps == (int(speed[1]) if speed else None)
-    duplex = said.get("Duplex", "").lower()
-    assert found.duplex == (duplex if duplex in ("full", "half") else None)
+    speed, duplex = re.match(r"(\d+)Mb/s", said.get("Speed", "")), said.get("Duplex", "").lower()
+    return int(speed[1]) if speed else None, duplex if duplex in ("full", "half") else None
+
+
+def check_speed(ifname: str, found: nic.Nic) -> None:
+    said, after = None, speed_of(ifname)
+    while said != after:  # a card that was set up just now gets its link while one looks
+        said, found, after = after, nic.look(ifname), speed_of(ifname)
+    assert (found.speed_mbps, found.duplex) == said
 
 
 def check_driver(ifname: str, found: nic.Nic) -> None:

@@ -136,8 +136,9 @@ def bound_and_back(driver: str, pair: tuple[str, str], to: str, check: Callable[
     assert nic.interface(card.ifname).mac == card.mac and bind.recorded() == {}
 
     done = command("bind", card.address, to, "--yes")
+    assert done.returncode == 0, done.stderr
     first, *notes = done.stdout.splitlines()
-    assert (done.returncode, first) == (0, f"{card.address}: {kernel_driver} -> {to}"), done.stderr
+    assert first == f"{card.address}: {kernel_driver} -> {to}"
     assert notes == [f"note: {note}" for note in notes_of(to, devices.find(card.address).iommu_type)]
     assert Path(at, "driver").resolve().name == Path(at, "driver_override").read_text().strip() == to
     assert "nothing to do" in command("bind", card.address, to, "--yes").stdout
