@@ -27,6 +27,7 @@ int pb_net_add_local(struct pb_net *net, const struct pb_ip *addr, unsigned pref
 		return -EINVAL;
 	if (net->nlocals == PB_NET_LOCALS)
 		return -ENOSPC;
+	net->changes++;
 	net->locals[net->nlocals++] = (struct pb_net_local){*addr, (uint8_t)(v4 ? 96 + prefix : prefix)};
 	return 0;
 }
@@ -68,6 +69,7 @@ int pb_net_routes_add(struct pb_net_routes *r, const struct pb_ip *dst, unsigned
 
 void pb_net_set_routes(struct pb_net *net, const struct pb_net_routes *routes)
 {
+	net->changes++;
 	net->routes = *routes;
 	net->last = NULL;
 }
@@ -159,6 +161,7 @@ int pb_net_neigh_set(struct pb_net *net, const struct pb_ip *addr, const uint8_t
 	}
 	memcpy(n->mac, mac, 6);
 	n->valid = true;
+	net->changes++;
 	return 0;
 }
 

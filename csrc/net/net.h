@@ -44,6 +44,7 @@ struct pb_net {
 	struct pb_net_neigh *last;
 	struct pb_net_neigh *neighs; /* open addressing, never more than 3/4 full */
 	uint32_t nneighs;
+	uint32_t changes; /* how often something was told by which a next hop may be known, or be another */
 };
 
 /* 0 or -ENOMEM. */

@@ -118,7 +118,7 @@ static void run(struct pb_path *p, const struct pb_cmd *c, uint64_t now_ns)
 		break;
 	case PB_CMD_NEIGH:
 		pb_net_neigh_set(&p->net, &c->neigh.addr, c->neigh.valid ? c->neigh.mac : NULL);
-		pb_path_unpark(p, &c->neigh.addr, now_ns);
+		pb_path_unpark(p, now_ns);
 		break;
 	case PB_CMD_ROUTES:
 		pb_net_set_routes(&p->net, c->ptr);

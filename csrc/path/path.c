@@ -40,15 +40,6 @@ void pb_path_wake_slow(struct pb_path *p)
 		pb_waitq_wake(pb_group_waitq(p->group, true));
 }
 
-void pb_path_discard(struct pb_path *p, const struct pb_desc *d, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++) {
-		uint64_t addr = pb_pool_frame(p->dev->pool, d[i].addr);
-		pb_pool_send(p->dev->cache, &d[i], PB_OWN_ENGINE);
-		pb_tcp_tx_done(p->tcp, &addr, 1);
-	}
-}
-
 /* Frames in the rings have owner APP. */
 static void drain_chan(struct pb_path *p)
 {
@@ -74,9 +65,9 @@ void pb_path_destroy(struct pb_path *p)
 	if (!p)
 		return;
 	pb_group_leave(p);
-	pb_path_discard(p, p->backlog, p->nbacklog);
+	pb_tcp_tx_drop(p->tcp, p->backlog, p->nbacklog);
 	for (uint32_t i = 0; i < p->nparked; i++)
-		pb_path_discard(p, p->parked[i].d, p->parked[i].n);
+		pb_tcp_tx_drop(p->tcp, p->parked[i].d, p->parked[i].n);
 	if (p->chan)
 		drain_chan(p);
 	/* Frames with the device are marked for release; its close makes them FREE. */

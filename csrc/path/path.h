@@ -45,6 +45,7 @@ struct pb_path {
 	uint32_t nbacklog; /* descriptors of L2 frames that the device has not taken yet: whole packets */
 	uint32_t nheads;   /* of them such as another one follows, in packets of several */
 	uint32_t nparked;
+	uint32_t net_seen;      /* net.changes when all that is parked was last looked at */
 	uint64_t down_until_ns; /* 0, or when a device that was set down is tried again */
 	bool have_event;        /* an event is half told: the ring was full */
 	struct pb_tcp_event event;
@@ -90,7 +91,6 @@ void pb_path_judged(struct pb_path *p, struct pb_desc *d, uint64_t now_ns);
 void pb_path_want_neigh(struct pb_path *p, const struct pb_ip *addr);
 /* The slow path should look whether the next hop to dst is there still. */
 void pb_path_doubt_neigh(struct pb_path *p, const struct pb_ip *dst);
-void pb_path_unpark(struct pb_path *p, const struct pb_ip *addr, uint64_t now_ns);
-/* n descriptors from the engine, or from the application, that will not be sent. */
-void pb_path_discard(struct pb_path *p, const struct pb_desc *d, uint32_t n);
+/* A neighbour became known, perhaps: what waited for it goes as far as there is room, the rest by later steps. */
+void pb_path_unpark(struct pb_path *p, uint64_t now_ns);
 #endif

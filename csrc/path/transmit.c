@@ -12,7 +12,7 @@ static int flush_down(struct pb_path *p, uint64_t now_ns)
 	if (!p->down_until_ns)
 		p->down_until_ns = now_ns + PB_PATH_DOWN_NS;
 	p->stats.drops.n[PB_DROP_LINK_DOWN] += p->nbacklog - p->nheads;
-	pb_path_discard(p, p->backlog, p->nbacklog);
+	pb_tcp_tx_drop(p->tcp, p->backlog, p->nbacklog);
 	p->nbacklog = p->nheads = 0;
 	return 0;
 }
@@ -79,7 +79,7 @@ void pb_path_doubt_neigh(struct pb_path *p, const struct pb_ip *dst)
 static void drop_oldest_parked(struct pb_path *p)
 {
 	p->stats.drops.n[PB_DROP_NO_NEIGH]++;
-	pb_path_discard(p, p->parked[0].d, p->parked[0].n);
+	pb_tcp_tx_drop(p->tcp, p->parked[0].d, p->parked[0].n);
 	p->nparked--;
 	memmove(p->parked, p->parked + 1, p->nparked * sizeof(p->parked[0]));
 }
@@ -114,23 +114,42 @@ static void enqueue(struct pb_path *p, struct pb_desc *d, uint32_t n, uint64_t n
 		return;
 	}
 	p->stats.drops.n[why]++;
-	pb_path_discard(p, d, n);
+	pb_tcp_tx_drop(p->tcp, d, n);
 }
 
-/* A neighbour became known: what waited for it goes now (what waits for another is parked again). */
-void pb_path_unpark(struct pb_path *p, const struct pb_ip *addr, uint64_t now_ns)
+/* What waits for a MAC address that is known by now goes to the backlog, the oldest first, and nothing overtakes what
+ * has no room there yet: then the engine sends nothing new either, since the backlog is full. So the packets of a flow
+ * come to the device in the order in which the engine made them, and a frame's first reference before its second
+ * (PB_DESC_AGAIN). False: some have no room. */
+static bool retry_parked(struct pb_path *p)
 {
-	(void)addr;
-	uint32_t n = p->nparked, kept = 0;
-	for (uint32_t i = 0; i < n; i++) {
-		struct pb_ip missing;
-		struct pb_parked k = p->parked[i];
-		if (p->nbacklog + k.n <= PB_PATH_BACKLOG && !pb_net_l2(&p->net, p->dev->pool, k.d, &missing))
-			put_backlog(p, k.d, k.n);
-		else
-			p->parked[kept++] = p->parked[i];
+	uint32_t i = 0, kept = 0;
+	struct pb_ip missing;
+	if (!p->nparked || p->net_seen == p->net.changes)
+		return true;
+	for (; i < p->nparked && p->nbacklog + p->parked[i].n <= PB_PATH_BACKLOG; i++) {
+		struct pb_parked *k = &p->parked[i];
+		enum pb_drop why = pb_net_l2(&p->net, p->dev->pool, k->d, &missing);
+		if (!why) {
+			put_backlog(p, k->d, k->n);
+		} else if (why == PB_DROP_NO_NEIGH) {
+			p->parked[kept++] = *k;
+		} else { /* the routes are others by now */
+			p->stats.drops.n[why]++;
+			pb_tcp_tx_drop(p->tcp, k->d, k->n);
+		}
 	}
-	p->nparked = kept;
+	bool all = i == p->nparked;
+	memmove(&p->parked[kept], &p->parked[i], (p->nparked - i) * sizeof(p->parked[0]));
+	p->nparked -= i - kept;
+	if (all)
+		p->net_seen = p->net.changes;
+	return all;
+}
+
+void pb_path_unpark(struct pb_path *p, uint64_t now_ns)
+{
+	retry_parked(p);
 	pb_path_flush(p, now_ns);
 }
 
@@ -143,7 +162,7 @@ static void drop_stale(struct pb_path *p, uint64_t now_ns)
 			continue;
 		}
 		p->stats.drops.n[PB_DROP_NO_NEIGH]++;
-		pb_path_discard(p, p->parked[i].d, p->parked[i].n);
+		pb_tcp_tx_drop(p->tcp, p->parked[i].d, p->parked[i].n);
 	}
 	p->nparked = kept;
 }
@@ -173,7 +192,7 @@ int pb_path_transmit(struct pb_path *p, uint64_t now_ns)
 	int first = pb_path_flush(p, now_ns);
 	if (first < 0)
 		return first;
-	if (p->nparked)
+	if (p->nparked && retry_parked(p))
 		drop_stale(p, now_ns);
 	take_injected(p, now_ns);
 	if (p->nbacklog + PB_BURST_MAX <= PB_PATH_BACKLOG) {

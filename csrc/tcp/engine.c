@@ -218,6 +218,20 @@ void pb_tcp_tx_done(struct pb_tcp *e, const uint64_t *addrs, int n)
 	}
 }
 
+void pb_tcp_tx_drop(struct pb_tcp *e, const struct pb_desc *d, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++) {
+		uint64_t addr = pb_pool_frame(e->pool, d[i].addr);
+		struct seg *s = &e->segs[pb_pool_index(e->pool, addr)];
+		if ((d[i].flags & PB_DESC_AGAIN) && s->again) {
+			s->again--; /* whoever has the others, or had: the frame is theirs, TX or not yet */
+			continue;
+		}
+		pb_pool_send(e->cache, &d[i], PB_OWN_ENGINE);
+		pb_tcp_tx_done(e, &addr, 1);
+	}
+}
+
 struct tcb *tcb_alloc(struct pb_tcp *e)
 {
 	if (e->free_head == NONE)

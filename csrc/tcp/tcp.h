@@ -103,6 +103,10 @@ PB_API bool pb_tcp_has_output(const struct pb_tcp *e);
 /* Frames whose transmission is complete (owner TX), each once for each descriptor that named it; also those that are
  * not the engine's: they become FREE. */
 PB_API void pb_tcp_tx_done(struct pb_tcp *e, const uint64_t *addrs, int n);
+/* Descriptors from output (or frames of owner ENGINE that are not the engine's) that no device took and none will. The
+ * second reference to a frame may be dropped while the first still waits for a device, and the other way round: then
+ * the second is the only one, PB_DESC_AGAIN or not. */
+PB_API void pb_tcp_tx_drop(struct pb_tcp *e, const struct pb_desc *d, uint32_t n);
 PB_API void pb_tcp_expire(struct pb_tcp *e, uint64_t now_ns);
 /* UINT64_MAX: nothing is due. May be early, never late. */
 PB_API uint64_t pb_tcp_next_deadline(const struct pb_tcp *e);

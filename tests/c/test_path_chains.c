@@ -142,7 +142,7 @@ static void forget_now_and_then(struct rig *r, uint32_t step)
 	if (step % 7 != 2)
 		return;
 	pb_net_neigh_set(&p->net, &r->ip[1], r->path[1]->dev->mac);
-	pb_path_unpark(p, &r->ip[1], r->now_ns);
+	pb_path_unpark(p, r->now_ns);
 }
 
 /* Chains wait for a MAC address whole, and those that wait too long, or are too many, go whole. */
