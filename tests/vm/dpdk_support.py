@@ -94,19 +94,25 @@ def look(driver: str, pair: tuple[str, str]) -> Card:
     )  # fmt: skip
 
 
+def done_or_why(done: subprocess.CompletedProcess[str]) -> None:
+    """What it said if it failed, and the kernel lately."""
+    if done.returncode:
+        log = subprocess.run(["dmesg"], check=True, capture_output=True, text=True).stdout.splitlines()
+        raise AssertionError("\n".join([done.stderr, *log[-15:]]))
+
+
 def take(driver: str, pair: tuple[str, str], to: str = "vfio-pci") -> Card:
     """Binds the second end."""
     subprocess.run(["modprobe", "-a", *MODULES[to]], check=True)
     card = look(driver, pair)
     subprocess.run(["ip", "link", "set", card.ifname, "down"], check=True)
     done = command("bind", card.address, to, "--yes")
-    assert done.returncode == 0, done.stderr
+    done_or_why(done)
     return card
 
 
 def give_back(card: Card) -> None:
-    done = command("unbind", card.address, "--yes")
-    assert done.returncode == 0, done.stderr
+    done_or_why(command("unbind", card.address, "--yes"))
     name_again(card)
 
 
@@ -136,7 +142,7 @@ def bound_and_back(driver: str, pair: tuple[str, str], to: str, check: Callable[
     assert nic.interface(card.ifname).mac == card.mac and bind.recorded() == {}
 
     done = command("bind", card.address, to, "--yes")
-    assert done.returncode == 0, done.stderr
+    done_or_why(done)
     first, *notes = done.stdout.splitlines()
     assert first == f"{card.address}: {kernel_driver} -> {to}"
     assert notes == [f"note: {note}" for note in notes_of(to, devices.find(card.address).iommu_type)]
