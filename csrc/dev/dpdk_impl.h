@@ -85,11 +85,11 @@ struct pb_dpdk_port {
 	uint64_t rx_offloads, tx_offloads, rss_types;
 	bool timesync;
 	_Atomic uint32_t stamp_lock;
-	struct pb_dpdk_queue *stamp_owner; /* whose packet's time the NIC is to tell; NULL: none */
+	struct pb_dpdk_queue *stamp_owner;          /* whose packet's time the NIC is to tell; NULL: none */
 	uint64_t stamp_asked_ns, stamp_patience_ns; /* when, by the asking queue's now_ns, and how long it may take */
-	bool sends_chains;                 /* without being asked to, as vdevs that walk any chain do */
-	int ts_field;                      /* dynamic field of receive times; -1: none */
-	uint64_t ts_flag, ts_scale;        /* ns in a unit of them */
+	bool sends_chains;                          /* without being asked to, as vdevs that walk any chain do */
+	int ts_field;                               /* dynamic field of receive times; -1: none */
+	uint64_t ts_flag, ts_scale;                 /* ns in a unit of them */
 	int launch_field;
 	uint64_t launch_flag;
 	struct pb_dpdk_queue *queues[PB_DPDK_QUEUES];

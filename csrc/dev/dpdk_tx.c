@@ -6,14 +6,29 @@
 /* How often an idle reap asks the driver to look for completions. */
 #define REAPS_PER_CLEANUP 16
 
+/* A reference to a frame that the driver has, or had: it is TX already. */
+static inline bool is_again(const struct pb_desc *d, bool engine)
+{
+	return engine && (d->flags & PB_DESC_AGAIN);
+}
+
+/* An engine sends a frame as its own that is on its way: making its mbuf anew would set the count of references that
+ * others rely on. It lost count of them; what is on its way is given back as it comes. */
+static inline bool is_out(const struct pb_dpdk_queue *x, const struct pb_desc *d, bool engine)
+{
+	return engine && !(d->flags & PB_DESC_AGAIN) && x->dp->lent[pb_pool_index(x->dev.pool, d->addr)] >= PB_DPDK_TX;
+}
+
 /* Why the device cannot send a packet of `count` descriptors, or PB_DROP_NONE. */
-static enum pb_drop refuse(const struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, uint32_t bytes)
+static enum pb_drop refuse(const struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t count, uint32_t bytes,
+			   bool engine)
 {
 	const struct pb_pool *pool = x->dev.pool;
 	if (bytes < PB_ETH_MIN_BYTES || count > x->tx_chain)
 		return PB_DROP_TX_BAD;
 	for (uint32_t i = 0; i < count; i++)
-		if (!d[i].len || d[i].addr - pb_pool_frame(pool, d[i].addr) + d[i].off + d[i].len > pool->frame_bytes)
+		if (!d[i].len || is_out(x, &d[i], engine) ||
+		    d[i].addr - pb_pool_frame(pool, d[i].addr) + d[i].off + d[i].len > pool->frame_bytes)
 			return PB_DROP_TX_BAD;
 	if (d->flags & PB_DESC_CSUM_PARTIAL & x->dev.tx_flags) {
 		uint32_t start = d->hash & 0xffff, into = d->hash >> 16;
@@ -43,12 +58,6 @@ static void ask(struct pb_dpdk_queue *x, struct rte_mbuf *m, const struct pb_des
 	}
 	if (flags & PB_DESC_TX_STAMP)
 		pb_dpdk_stamp_ask(x, m, d);
-}
-
-/* A reference to a frame that the driver has, or had: it is TX already. */
-static inline bool is_again(const struct pb_desc *d, bool engine)
-{
-	return engine && (d->flags & PB_DESC_AGAIN);
 }
 
 static uint32_t count_again(const struct pb_desc *d, uint32_t n, bool engine)
@@ -125,11 +134,14 @@ static void drop(struct pb_dpdk_queue *x, const struct pb_desc *d, uint32_t coun
 	dev->stats.drops.n[why]++;
 	for (uint32_t i = 0; i < count; i++) {
 		uint64_t frame = pb_pool_frame(dev->pool, d[i].addr);
+		bool out = is_out(x, &d[i], from == PB_OWN_ENGINE);
 #ifdef PB_DEBUG
-		if (!is_again(&d[i], from == PB_OWN_ENGINE))
-			pb_pool_revert(dev->pool, frame, from); /* it was checked as one that goes */
+		if (!is_again(&d[i], from == PB_OWN_ENGINE) && !out) /* which is a violation */
+			pb_pool_revert(dev->pool, frame, from);      /* it was checked as one that goes */
 #endif
 		pb_pool_send(dev->cache, &d[i], from);
+		if (out)
+			continue;
 		if (from == PB_OWN_ENGINE)
 			x->done[x->ndone++] = pb_pool_index(dev->pool, frame);
 		else
@@ -198,7 +210,7 @@ static uint32_t fill_plain(struct pb_dpdk_queue *x, struct rte_mbuf **m, const s
 	const uint64_t end = (uint64_t)pool->nframes * pool->stride;
 	const uint32_t special = PB_DESC_MORE | (engine ? PB_DESC_AGAIN : 0) |
 				 (x->dev.tx_flags & (PB_DESC_CSUM_PARTIAL | PB_DESC_TX_STAMP | PB_DESC_LAUNCH));
-	uint8_t *lent = x->dp->lent, why = engine ? PB_DPDK_TX : PB_DPDK_FILL;
+	uint8_t *lent = x->dp->lent;
 	uint32_t i = 0;
 	for (; i < n; i++) {
 		uint64_t frame = pb_pool_frame(pool, d[i].addr);
@@ -206,6 +218,9 @@ static uint32_t fill_plain(struct pb_dpdk_queue *x, struct rte_mbuf **m, const s
 		if (d[i].addr >= end || (d[i].flags & special) || len < PB_ETH_MIN_BYTES || len > x->tx_max_bytes ||
 		    off + len > pool->frame_bytes)
 			break;
+		uint8_t *why = &lent[pb_pool_index(pool, frame)];
+		if (engine && *why >= PB_DPDK_TX)
+			break; /* is_out() */
 		struct rte_mbuf *b = pb_dpdk_mbuf(pool, frame);
 		b->data_off = (uint16_t)off;
 		b->data_len = (uint16_t)len;
@@ -213,7 +228,7 @@ static uint32_t fill_plain(struct pb_dpdk_queue *x, struct rte_mbuf **m, const s
 		b->ol_flags = 0;
 		if (engine)
 			rte_mbuf_refcnt_set(b, 2);
-		lent[pb_pool_index(pool, frame)] = why;
+		*why = engine ? PB_DPDK_TX : PB_DPDK_FILL;
 		m[i] = b;
 	}
 	return i;
@@ -249,7 +264,7 @@ static uint32_t send_any(struct pb_dpdk_queue *x, const struct pb_desc *d, uint3
 			break; /* not a frame of anybody's: stays with the caller */
 		if (count_again(s, count, from == PB_OWN_ENGINE) && !pb_dpdk_again_room(x))
 			break; /* when some of those on their way are back */
-		enum pb_drop why = refuse(x, s, count, bytes);
+		enum pb_drop why = refuse(x, s, count, bytes, from == PB_OWN_ENGINE);
 		if (why == PB_DROP_NONE) {
 			b.frames[b.n] = (uint16_t)count;
 			b.bytes[b.n] = bytes;

@@ -127,6 +127,40 @@ static bool begin(struct engine *e)
 	return pb_dev_chains_again(e->dev);
 }
 
+/* An engine that lost count: it sends a frame as its own that the driver has, once as it was sent first and once more
+ * by reference. Returns how often it came back, and how many packets were refused and came; the device is closed. */
+int again_lost_count(struct pb_dev *dev, uint32_t *refused, uint32_t *came, uint32_t *violations)
+{
+	struct pb_desc d = {.off = 256, .len = HEADER + LEN}, ref, in[4];
+	struct pb_pool_cache *c = dev->cache;
+	struct pb_pool_info info;
+	uint64_t addr;
+	int back = 0;
+	*came = 0;
+	if (!pb_pool_get(c, &d.addr, 1, 0, PB_OWN_ENGINE))
+		return -1;
+	ref = d;
+	ref.flags = PB_DESC_AGAIN;
+	if (pb_dev_tx(dev, &d, 1, PB_OWN_ENGINE, 0) != 1 || pb_dev_tx(dev, &ref, 1, PB_OWN_ENGINE, 0) != 1)
+		return -2;
+	pb_pool_move(c, d.addr, PB_OWN_TX, PB_OWN_ENGINE); /* the fault */
+	if (pb_dev_tx(dev, &d, 1, PB_OWN_ENGINE, 0) != 1)
+		return -3;
+	*refused = (uint32_t)dev->stats.drops.n[PB_DROP_TX_BAD];
+	if (pb_dev_reap(dev, &addr, 1, 0))
+		return -4; /* nothing was read: the driver has both */
+	for (int n; (n = pb_dev_rx(dev, in, 4, 0)) > 0;)
+		for (int i = 0; i < n; i++, (*came)++)
+			pb_pool_put(c, in[i].addr, PB_OWN_RX);
+	while (pb_dev_reap(dev, &addr, 1, 0) == 1)
+		back += addr == d.addr;
+	pb_pool_put(c, d.addr, PB_OWN_TX);
+	pb_pool_info(dev->pool, &info);
+	*violations = (uint32_t)info.violations;
+	dev->ops->close(dev);
+	return back;
+}
+
 /* settle: all is read and reaped before the end; else the device closes with what it has. */
 int again_run(struct pb_dev *dev, uint64_t seed, uint32_t rounds, uint32_t burst, int settle, struct again *r)
 {
