@@ -133,7 +133,7 @@ void cwnd_init(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	c->cc.cwnd = initial_cwnd(e, c);
 	c->cc.ssthresh = PB_CC_SSTHRESH_MAX;
 	c->cc.min_rtt_us = c->min_rtt_us;
-	c->cc_ops->init(&c->cc, c->snd_nxt, now_ns);
+	c->cc_ops->init(&c->cc, c->iss + 1, now_ns);
 }
 
 uint32_t initial_cwnd(const struct pb_tcp *e, const struct tcb *c)

@@ -111,6 +111,7 @@ void send_syn(struct pb_tcp *e, struct tcb *c, struct out *o)
 	else if (first)
 		c->bits &= ~(uint32_t)BIT_SYN_ECN;
 	c->flags &= ~(uint32_t)TCB_SYN_OUT;
+	c->snd_nxt = c->iss + 1;
 	c->syn_ns = c->syns_sent++ ? 0 : o->now_ns;
 }
 

@@ -237,7 +237,7 @@ static enum pb_drop in_synchronised(struct pb_tcp *e, struct tcb *c, struct pkt 
 	if (why || c->state == PB_TCP_CLOSED)
 		return why;
 	if (c->state == PB_TCP_SYN_RCVD) {
-		if (p->tcp.ack != c->snd_nxt) {
+		if (!acks_syn(c, p->tcp.ack)) {
 			reply_rst(e, p);
 			return PB_DROP_TCP_ACK;
 		}

@@ -88,7 +88,7 @@ static void start(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t
 		c->iss = p->min_iss;
 	c->ts_offset = ts_offset_make(e, c);
 	c->snd_una = c->iss;
-	c->snd_nxt = c->iss + 1;
+	c->snd_nxt = c->iss; /* until the SYN goes: nobody has seen it who acknowledges it before */
 	c->snd_end = c->iss + 1;
 	c->recover_seq = c->iss;
 	c->last_rx_ns = now_ns;
@@ -176,7 +176,7 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns)
 {
 	bool acked = p->flags & PB_TCP_ACK;
-	if (acked && p->tcp.ack != c->snd_nxt) {
+	if (acked && !acks_syn(c, p->tcp.ack)) {
 		reply_rst(e, p);
 		return PB_DROP_TCP_ACK;
 	}

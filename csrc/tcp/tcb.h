@@ -476,6 +476,12 @@ static inline uint32_t snd_window(const struct tcb *c, const struct pkt *p)
 	return (uint32_t)p->tcp.wnd << (p->tcp.flags & PB_TCP_SYN ? 0 : c->snd_wscale);
 }
 
+/* SND.UNA < ack =< SND.NXT, which is ISS until the SYN went: who acknowledges it before that has guessed. */
+static inline bool acks_syn(const struct tcb *c, uint32_t ack)
+{
+	return ack == c->iss + 1 && ack == c->snd_nxt;
+}
+
 static inline void tcb_set_state(struct pb_tcp *e, struct tcb *c, enum pb_tcp_state state)
 {
 	e->stats.states[c->state]--;

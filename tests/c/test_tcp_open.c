@@ -426,6 +426,48 @@ TEST(listeners_hand_on)
 	CLOSE(s);
 }
 
-MAIN(T(whom_not_to_open_to), T(listeners_hand_on), T(active), T(passive), T(simultaneous), T(options),
-     T(tiny_and_zero_mss), T(syn_retries), T(synack_retries), T(after_lost_syns), T(isn), T(backlog),
-     T(accept_queue_unlinks), T(table_full), T(refused), T(syn_ack_with_bad_ack), T(listen_any), T(bad_configurations))
+/* Who acknowledges a SYN, or a SYN-ACK, that did not go out yet has guessed its number: SND.NXT is not beyond it
+ * (RFC 9293 3.10.7.3, 3.10.7.4). */
+TEST(nothing_is_acknowledged_before_it_is_sent)
+{
+	for (int passive = 0; passive < 2; passive++) {
+		struct pb_tcp_config c = script_config();
+		uint32_t iss = 0;
+		for (int known = 0; known < 2; known++) { /* the same time, so the same ISN: first it is looked at */
+			REQUIRE(script_open(s, &c));
+			CHECK_EQ(passive ? script_listen(s, 4) : script_connect(s), 0);
+			if (passive)
+				IN_OK(.f = S);
+			s->iss = iss;
+			if (known && passive) {
+				IN_DROP(TCP_ACK, .f = A, .seq = 1);
+				IN_DROP(TCP_ACK, .f = A, .seq = 1, .ack = 1);
+			} else if (known) {
+				IN_DROP(TCP_ACK, .f = S | A);
+				IN_DROP(TCP_ACK, .f = S | A, .ack = 1);
+			}
+			uint64_t rsts = 0;
+			struct seen *o = NULL;
+			for (int i = 0; i < 1 + 2 * known; i++) {
+				o = NEXT();
+				REQUIRE(o);
+				rsts += o->v.flags == R;
+				if (o->v.flags & S)
+					iss = o->v.seq;
+			}
+			CHECK_EQ(rsts, 2 * (uint64_t)known);
+			CHECK_EQ(s->iss, known ? iss : 0);
+			s->iss = iss;
+			IN_OK(.f = passive ? A : S | A, .seq = (uint32_t)passive, .ack = 1);
+			if (passive)
+				CHECK_EQ(pb_tcp_accept(s->e, s->l, &s->h), 0);
+			STATE(ESTABLISHED);
+			CLOSE(s);
+		}
+	}
+}
+
+MAIN(T(nothing_is_acknowledged_before_it_is_sent), T(whom_not_to_open_to), T(listeners_hand_on), T(active), T(passive),
+     T(simultaneous), T(options), T(tiny_and_zero_mss), T(syn_retries), T(synack_retries), T(after_lost_syns), T(isn),
+     T(backlog), T(accept_queue_unlinks), T(table_full), T(refused), T(syn_ack_with_bad_ack), T(listen_any),
+     T(bad_configurations))
