@@ -54,7 +54,7 @@ boot() {
 }
 
 # An IOMMU (-i) for vfio-pci and virtio's zero copy. Without one cards go to DPDK by uio_pci_generic; that guest has pages of 1 GB.
-giant=(-m 8192 -a 'hugepages=256 hugepagesz=1G hugepages=0:1,1:2')
+giant=(-m 8192 -a 'nokaslr hugepages=256 hugepagesz=1G hugepages=0:1,1:2')
 case $arguments in
 '')
 	arguments=tests/vm boot 'with an IOMMU' 2700 -i
