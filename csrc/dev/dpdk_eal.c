@@ -199,11 +199,19 @@ int pb_dpdk_eal_start(int argc, const char *const *argv, struct pb_dpdk_fail *fa
 	return rc;
 }
 
+static _Atomic bool eal_stays;
+
+void pb_dpdk_eal_stay(void)
+{
+	atomic_store(&eal_stays, true);
+}
+
 void pb_dpdk_eal_stop(void)
 {
 	pthread_mutex_lock(&eal_lock);
 	if (eal_state == EAL_RUNS) {
-		(void)rte_eal_cleanup();
+		if (!atomic_load(&eal_stays))
+			(void)rte_eal_cleanup();
 		remove_folder();
 		eal_state = EAL_ENDED;
 	}

@@ -211,6 +211,9 @@ void pb_dpdk_flows_start(struct pb_dpdk_port *p);
 void pb_dpdk_flows_lost(struct pb_dpdk_port *p);
 void pb_dpdk_flows_free(struct pb_dpdk_port *p);
 
+/* DPDK's interrupt thread may look at what the cleaning up takes away: it is left to the end of the process. */
+void pb_dpdk_eal_stay(void);
+
 /* dpdk_again.c */
 struct rte_mempool *pb_dpdk_again_pool(const struct pb_pool *pool, unsigned number);
 /* Whether references may be added to what is on its way. */

@@ -84,6 +84,15 @@ static int probe(struct pb_dpdk_port *p, struct pb_dpdk_report *rep)
 	return 0;
 }
 
+/* net_memif (22.11) leaves the listening socket among what DPDK's interrupt thread looks at, after its memory was
+ * freed: a crash when that memory is unmapped by the EAL's end. */
+static int close_dev(struct pb_dpdk_port *p)
+{
+	if (p->info.driver_name && !strcmp(p->info.driver_name, "net_memif"))
+		pb_dpdk_eal_stay();
+	return rte_eth_dev_close(p->id);
+}
+
 static void unprobe(struct pb_dpdk_port *p)
 {
 	pthread_mutex_lock(&ports_lock);
@@ -99,7 +108,7 @@ static void unprobe(struct pb_dpdk_port *p)
 		pb_dpdk_socks_look(&before);
 	if (!removed) {
 		pb_dpdk_dma_unmap(p);
-		(void)rte_eth_dev_close(p->id);
+		(void)close_dev(p);
 	}
 	pb_dpdk_socks_close(&p->socks, &before);
 	/* One that was pulled away goes in any case: the kernel waits until its files are closed. */
@@ -318,7 +327,7 @@ int pb_dpdk_port_remove(struct pb_dpdk_port *p)
 	empty_rings(p);
 	(void)rte_eth_dev_stop(p->id);
 	pb_dpdk_dma_unmap(p);
-	int rc = rte_eth_dev_close(p->id);
+	int rc = close_dev(p);
 	if (p->device)
 		rc = rte_dev_remove(p->device);
 	atomic_store(&p->removed, true);

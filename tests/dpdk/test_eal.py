@@ -310,3 +310,24 @@ def test_the_end_with_a_thread_in_the_data_path():
         """)
     assert found >= 10000
     assert "Fatal" not in said and "Traceback" not in said
+
+
+def test_both_ends_of_a_memif_close_in_one_process(tmp_path):
+    """What net_memif leaves with DPDK's interrupt thread does not crash the end of the process."""
+    body = f"""
+        import time
+        dpdk.start(dpdk.EalOptions(huge="no"))
+        for turn in range(3):
+            at = f"frames=2048&socket={tmp_path}/memif{{turn}}.sock"
+            with pb.open(f"dpdk:net_memif{{2 * turn}}?role=server&{{at}}") as a:
+                with pb.open(f"dpdk:net_memif{{2 * turn + 1}}?role=client&{{at}}") as b:
+                    until = time.monotonic() + 10
+                    while not (a.link()["up"] and b.link()["up"]):
+                        assert time.monotonic() < until
+                        time.sleep(0.005)
+        print(json.dumps(pb.open("dpdk:net_null?frames=2048").close()))
+        """
+    for _ in range(8):
+        for left in tmp_path.iterdir():
+            left.unlink()  # net_memif leaves it
+        assert run(body)[0] is None
