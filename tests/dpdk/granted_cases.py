@@ -13,7 +13,7 @@ from granted import CASES
 
 from pybypass import dpdk
 
-PARTS = ("granted_launch", "granted_stamps", "granted_receiving")
+PARTS = ("granted_launch", "granted_stamps", "granted_receiving", "granted_watch")
 
 
 def run(path):

@@ -1,15 +1,21 @@
 /* A NIC with a clock, in front of DPDK's virtual drivers, none of which has one: loaded with LD_PRELOAD it stands
- * before the functions of librte_ethdev that the device calls (tests/dpdk/granted_cases.py drives it by ctypes).
+ * before the functions of librte_ethdev and librte_eal that the device calls (tests/dpdk/granted_cases.py drives it by
+ * ctypes).
  *
  * It grants offloads, which the driver behind it is never told; packets are looked at as a driver sees them, by
  * ethdev's own callbacks. Its clock is CLOCK_MONOTONIC and a constant. Like Intel's it has one register for the time of
  * a packet that was sent, which keeps the first until it is read, and one for PTP packets that came in. One port at a
- * time is granted anything: that opened after nic_grant(). Threads: cases send from one at a time. */
+ * time is granted anything: that opened after nic_grant(). Threads: cases send from one at a time.
+ *
+ * What DPDK's interrupt thread would say of any port a case says itself, and may be held up in it. */
 #include <dlfcn.h>
 #include <errno.h>
+#include <rte_dev.h>
 #include <rte_errno.h>
 #include <rte_ethdev.h>
 #include <rte_mbuf_dyn.h>
+#include <sched.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <string.h>
 #include <time.h>
@@ -47,6 +53,12 @@ static struct seen seen[LOG_MAX];
 static uint32_t nseen;
 static uint32_t calls, enabled, tx_reads, overruns;
 
+/* Who is told that a device was pulled away, by its driver and by the bus: one function each, whatever the port. */
+static rte_eth_dev_cb_fn told_by_driver;
+static rte_dev_event_cb_fn told_by_bus;
+static atomic_bool held;
+static atomic_uint inside, told, again;
+
 #define REAL(name) ((__typeof__(&name))real(#name))
 
 static void *real(const char *name)
@@ -64,6 +76,9 @@ void nic_no_fields(int on);
 uint32_t nic_take(struct seen *out, uint32_t n);
 uint64_t nic_clock(void);
 void nic_counters(uint32_t *out);
+void nic_hold(int on);
+int nic_pull(const char *device, int by_driver);
+void nic_pulls(uint32_t *out);
 
 void nic_grant(uint64_t rx, uint64_t tx, int timesync)
 {
@@ -120,6 +135,39 @@ void nic_counters(uint32_t *out)
 	out[3] = overruns;
 	out[4] = (rx_taken & RTE_ETH_RX_OFFLOAD_TIMESTAMP) != 0;
 	out[5] = (tx_taken & RTE_ETH_TX_OFFLOAD_SEND_ON_TIMESTAMP) != 0;
+}
+
+/* Those who are told wait before they are, until it is off. */
+void nic_hold(int on)
+{
+	atomic_store(&held, on != 0);
+}
+
+/* Says that it was pulled away, in this thread. 0, or -1: there is no such port. */
+int nic_pull(const char *device, int by_driver)
+{
+	if (!by_driver) {
+		rte_dev_event_callback_process(device, RTE_DEV_EVENT_REMOVE);
+		return 0;
+	}
+	/* Drivers' functions, which no header of an application has. */
+	struct rte_eth_dev *(*find)(const char *) =
+		(__typeof__(find))dlsym(RTLD_DEFAULT, "rte_eth_dev_get_by_name");
+	int (*say)(struct rte_eth_dev *, enum rte_eth_event_type, void *) =
+		(__typeof__(say))dlsym(RTLD_DEFAULT, "rte_eth_dev_callback_process");
+	struct rte_eth_dev *dev = find && say ? find(device) : NULL;
+	if (!dev)
+		return -1;
+	(void)say(dev, RTE_ETH_EVENT_INTR_RMV, NULL);
+	return 0;
+}
+
+/* Who are being told now; who were; how often they could not be taken out for that. */
+void nic_pulls(uint32_t *out)
+{
+	out[0] = atomic_load(&inside);
+	out[1] = atomic_load(&told);
+	out[2] = atomic_load(&again);
 }
 
 /* ---- packets ---- */
@@ -328,4 +376,64 @@ int rte_mbuf_dyn_tx_timestamp_register(int *field, uint64_t *flag)
 		return REAL(rte_mbuf_dyn_tx_timestamp_register)(field, flag);
 	rte_errno = ENOSPC;
 	return -1;
+}
+
+/* ---- in front of who is told of a device that is pulled away ---- */
+
+static void wait_while_held(void)
+{
+	atomic_fetch_add(&inside, 1);
+	while (atomic_load(&held))
+		sched_yield();
+}
+
+static int by_driver(uint16_t port, enum rte_eth_event_type type, void *arg, void *ret)
+{
+	wait_while_held();
+	int rc = told_by_driver(port, type, arg, ret);
+	atomic_fetch_add(&told, 1);
+	atomic_fetch_sub(&inside, 1);
+	return rc;
+}
+
+static void by_bus(const char *device, enum rte_dev_event_type type, void *arg)
+{
+	wait_while_held();
+	told_by_bus(device, type, arg);
+	atomic_fetch_add(&told, 1);
+	atomic_fetch_sub(&inside, 1);
+}
+
+static int counted(int rc)
+{
+	if (rc == -EAGAIN)
+		atomic_fetch_add(&again, 1);
+	return rc;
+}
+
+int rte_eth_dev_callback_register(uint16_t port, enum rte_eth_event_type event, rte_eth_dev_cb_fn f, void *arg)
+{
+	if (event == RTE_ETH_EVENT_INTR_RMV) {
+		told_by_driver = f;
+		f = by_driver;
+	}
+	return REAL(rte_eth_dev_callback_register)(port, event, f, arg);
+}
+
+int rte_eth_dev_callback_unregister(uint16_t port, enum rte_eth_event_type event, rte_eth_dev_cb_fn f, void *arg)
+{
+	if (f == told_by_driver)
+		f = by_driver;
+	return counted(REAL(rte_eth_dev_callback_unregister)(port, event, f, arg));
+}
+
+int rte_dev_event_callback_register(const char *device, rte_dev_event_cb_fn f, void *arg)
+{
+	told_by_bus = f;
+	return REAL(rte_dev_event_callback_register)(device, by_bus, arg);
+}
+
+int rte_dev_event_callback_unregister(const char *device, rte_dev_event_cb_fn f, void *arg)
+{
+	return counted(REAL(rte_dev_event_callback_unregister)(device, f == told_by_bus ? by_bus : f, arg));
 }
