@@ -6,6 +6,7 @@
 state=${PB_HUGEPAGES_STATE:-/run/pybypass-hugepages}
 # Where the kernel's files are, and below what /etc lies: other ones for tests.
 sys=${PB_HUGEPAGES_SYS:-/sys}
+proc=${PB_HUGEPAGES_PROC:-/proc}
 root=${PB_HUGEPAGES_ROOT:-}
 units=$root/etc/systemd/system
 # In the first line of a unit that setup.sh wrote, without which teardown.sh leaves it alone.

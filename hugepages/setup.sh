@@ -78,6 +78,26 @@ account() {
 	mv "$state/added.new" "$state/added-$kib"
 }
 
+# compact NODE: the kernel moves what can be moved, so that what is free lies together. It does so by itself for each page of
+# 2 MB, but not for the whole node, and it gives up a page of 1 GB when one frame of it is in use just then.
+compact() {
+	if [ "$1" = any ]; then by=$proc/sys/vm/compact_memory; else by=$sys/devices/system/node/node$1/compact; fi
+	[ ! -w "$by" ] || put 1 "$by" 2>/dev/null || :
+}
+
+# short NODE GOT WHERE: says that there are fewer than asked for, and what is left to do.
+short() {
+	numbers=$count
+	[ "$1" = any ] || numbers=$1:$count
+	echo "only $2 of $count huge pages of $size could be reserved$3, also after compacting: memory is short or in pieces." >&2
+	if [ $kib = 2048 ]; then
+		echo "End what uses memory, 'echo 3 > /proc/sys/vm/drop_caches' and try again, or reserve them at boot: hugepages=$numbers" >&2
+	else
+		echo "A page of $size is memory in one piece, which a running kernel often has no more. Reserve them on its command line:" \
+			"hugepagesz=1G hugepages=$numbers" >&2
+	fi
+}
+
 # reserve NODE
 reserve() {
 	where=''
@@ -92,15 +112,15 @@ reserve() {
 	# 1 GB pages may be refused altogether: the write itself fails, and the number below says the rest.
 	put "$count" "$pages/nr_hugepages" 2>/dev/null || :
 	[ -z "$dry" ] || return 0
-	account "$had_all"
 	got=$(cat "$pages/nr_hugepages")
 	if [ "$got" -lt "$count" ]; then
-		echo "only $got of $count huge pages of $size could be reserved$where: memory is short or in pieces." >&2
-		case $kib in
-		2048) boot="hugepages=$count" ;;
-		*) boot="hugepagesz=1G hugepages=$count" ;;
-		esac
-		echo "Try again after 'echo 1 > /proc/sys/vm/compact_memory', or reserve them at boot: $boot" >&2
+		compact "$1"
+		put "$count" "$pages/nr_hugepages" 2>/dev/null || :
+		got=$(cat "$pages/nr_hugepages")
+	fi
+	account "$had_all"
+	if [ "$got" -lt "$count" ]; then
+		short "$1" "$got" "$where"
 		result=1
 		return
 	fi

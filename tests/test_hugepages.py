@@ -157,7 +157,7 @@ class Scripts:
         self.place, self.state, self.units = place, place / "state", place / "root/etc/systemd/system"
         self.environment = {**os.environ, "PB_HUGEPAGES_STATE": str(self.state), "PB_HUGEPAGES_ROOT": str(place / "root")}
         if sysfs is not None:
-            self.environment["PB_HUGEPAGES_SYS"] = str(sysfs)
+            self.environment |= {"PB_HUGEPAGES_SYS": str(sysfs), "PB_HUGEPAGES_PROC": str(place / "proc")}
 
     def __call__(self, script: str, *words: object, code: int = 0) -> str:
         done = subprocess.run(
@@ -392,14 +392,25 @@ def test_a_page_of_1_gb(real):
 
 
 @pytest.mark.root
-@pytest.mark.parametrize(("size", "boot"), [("2M", "hugepages=70000"), ("1G", "hugepagesz=1G hugepages=70000")])
-def test_fewer_than_asked_for(tree, scripts, size, boot):
-    """A number that stays as it is, whatever is written: here one of the kernel's that is 65,536 and read-only."""
+@pytest.mark.parametrize("node", [None, 1])
+@pytest.mark.parametrize(("size", "boot"), [("2M", "hugepages="), ("1G", "hugepagesz=1G hugepages=")])
+def test_fewer_than_asked_for(tree, scripts, size, boot, node):
+    """A number that stays as it is, whatever is written: here one of the kernel's that is 65,536 and read-only.
+    What is to be compacted is that node, or all memory."""
     stuck = Path("/proc/sys/kernel/ngroups_max")
     assert stuck.read_text() == "65536\n"
     for file in (tree / "sys").rglob("nr_hugepages"):
         file.unlink()
         file.symlink_to(stuck)
-    out = scripts("setup", "-s", size, 70000, code=1)
-    assert "only 65536 of 70000 huge pages" in out and out.rstrip().endswith(boot)
+    (tree / "proc/sys/vm").mkdir(parents=True)
+    nodes = tree / "sys/devices/system/node"
+    asked = {None: tree / "proc/sys/vm/compact_memory", 0: nodes / "node0/compact", 1: nodes / "node1/compact"}
+    for file in asked.values():
+        file.touch()
+    scripts("setup", "-s", size, *(() if node is None else ("-N", node)), 65536)
+    assert not any(file.read_text() for file in asked.values()), "there were enough"
+    out = scripts("setup", "-s", size, *(() if node is None else ("-N", node)), 70000, code=1)
+    assert "only 65536 of 70000 huge pages" in out and "also after compacting" in out
+    assert out.rstrip().endswith(boot + ("70000" if node is None else f"{node}:70000"))
+    assert {at: file.read_text() for at, file in asked.items()} == dict.fromkeys(asked, "") | {node: "1\n"}
     scripts("teardown")

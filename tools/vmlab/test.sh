@@ -53,8 +53,9 @@ boot() {
 		"cd /opt/pybypass && VMLAB_EXPECT='${expect# }' python3 -m pytest -ra -p no:cacheprovider --durations=5 $arguments" || status=$?
 }
 
-# An IOMMU (-i) for vfio-pci and virtio's zero copy. Without one cards go to DPDK by uio_pci_generic; that guest has pages of 1 GB.
-giant=(-m 8192 -a 'nokaslr hugepages=256 hugepagesz=1G hugepages=0:1,1:2')
+# An IOMMU (-i) for vfio-pci and virtio's zero copy. Without one cards go to DPDK by uio_pci_generic; that guest has pages of
+# 1 GB, and memory for some more on each node: the kernel, which leaves nothing of a gigabyte whole, has its own there too.
+giant=(-m 12288 -a 'nokaslr hugepages=256 hugepagesz=1G hugepages=0:1,1:2')
 case $arguments in
 '')
 	arguments=tests/vm boot 'with an IOMMU' 2700 -i
