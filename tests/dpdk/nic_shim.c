@@ -151,8 +151,7 @@ int nic_pull(const char *device, int by_driver)
 		return 0;
 	}
 	/* Drivers' functions, which no header of an application has. */
-	struct rte_eth_dev *(*find)(const char *) =
-		(__typeof__(find))dlsym(RTLD_DEFAULT, "rte_eth_dev_get_by_name");
+	struct rte_eth_dev *(*find)(const char *) = (__typeof__(find))dlsym(RTLD_DEFAULT, "rte_eth_dev_get_by_name");
 	int (*say)(struct rte_eth_dev *, enum rte_eth_event_type, void *) =
 		(__typeof__(say))dlsym(RTLD_DEFAULT, "rte_eth_dev_callback_process");
 	struct rte_eth_dev *dev = find && say ? find(device) : NULL;
