@@ -10,16 +10,16 @@ static uint32_t ip_write(const struct ip_about *ip, uint8_t *p, const struct pb_
 }
 
 /* Everything that a segment acknowledges is acknowledged now. */
-static void acked_now(struct pb_tcp *e, struct tcb *c)
+static void acked_now(struct pb_tcp *e, struct tcb *c, uint32_t ack)
 {
 	if (c->bits & BIT_DELACK_TIMED)
 		COUNT(e, TcpExtDelayedACKs);
 	c->flags &= ~(uint32_t)TCB_ACK_NOW;
 	c->bits &= ~(uint32_t)(BIT_DELACK_TIMED | BIT_DSACK | BIT_PUSHED | BIT_PUSHED_TWICE);
 	c->t_delack = NEVER;
-	if (c->quickacks && c->last_ack_sent != c->rcv_nxt)
+	if (c->quickacks && c->last_ack_sent != ack)
 		c->quickacks--;
-	c->last_ack_sent = c->rcv_nxt;
+	c->last_ack_sent = ack;
 }
 
 /* Options in front of off: those of every segment (timestamps, or none) at once, what few carry by the writer of all.
@@ -55,17 +55,17 @@ void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *
 	bool syn = flags & PB_TCP_SYN;
 	if ((c->bits & BIT_ECE) && !syn)
 		flags |= PB_TCP_ECE;
-	uint16_t wnd = (uint16_t)rcv_window_scaled(e, c, syn);
-	uint32_t ack = flags & PB_TCP_ACK ? c->rcv_nxt : 0;
+	struct offer offer = rcv_offer(e, c, syn);
+	uint32_t ack = flags & PB_TCP_ACK ? offer.ack : 0;
 	uint8_t *tcp = payload - hdr, *ip = tcp - c->ip_hdr_len;
 	sum = pb_csum_add(sum, pb_csum_pseudo(&c->laddr, &c->raddr, PB_IPPROTO_TCP, hdr + g->len));
-	pb_tcp_write_sum(tcp, c->lport, c->rport, g->seq, ack, flags, wnd, opts_len, sum);
+	pb_tcp_write_sum(tcp, c->lport, c->rport, g->seq, ack, flags, offer.field, opts_len, sum);
 	ip_write(&about, ip, &c->laddr, &c->raddr, hdr + g->len);
 	o->d[o->n++] = (struct pb_desc){.addr = frame_addr(e, g->frame),
 					.off = (uint16_t)(g->off - hdr - c->ip_hdr_len),
 					.len = (uint16_t)(c->ip_hdr_len + hdr + g->len)};
 	if (flags & PB_TCP_ACK)
-		acked_now(e, c);
+		acked_now(e, c, ack);
 	c->segs_out++;
 	COUNT(e, TcpOutSegs);
 }

@@ -81,6 +81,13 @@ void challenge_ack(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	ack_now(e, c);
 }
 
+static void came_twice(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
+{
+	uint32_t end = seq_min(p->seq + p->data_len, c->rcv_nxt);
+	if (rcv_twice(e, c, end, now_ns))
+		dsack_report(e, c, p->seq, end, true);
+}
+
 /* The ACK for a segment that is not acceptable. Without payload it is limited too: two ends that disagree would answer
  * each other's ACKs for ever. */
 static void oow_ack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
@@ -98,10 +105,9 @@ static void oow_ack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64
 		c->last_oow_ns = now_ns;
 	}
 	/* It came twice: its ACK was lost, or the peer's timer is too quick. */
-	uint32_t end = p->seq + p->data_len;
 	if (p->data_len && seq_lt(p->seq, c->rcv_nxt)) {
 		quickack_mode(c, 16);
-		dsack_report(e, c, p->seq, seq_min(end, c->rcv_nxt), true);
+		came_twice(e, c, p, now_ns);
 	}
 	ack_now(e, c);
 }
@@ -256,7 +262,7 @@ static enum pb_drop in_synchronised(struct pb_tcp *e, struct tcb *c, struct pkt 
 	if (c->bits & BIT_ECN)
 		ecn_data(e, c, p);
 	if (p->data_len && seq_lt(p->seq, c->rcv_nxt))
-		dsack_report(e, c, p->seq, seq_min(p->seq + p->data_len, c->rcv_nxt), true);
+		came_twice(e, c, p, now_ns);
 	trim(c, p);
 	uint32_t fin_seq = p->seq + p->data_len;
 	if (p->data_len) {

@@ -59,7 +59,15 @@ void send_rst(struct pb_tcp *e, const struct tcb *c, uint64_t now_ns);
 /* After rcvbuf or advmss changed. */
 void rcv_sized(const struct pb_tcp *e, struct tcb *c);
 uint32_t rcv_window(const struct pb_tcp *e, const struct tcb *c);
-uint32_t rcv_window_scaled(struct pb_tcp *e, struct tcb *c, bool syn);
+/* What the next segment says: how far we have the stream, and the window field. */
+struct offer {
+	uint32_t ack;
+	uint16_t field;
+};
+struct offer rcv_offer(struct pb_tcp *e, struct tcb *c, bool syn);
+/* The peer sent again up to `end`, at most rcv_nxt. Whether the next ACK covers that, and may say that it came twice:
+ * not what is held back, unless it is so for long. */
+bool rcv_twice(const struct pb_tcp *e, struct tcb *c, uint32_t end, uint64_t now_ns);
 /* The window allowed it, but small segments may have cost more memory than bytes: refuse beyond twice the buffer. When
  * those who do not read have taken the pool down to half of the reserve, who reads and has next to nothing unread goes
  * on, and who has nothing unread may begin. */

@@ -3,6 +3,7 @@
 #define PB_TCP_TCB_H
 #include "cc/cc.h"
 #include "net/pmtu.h"
+#include "tcp/seq.h"
 #include "tcp/tcp.h"
 #include "wire/csum.h"
 #include "wire/ip.h"
@@ -12,37 +13,6 @@
 #define NEVER UINT64_MAX
 #define NS_PER_MS 1000000u
 #define NS_PER_US 1000u
-
-/* Serial number arithmetic (RFC 9293 3.4). */
-static inline bool seq_lt(uint32_t a, uint32_t b)
-{
-	return (int32_t)(a - b) < 0;
-}
-
-static inline bool seq_leq(uint32_t a, uint32_t b)
-{
-	return (int32_t)(a - b) <= 0;
-}
-
-static inline uint32_t seq_max(uint32_t a, uint32_t b)
-{
-	return seq_lt(a, b) ? b : a;
-}
-
-static inline uint32_t seq_min(uint32_t a, uint32_t b)
-{
-	return seq_lt(a, b) ? a : b;
-}
-
-static inline uint32_t min_u32(uint32_t a, uint32_t b)
-{
-	return a < b ? a : b;
-}
-
-static inline uint32_t max_u32(uint32_t a, uint32_t b)
-{
-	return a > b ? a : b;
-}
 
 /* One entry per frame of the pool: what the engine knows of the frame while it uses it. */
 enum seg_flag {
@@ -136,6 +106,7 @@ enum tcb_bit {
 	BIT_FIN_ALONE = 1u << 23,    /* the FIN went in a segment of its own, the last time */
 	BIT_RATE_LIMITED = 1u << 19, /* pacing holds the next segment back */
 	BIT_READS = 1u << 25,        /* the application had read all there was, at least once */
+	BIT_ACK_ALL = 1u << 26,      /* the next ACK holds nothing back: rcv_offer() */
 };
 
 /* What t_rtx is for. */

@@ -1,10 +1,13 @@
 /* The application's end: sockets against an engine on the other side of a mem pair, stepped by hand; and its threads
  * that wait. */
+#define _GNU_SOURCE
 #include "path/app.h"
 #include "rig.h"
 
 #include <errno.h>
 #include <sys/socket.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 
 static struct {
 	struct rig r;
@@ -234,21 +237,39 @@ struct waiter {
 	int sock, rc;
 	unsigned mask;
 	uint64_t spin_ns, took_ns;
+	_Atomic int tid;
 };
 
 static void *wait_thread(void *arg)
 {
 	struct waiter *k = arg;
 	uint64_t t = pb_now_ns();
+	atomic_store(&k->tid, (int)syscall(SYS_gettid));
 	k->rc = pb_app_wait(w.app, k->sock, k->mask, t + 20000000000, k->spin_ns);
 	k->took_ns = pb_now_ns() - t;
 	return NULL;
 }
 
+static bool sleeps(int tid)
+{
+	char path[64], text[512] = "";
+	snprintf(path, sizeof(path), "/proc/self/task/%d/stat", tid);
+	FILE *f = fopen(path, "r");
+	if (!f)
+		return false;
+	size_t n = fread(text, 1, sizeof(text) - 1, f);
+	fclose(f);
+	const char *end = n ? strrchr(text, ')') : NULL; /* of the name; the state follows */
+	return end && end[2] == 'S';
+}
+
+/* Until it waits: it has looked, found nothing, and sleeps, or spins. */
 static void wait_start(struct waiter *k)
 {
 	pthread_create(&k->thread, NULL, wait_thread, k);
-	nanosleep(&(struct timespec){0, 20000000}, NULL);
+	for (int i = 0; i < 10000 && !(k->spin_ns ? atomic_load(&k->tid) : sleeps(atomic_load(&k->tid))); i++)
+		nanosleep(&(struct timespec){0, 1000000}, NULL);
+	nanosleep(&(struct timespec){0, 10000000}, NULL);
 }
 
 /* It came out because it was called, not because its time was over. */

@@ -1,69 +1,7 @@
-/* What small segments and gaps may cost: the window closes before memory is short, and what is idle leaves room. */
+/* What gaps and those who do not read may cost: what is idle leaves room. */
 #include "tcp_script.h"
 
 static struct script script, *const s = &script;
-
-/* How far the peer may send, by what came out. */
-static uint32_t right_edge(uint32_t edge)
-{
-	unsigned scale = script_info(s).rcv_wscale;
-	for (script_pull(s); s->n; s->n--) {
-		const struct seen *o = &s->outs[s->head++ % OUTS];
-		uint32_t seen = o->v.ack - s->irs + ((uint32_t)o->v.wnd << scale);
-		/* Less than a unit may be taken back (RFC 7323 2.4). */
-		CHECK(seen + (1u << scale) > edge);
-		edge = seen;
-	}
-	return edge;
-}
-
-/* A peer with segments of `seg` bytes, shorter than the unit of the scale, fills the buffer of an application that does
- * not read. Nothing that was offered is refused, the window closes, and it opens again. */
-static void fill(uint32_t rcvbuf, uint32_t seg, uint8_t scale)
-{
-	struct pb_tcp_config c = script_config();
-	c.wscale = true;
-	c.rcvbuf_bytes = rcvbuf;
-	c.rcv_wscale = scale;
-	REQUIRE(script_open_v(s, &c, false, 4096));
-	script_active(s, syn_opts(1460, true, 0));
-	uint32_t at = 1, edge = 60000;
-	for (;;) {
-		if (edge - at < seg) {
-			WAIT(250 * MS); /* the window's own news, or a delayed ACK */
-			edge = right_edge(edge);
-		}
-		uint32_t n = edge - at < seg ? edge - at : seg;
-		if (!n || edge - at > 1u << 30)
-			break;
-		IN_OK(.f = A, .seq = at, .ack = 1, .len = n);
-		at += n;
-		s->now_ns += 300000;
-		pb_tcp_expire(s->e, s->now_ns);
-		edge = right_edge(edge);
-	}
-	CHECK(at > rcvbuf / 2);
-	CHECK((uint64_t)script_info(s).unread_bytes == at - 1);
-	CHECK(pb_pool_free_hint(s->cache) >
-	      4096 - 3ull * rcvbuf / 2 / 2048 - 64); /* half as much again as the buffer */
-	for (uint32_t i = 1, n; i < at; i += n) {
-		n = at - i < 100000 ? at - i : 100000;
-		READ(i, n);
-	}
-	edge = right_edge(edge);
-	CHECK(edge > at + rcvbuf / 4);
-	IN_OK(.f = A, .seq = at, .ack = 1, .len = seg);
-	READ(at, seg);
-	FORGET();
-	CLOSE(s);
-}
-
-TEST(segments_below_the_unit)
-{
-	fill(262144, 1460, 11);
-	fill(262144, 200, 8);
-	fill(1 << 20, 28, 0);
-}
 
 /* Connections that hold data beyond gaps, and get no more: another's data in order finds frames, and it can send. */
 TEST(gaps_of_the_idle_leave_room)
@@ -159,4 +97,4 @@ TEST(a_refusal_is_told)
 	CLOSE(s);
 }
 
-MAIN(T(segments_below_the_unit), T(gaps_of_the_idle_leave_room), T(who_reads_goes_on), T(a_refusal_is_told))
+MAIN(T(gaps_of_the_idle_leave_room), T(who_reads_goes_on), T(a_refusal_is_told))

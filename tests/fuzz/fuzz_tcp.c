@@ -1,9 +1,8 @@
 /* Drives one engine by a script of bytes: six for the configuration, then steps: segments of a peer relative to where
  * the connection is, time, calls of the application, completions in any order. After each step pb_tcp_check() must
  * hold. The streams of both directions must arrive once and in order, the right edge of the advertised window must
- * move left by less than a unit of its scale (RFC 7323 2.4), nothing may be sent beyond the peer's, no frame may change
- * while the device has it; and when the script is at its end, a peer that acknowledges everything must get all that was
- * sent. Then every frame must be FREE.
+ * not move left, nothing may be sent beyond the peer's, no frame may change while the device has it; and when the
+ * script is at its end, a peer that acknowledges everything must get all that was sent. Then every frame must be FREE.
  *
  * A libFuzzer target: link it with csrc/{base,mem,wire,net,cc,tcp} under -DPB_DEBUG
  * -fsanitize=fuzzer,address,undefined, and run it on a scratch directory followed by tests/fuzz/corpus/tcp, which
