@@ -143,13 +143,14 @@ cdef class PortHandle:
     def __dealloc__(self):
         self.release()
 
-    cdef int release(self) except -1:
+    cdef int release(self) noexcept:
         cdef c.pb_dpdk_port *p = self.p
+        cdef int rc = 0
         self.p = NULL
         if pb_forks == self.forks:
             with nogil:
-                c.pb_dpdk_port_unref(p)
-        return 0
+                rc = c.pb_dpdk_port_unref(p)
+        return rc
 
     cdef c.pb_dpdk_port *handle(self) except NULL:
         if self.p == NULL:
@@ -159,7 +160,7 @@ cdef class PortHandle:
         return self.p
 
     def close(self):
-        self.release()
+        check(self.release())
 
     def forget(self):
         """After a fork: the device is the parent's."""

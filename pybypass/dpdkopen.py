@@ -146,6 +146,15 @@ def _error(e: OSError, words: list[str], devargs: str) -> PybypassError:
         code, hint = "PB025", "run as root; a driver of a kernel interface needs CAP_NET_ADMIN, and vfio-pci its group"
     elif stage == "probe" and number == errno.EBUSY:
         code, hint = "PB023", "this process has it open"
+    elif stage == "probe" and number == errno.ETIMEDOUT and device.startswith("net_memif"):
+        code = "PB107"
+    elif stage == "probe" and device.startswith("net_memif") and any(os.strerror(errno.EADDRINUSE) in w for w in words):
+        code, number = "PB106", errno.EADDRINUSE
+        text = f"{devargs}: {os.strerror(number)}"
+        # The driver leaves its device half made: one of that name cannot be made again.
+        hint = "somebody listens there (/proc/net/unix): give another socket=, or role=client; and net_memif another number"
+        if "socket-abstract=no" in devargs:
+            hint = f"remove the file if nobody listens there; {hint}"
     elif stage == "probe" and any("Expecting 'PA' IOVA mode" in w for w in words):
         hint = (
             "cards on uio need physical addresses: root, huge pages (hugepages/setup.sh) and EalOptions(iova='pa'); "

@@ -66,10 +66,14 @@ class DpdkPort(Port):
             words = dpdk.drain_log()
             if isinstance(e, PybypassError):
                 raise
-            code = "PB033" if e.errno == errno.ENODEV else "PB094"
+            code = "PB033" if e.errno == errno.ENODEV else "PB107" if self._is_stuck(e) else "PB094"
             text = f"{what} of {self.report['device']} ({self.report['driver']}): {e.strerror}"
             raise PybypassError.make(code, e.errno or 0, text, detail={"log": words}) from None
         dpdk.drain_log()
+
+    def _is_stuck(self, e: OSError) -> bool:
+        """Nothing else of this driver takes long."""
+        return e.errno == errno.ETIMEDOUT and self.report["driver"] == "net_memif"
 
     @property
     def mode(self) -> str:
@@ -288,7 +292,11 @@ class DpdkPort(Port):
                     memory.keep()
                     dpdk.log.warning("%s: %d packets from external memory were never given back", self.uri, memory.in_flight)
             if ours:
-                self.handle.close()
-                dpdk.drain_log()
+                try:
+                    self.handle.close()
+                except OSError as e:
+                    raise PybypassError.make("PB107", e.errno or 0, f"{self.report['device']} was not closed") from None
+                finally:
+                    dpdk.drain_log()
             else:
                 self.handle.forget()

@@ -86,6 +86,8 @@ CODES: dict[str, tuple[str, str]] = {
     "PB102": ("no script there", "name a file that can be read, or give the script as text=..."),
     "PB104": ("memory cannot be mapped for the device", "DPDK's words are in `detail`; for vfio see `ulimit -l` and dmesg"),
     "PB105": ("the IOMMU keeps the card from memory", "vfio-pci is for machines with an IOMMU: `pybypass bind ADDRESS vfio-pci`"),
+    "PB106": ("the memif's socket is taken", "give another socket=, or role=client; who listens is in /proc/net/unix"),
+    "PB107": ("the interrupt thread of DPDK does not answer", "a callback keeps it; a port that was being closed stays in DPDK"),
     "PB103": ("the capture cannot be read", "it must be pcap or pcapng with Ethernet, raw IP or Linux cooked packets"),
 }
 

@@ -119,7 +119,9 @@ PB_API struct pb_dpdk_port *pb_dpdk_port_open(const struct pb_dpdk_config *cfg, 
  * pb_dpdk_port_unref() and the last queue is closed. NULL and -EBUSY, -EINVAL, -ENOMEM, -ENOSPC. */
 PB_API struct pb_dev *pb_dpdk_queue_open(struct pb_dpdk_port *port, uint16_t q, int *err);
 PB_API void pb_dpdk_port_ref(struct pb_dpdk_port *port);
-PB_API void pb_dpdk_port_unref(struct pb_dpdk_port *port);
+/* 0; or, from the last one, -ETIMEDOUT: DPDK's interrupt thread does not answer, in which the driver would have to be
+ * closed (net_memif). The device stays open in DPDK then, with its frames, until the process ends. */
+PB_API int pb_dpdk_port_unref(struct pb_dpdk_port *port);
 PB_API uint16_t pb_dpdk_port_id(const struct pb_dpdk_port *port);
 
 /* Stops the port: queues receive and send nothing (tx takes none) until it is started again. 0 or -errno. What the

@@ -36,7 +36,7 @@ static void dev_close(struct pb_dev *dev)
 	pb_dpdk_stamp_end(port, x);
 	pb_dpdk_pool_ref(dp); /* the port may be the last to have it */
 	port->queues[dev->queue] = NULL;
-	pb_dpdk_port_unref(port);
+	(void)pb_dpdk_port_unref(port);
 	pb_dpdk_abandon(x);
 	pb_dpdk_pool_flush(dp);
 	pb_pool_cache_destroy(dev->cache);

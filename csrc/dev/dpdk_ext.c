@@ -97,7 +97,7 @@ int pb_dpdk_ext_unregister(struct pb_dpdk_ext *x)
 	if (x->mapped && !atomic_load(&x->port->gone))
 		(void)rte_dev_dma_unmap(x->port->device, x->base, (uintptr_t)x->base, x->bytes);
 	(void)rte_extmem_unregister(x->base, x->bytes);
-	pb_dpdk_port_unref(x->port);
+	(void)pb_dpdk_port_unref(x->port);
 	free(x);
 	return 0;
 }

@@ -78,6 +78,7 @@ struct pb_dpdk_port {
 	_Atomic bool gone;    /* the device is away, or on its way: nobody uses it any more */
 	_Atomic bool removed; /* and DPDK has let go of it */
 	bool started_once, probed, watched, uevents;
+	bool stuck; /* DPDK's interrupt thread did not come: the driver was not stopped or closed (dpdk_intr.c) */
 	struct pb_dpdk_config cfg;
 	struct pb_dpdk_pool *dp;
 	struct rte_eth_dev_info info;
@@ -213,6 +214,18 @@ void pb_dpdk_flows_free(struct pb_dpdk_port *p);
 
 /* DPDK's interrupt thread may look at what the cleaning up takes away: it is left to the end of the process. */
 void pb_dpdk_eal_stay(void);
+
+/* dpdk_intr.c. f(p) in DPDK's interrupt thread, also when called from it: what it returns. Else p->stuck is set and f
+ * is not called any more: -ETIMEDOUT, the thread did not come; -ENOMEM. */
+int pb_dpdk_in_intr(struct pb_dpdk_port *p, int (*f)(struct pb_dpdk_port *p));
+/* Whether this is it: known once it has run one. */
+bool pb_dpdk_is_intr(void);
+
+/* dpdk_memif.c. rte_eth_dev_stop() and _close(), in the interrupt thread where the driver needs that; so before a
+ * device is used it is seen that the thread comes. As pb_dpdk_in_intr(). */
+int pb_dpdk_dev_begin(struct pb_dpdk_port *p);
+int pb_dpdk_dev_stop(struct pb_dpdk_port *p);
+int pb_dpdk_dev_close(struct pb_dpdk_port *p);
 
 /* dpdk_again.c */
 struct rte_mempool *pb_dpdk_again_pool(const struct pb_pool *pool, unsigned number);

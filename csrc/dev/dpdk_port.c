@@ -78,19 +78,13 @@ static int probe(struct pb_dpdk_port *p, struct pb_dpdk_report *rep)
 	if (rc)
 		return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_PROBE, rc, "%s does not describe itself", name);
 	p->device = p->info.device;
+	rc = pb_dpdk_dev_begin(p);
+	if (rc)
+		return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_PROBE, rc, "%s", name);
 	rc = pb_dpdk_dma_map(p);
 	if (rc)
 		return pb_dpdk_fail_set(&rep->fail, PB_DPDK_STAGE_DMA, rc, "the frames, for %s", name);
 	return 0;
-}
-
-/* net_memif (22.11) leaves the listening socket among what DPDK's interrupt thread looks at, after its memory was
- * freed: a crash when that memory is unmapped by the EAL's end. */
-static int close_dev(struct pb_dpdk_port *p)
-{
-	if (p->info.driver_name && !strcmp(p->info.driver_name, "net_memif"))
-		pb_dpdk_eal_stay();
-	return rte_eth_dev_close(p->id);
 }
 
 static void unprobe(struct pb_dpdk_port *p)
@@ -108,7 +102,13 @@ static void unprobe(struct pb_dpdk_port *p)
 		pb_dpdk_socks_look(&before);
 	if (!removed) {
 		pb_dpdk_dma_unmap(p);
-		(void)close_dev(p);
+		(void)pb_dpdk_dev_close(p);
+	}
+	if (p->stuck) { /* nobody may open it again */
+		pthread_mutex_lock(&ports_lock);
+		ports[p->id] = p;
+		pthread_mutex_unlock(&ports_lock);
+		return;
 	}
 	pb_dpdk_socks_close(&p->socks, &before);
 	/* One that was pulled away goes in any case: the kernel waits until its files are closed. */
@@ -245,27 +245,31 @@ struct pb_dpdk_port *pb_dpdk_port_open(const struct pb_dpdk_config *cfg, struct 
 	pb_dpdk_report_fill(p, rep);
 	return p;
 fail:
-	pb_dpdk_port_unref(p);
+	(void)pb_dpdk_port_unref(p);
 	return NULL;
 }
 
 /* ---- the end ---- */
 
-static void port_free(struct pb_dpdk_port *p)
+static int port_free(struct pb_dpdk_port *p)
 {
 	pb_dpdk_flows_free(p);
+	p->stuck = false;
 	if (p->id < RTE_MAX_ETHPORTS && !atomic_load(&p->removed)) {
 		pb_dpdk_unwatch(p);
 		if (!atomic_load(&p->gone))
 			empty_rings(p);
 		if (p->started_once)
-			(void)rte_eth_dev_stop(p->id);
+			(void)pb_dpdk_dev_stop(p);
 	}
-	if (p->id < RTE_MAX_ETHPORTS)
+	if (p->id < RTE_MAX_ETHPORTS && !p->stuck)
 		unprobe(p);
+	if (p->stuck)
+		return -ETIMEDOUT; /* the driver still has all of it: nothing is freed, frames neither */
 	pb_dpdk_unwatch_last(p);
 	pb_dpdk_pool_put(p->dp);
 	free(p);
+	return 0;
 }
 
 void pb_dpdk_port_ref(struct pb_dpdk_port *port)
@@ -273,10 +277,9 @@ void pb_dpdk_port_ref(struct pb_dpdk_port *port)
 	atomic_fetch_add(&port->refs, 1);
 }
 
-void pb_dpdk_port_unref(struct pb_dpdk_port *port)
+int pb_dpdk_port_unref(struct pb_dpdk_port *port)
 {
-	if (port && atomic_fetch_sub(&port->refs, 1) == 1)
-		port_free(port);
+	return port && atomic_fetch_sub(&port->refs, 1) == 1 ? port_free(port) : 0;
 }
 
 uint16_t pb_dpdk_port_id(const struct pb_dpdk_port *port)
@@ -295,7 +298,7 @@ int pb_dpdk_port_stop(struct pb_dpdk_port *p)
 	pause_queues(p);
 	pb_dpdk_stamp_end(p, NULL);
 	pb_dpdk_flows_stop(p);
-	int rc = rte_eth_dev_stop(p->id);
+	int rc = pb_dpdk_dev_stop(p);
 	if (rc) {
 		pb_dpdk_flows_start(p);
 		atomic_store(&p->running, true);
@@ -325,9 +328,13 @@ int pb_dpdk_port_remove(struct pb_dpdk_port *p)
 	pb_dpdk_flows_lost(p);
 	atomic_store(&p->gone, true);
 	empty_rings(p);
-	(void)rte_eth_dev_stop(p->id);
+	(void)pb_dpdk_dev_stop(p);
+	if (p->stuck)
+		return -ETIMEDOUT;
 	pb_dpdk_dma_unmap(p);
-	int rc = close_dev(p);
+	int rc = pb_dpdk_dev_close(p);
+	if (p->stuck)
+		return -ETIMEDOUT;
 	if (p->device)
 		rc = rte_dev_remove(p->device);
 	atomic_store(&p->removed, true);

@@ -68,7 +68,7 @@ cdef extern from "dev/dpdk.h" nogil:
         bint full_duplex
     pb_dpdk_port *pb_dpdk_port_open(const pb_dpdk_config *cfg, pb_pool *pool, pb_dpdk_report *report, int *err)
     pb_dev *pb_dpdk_queue_open(pb_dpdk_port *port, uint16_t q, int *err)
-    void pb_dpdk_port_unref(pb_dpdk_port *port)
+    int pb_dpdk_port_unref(pb_dpdk_port *port)
     int pb_dpdk_port_stop(pb_dpdk_port *port)
     int pb_dpdk_port_start(pb_dpdk_port *port)
     int pb_dpdk_port_remove(pb_dpdk_port *port)

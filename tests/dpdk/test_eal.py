@@ -9,23 +9,12 @@ import sys
 import textwrap
 
 import pytest
+from dpdk_process import run
 
 import pybypass as pb
 from pybypass import dpdk
 
 POWERLESS = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--inh-caps=-all", "--bounding-set=-all"]
-
-
-def run(body, *, prefix=(), home=None, cwd=None):
-    """What a script prints as JSON on its last line, and all of its standard error."""
-    text = "import json, logging, os, pybypass as pb\nfrom pybypass import dpdk\n" + textwrap.dedent(body)
-    path = os.pathsep.join(p or os.getcwd() for p in sys.path)
-    done = subprocess.run(
-        [*prefix, sys.executable, "-c", text], capture_output=True, text=True, timeout=60, check=False, cwd=cwd,
-        env={**os.environ, "PYTHONPATH": path, **({"HOME": home, "XDG_RUNTIME_DIR": home} if home else {})},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout.splitlines()[-1]), done.stderr
 
 
 def test_starts_once_and_says_what_it_is():
@@ -310,24 +299,3 @@ def test_the_end_with_a_thread_in_the_data_path():
         """)
     assert found >= 10000
     assert "Fatal" not in said and "Traceback" not in said
-
-
-def test_both_ends_of_a_memif_close_in_one_process(tmp_path):
-    """What net_memif leaves with DPDK's interrupt thread does not crash the end of the process."""
-    body = f"""
-        import time
-        dpdk.start(dpdk.EalOptions(huge="no"))
-        for turn in range(3):
-            at = f"frames=2048&socket={tmp_path}/memif{{turn}}.sock"
-            with pb.open(f"dpdk:net_memif{{2 * turn}}?role=server&{{at}}") as a:
-                with pb.open(f"dpdk:net_memif{{2 * turn + 1}}?role=client&{{at}}") as b:
-                    until = time.monotonic() + 10
-                    while not (a.link()["up"] and b.link()["up"]):
-                        assert time.monotonic() < until
-                        time.sleep(0.005)
-        print(json.dumps(pb.open("dpdk:net_null?frames=2048").close()))
-        """
-    for _ in range(8):
-        for left in tmp_path.iterdir():
-            left.unlink()  # net_memif leaves it
-        assert run(body)[0] is None
