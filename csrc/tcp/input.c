@@ -178,10 +178,14 @@ static enum pb_drop in_rst(struct pb_tcp *e, struct tcb *c, const struct pkt *p,
 	return PB_DROP_NONE;
 }
 
-/* RFC 7323 4.3, with the last ACK sent of (2). */
+/* RFC 7323 4.3, with the last ACK sent of (2). What that one held back counts as sent: else no segment of a stream
+ * would begin there again. */
 static void update_ts_recent(struct tcb *c, const struct pkt *p, uint64_t now_ns)
 {
-	if ((c->flags & TCB_TS) && p->opts.has_ts && seq_leq(p->seq, c->last_ack_sent) &&
+	if (!(c->flags & TCB_TS) || !p->opts.has_ts)
+		return;
+	bool owed = c->t_delack != NEVER || (c->flags & TCB_ACK_NOW);
+	if (seq_leq(p->seq, owed ? c->last_ack_sent : c->rcv_nxt) &&
 	    (!seq_lt(p->opts.ts_val, c->ts_recent) || now_ns - c->ts_recent_ns >= PAWS_IDLE_NS)) {
 		c->ts_recent = p->opts.ts_val;
 		c->ts_recent_ns = now_ns;

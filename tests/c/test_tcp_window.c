@@ -82,9 +82,10 @@ static void look(struct held *t, const struct seen *o)
 }
 
 /* Pieces of a unit come, unread, until the ACK says less than came. */
-static struct held hold_back(bool sack)
+static struct held hold_back(bool sack, bool ts)
 {
 	struct pb_tcp_config c = script_config();
+	c.timestamps = ts;
 	c.wscale = true;
 	c.sack = sack;
 	c.rcvbuf_bytes = 65536;
@@ -92,6 +93,7 @@ static struct held hold_back(bool sack)
 	struct held t = {.at = 1, .ack = 1};
 	if (!script_open_v(s, &c, false, 4096))
 		return t;
+	s->ts = ts;
 	script_active(s, syn_opts(1460, sack, 0));
 	CHECK_EQ(script_info(s).rcv_wscale, 11);
 	do {
@@ -122,7 +124,7 @@ static void again(struct held *t)
 TEST(the_peer_insists)
 {
 	for (int sack = 0; sack < 2; sack++) {
-		struct held t = hold_back(sack), before = t;
+		struct held t = hold_back(sack, false), before = t;
 		REQUIRE(t.ack < t.at);
 		for (uint64_t after = 200 * MS; after < 5000 * MS; after *= 2) {
 			WAIT(after);
@@ -146,10 +148,32 @@ TEST(the_peer_insists)
 	}
 }
 
+/* A peer that measures the round trip by timestamps gets back what it sent last (RFC 7323 4.3), though its segments
+ * begin beyond the last ACK. */
+TEST(timestamps_go_on)
+{
+	struct held t = hold_back(true, true);
+	uint32_t edge = t.edge, held = 0;
+	while (edge - t.at > PIECE && !harness.bad) {
+		s->ts_val += 250;
+		IN_OK(.f = A, .seq = t.at, .ack = 1, .len = PIECE);
+		t.at += PIECE;
+		WAIT(250 * MS);
+		struct seen *o = NEXT();
+		REQUIRE(o);
+		look(&t, o);
+		held += t.ack < t.at;
+		CHECK_EQ(o->o.ts_ecr, s->ts_val);
+		NONE_OUT();
+	}
+	CHECK(held > 3);
+	CLOSE(s);
+}
+
 /* The window closes, and then all is acknowledged. */
 TEST(what_comes_next_acknowledges_it)
 {
-	struct held t = hold_back(true);
+	struct held t = hold_back(true, false);
 	uint32_t edge = t.edge, first = t.ack;
 	while (t.at < edge && !harness.bad) {
 		uint32_t n = edge - t.at < PIECE ? edge - t.at : PIECE;
@@ -171,7 +195,7 @@ TEST(what_comes_next_acknowledges_it)
 
 TEST(reading_acknowledges_it)
 {
-	struct held t = hold_back(true);
+	struct held t = hold_back(true, false);
 	uint32_t edge = t.edge;
 	/* Not enough to say so of the window itself. */
 	for (uint32_t at = 1; !s->n && at < t.at && !harness.bad; at += PIECE) {
@@ -190,7 +214,7 @@ TEST(reading_acknowledges_it)
 
 TEST(a_fin_acknowledges_it)
 {
-	struct held t = hold_back(false);
+	struct held t = hold_back(false, false);
 	IN_OK(.f = F | A, .seq = t.at, .ack = 1);
 	struct seen *o = NEXT();
 	REQUIRE(o);
@@ -203,7 +227,7 @@ TEST(a_fin_acknowledges_it)
 /* Data of ours says the same. */
 TEST(data_holds_it_back_too)
 {
-	struct held t = hold_back(true), before = t;
+	struct held t = hold_back(true, false), before = t;
 	WAIT(500 * MS);
 	SEND(1, 100);
 	struct seen *o = NEXT();
@@ -215,5 +239,5 @@ TEST(data_holds_it_back_too)
 	CLOSE(s);
 }
 
-MAIN(T(segments_below_the_unit), T(the_peer_insists), T(what_comes_next_acknowledges_it), T(reading_acknowledges_it),
-     T(a_fin_acknowledges_it), T(data_holds_it_back_too))
+MAIN(T(segments_below_the_unit), T(the_peer_insists), T(timestamps_go_on), T(what_comes_next_acknowledges_it),
+     T(reading_acknowledges_it), T(a_fin_acknowledges_it), T(data_holds_it_back_too))
