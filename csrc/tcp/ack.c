@@ -206,7 +206,8 @@ void enter_time_wait(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 /* The peer's FIN is in order (3.10.7.4, eighth). */
 void in_fin(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
-	c->flags |= TCB_RFIN_DONE | TCB_ACK_NOW;
+	c->flags |= TCB_RFIN_DONE;
+	ack_now(e, c);
 	c->rcv_nxt++;
 	if (seq_lt(c->rcv_nxt, c->snd_wl1)) /* see update_window */
 		c->snd_wl1 = c->rcv_nxt;

@@ -84,29 +84,54 @@ static void arm(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 void ack_now(struct pb_tcp *e, struct tcb *c)
 {
 	c->flags |= TCB_ACK_NOW;
+	c->bits &= ~(uint32_t)BIT_ACK_UNITS;
 	tcb_ready(e, c);
+}
+
+static void wait_for_more(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+{
+	if (!(c->bits & BIT_ACKS_BSD)) {
+		arm(e, c, now_ns);
+	} else if (c->t_delack == NEVER) {
+		c->t_delack = now_ns + c->delack_ns;
+		timer_update(e, c);
+	}
+}
+
+/* An ACK that need not wait. In a buffer that nobody reads it says whole units of the window's scale, and the timer
+ * what is beyond: then a stream of small segments fills the window that was offered, and not more with each of them. */
+static void ack_soon(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+{
+	uint32_t odd = rcv_odd(e, c);
+	if (!odd || ((c->flags & TCB_ACK_NOW) && !(c->bits & BIT_ACK_UNITS))) {
+		ack_now(e, c);
+		return;
+	}
+	if (seq_lt(c->last_ack_sent, c->rcv_nxt - odd)) {
+		ack_now(e, c);
+		c->bits |= BIT_ACK_UNITS;
+	}
+	wait_for_more(e, c, now_ns);
 }
 
 void ack_schedule(struct pb_tcp *e, struct tcb *c, uint32_t len, bool now, uint64_t now_ns)
 {
 	measure_mss(c, len);
 	uint32_t unacked = c->rcv_nxt - c->last_ack_sent;
+	bool soon;
 	if (c->bits & BIT_ACKS_BSD) {
-		c->last_data_ns = now_ns;
-		if (now || c->t_delack != NEVER || unacked >= 2u * c->rcv_mss || c->quickacks) {
-			ack_now(e, c);
-		} else {
-			c->t_delack = now_ns + c->delack_ns;
-			timer_update(e, c);
-		}
-		return;
+		soon = c->t_delack != NEVER || unacked >= 2u * c->rcv_mss || c->quickacks;
+	} else {
+		adapt(c, now_ns);
+		soon = (c->quickacks && !(c->bits & BIT_PINGPONG)) || unacked > c->rcv_mss;
 	}
-	adapt(c, now_ns);
 	c->last_data_ns = now_ns;
-	if (now || (c->quickacks && !(c->bits & BIT_PINGPONG)) || unacked > c->rcv_mss)
+	if (now)
 		ack_now(e, c);
+	else if (soon)
+		ack_soon(e, c, now_ns);
 	else
-		arm(e, c, now_ns);
+		wait_for_more(e, c, now_ns);
 }
 
 /* The application took what there was: nobody waits for more of it, so the ACK need not either. */

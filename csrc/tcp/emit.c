@@ -9,14 +9,18 @@ static uint32_t ip_write(const struct ip_about *ip, uint8_t *p, const struct pb_
 	return pb_ip6_write(p, src, dst, PB_IPPROTO_TCP, ip->ttl, ip->tos, 0, len);
 }
 
-/* Everything that a segment acknowledges is acknowledged now. */
+/* Everything that a segment acknowledges is acknowledged now. What it left out waits for the timer. */
 static void acked_now(struct pb_tcp *e, struct tcb *c, uint32_t ack)
 {
 	if (c->bits & BIT_DELACK_TIMED)
 		COUNT(e, TcpExtDelayedACKs);
 	c->flags &= ~(uint32_t)TCB_ACK_NOW;
-	c->bits &= ~(uint32_t)(BIT_DELACK_TIMED | BIT_DSACK | BIT_PUSHED | BIT_PUSHED_TWICE);
-	c->t_delack = NEVER;
+	c->bits &= ~(uint32_t)(BIT_DELACK_TIMED | BIT_DSACK | BIT_PUSHED | BIT_PUSHED_TWICE | BIT_ACK_UNITS |
+			       BIT_ACK_LESS);
+	if (ack == c->rcv_nxt)
+		c->t_delack = NEVER;
+	else
+		c->bits |= BIT_ACK_LESS;
 	if (c->quickacks && c->last_ack_sent != ack)
 		c->quickacks--;
 	c->last_ack_sent = ack;
@@ -55,7 +59,7 @@ void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *
 	bool syn = flags & PB_TCP_SYN;
 	if ((c->bits & BIT_ECE) && !syn)
 		flags |= PB_TCP_ECE;
-	struct offer offer = rcv_offer(e, c, syn);
+	struct offer offer = rcv_offer(e, c, syn, flags == PB_TCP_ACK && !g->len);
 	uint32_t ack = flags & PB_TCP_ACK ? offer.ack : 0;
 	uint8_t *tcp = payload - hdr, *ip = tcp - c->ip_hdr_len;
 	sum = pb_csum_add(sum, pb_csum_pseudo(&c->laddr, &c->raddr, PB_IPPROTO_TCP, hdr + g->len));
@@ -225,7 +229,7 @@ void send_replies(struct pb_tcp *e, struct out *o)
 		uint32_t opts_len = pb_tcp_opts_write(buf, &opts), hdr = PB_TCP_HLEN + opts_len;
 		uint8_t *tcp = frame_ptr(e, frame) + PB_TCP_HEADROOM - hdr;
 		uint32_t ip_len = pb_ip_is4(&r->dst) ? PB_IP4_HLEN : PB_IP6_HLEN;
-		struct ip_about about = {.ttl = e->cfg.ttl, .tos = r->tos, .df = true};
+		struct ip_about about = {.ttl = r->ttl, .tos = r->tos, .df = true};
 		pb_tcp_write(tcp, r->sport, r->dport, r->seq, r->ack, r->flags, 0, opts_len);
 		memcpy(tcp + PB_TCP_HLEN, buf, opts_len);
 		pb_tcp_set_csum(tcp, hdr, &r->src, &r->dst);

@@ -40,12 +40,13 @@ static enum pb_drop parse(const struct pb_tcp *e, const struct pb_desc *d, struc
 }
 
 /* CLOSED: anything but a RST is answered with one (3.10.7.1). */
-void reply_rst(struct pb_tcp *e, const struct pkt *p)
+void reply_rst(struct pb_tcp *e, const struct tcb *c, const struct pkt *p)
 {
 	if ((p->tcp.flags & PB_TCP_RST) || e->reply_n == REPLY_MAX)
 		return;
 	struct reply *r = &e->replies[e->reply_n++];
-	*r = (struct reply){.src = p->dst, .dst = p->src, .sport = p->tcp.dport, .dport = p->tcp.sport};
+	*r = (struct reply){
+		.src = p->dst, .dst = p->src, .sport = p->tcp.dport, .dport = p->tcp.sport, .ttl = c ? c->ttl : e->cfg.ttl};
 	if (p->tcp.flags & PB_TCP_ACK) {
 		r->seq = p->tcp.ack;
 		r->flags = PB_TCP_RST;
@@ -81,13 +82,6 @@ void challenge_ack(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	ack_now(e, c);
 }
 
-static void came_twice(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
-{
-	uint32_t end = seq_min(p->seq + p->data_len, c->rcv_nxt);
-	if (rcv_twice(e, c, end, now_ns))
-		dsack_report(e, c, p->seq, end, true);
-}
-
 /* The ACK for a segment that is not acceptable. Without payload it is limited too: two ends that disagree would answer
  * each other's ACKs for ever. */
 static void oow_ack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
@@ -105,9 +99,10 @@ static void oow_ack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64
 		c->last_oow_ns = now_ns;
 	}
 	/* It came twice: its ACK was lost, or the peer's timer is too quick. */
+	uint32_t end = p->seq + p->data_len;
 	if (p->data_len && seq_lt(p->seq, c->rcv_nxt)) {
 		quickack_mode(c, 16);
-		came_twice(e, c, p, now_ns);
+		dsack_report(e, c, p->seq, seq_min(end, c->rcv_nxt), true);
 	}
 	ack_now(e, c);
 }
@@ -178,14 +173,12 @@ static enum pb_drop in_rst(struct pb_tcp *e, struct tcb *c, const struct pkt *p,
 	return PB_DROP_NONE;
 }
 
-/* RFC 7323 4.3, with the last ACK sent of (2). What that one held back counts as sent: else no segment of a stream
- * would begin there again. */
+/* RFC 7323 4.3, with the last ACK sent of (2). When that said less than had come, what comes next is echoed all the
+ * same: in a stream no segment would begin at such an ACK. */
 static void update_ts_recent(struct tcb *c, const struct pkt *p, uint64_t now_ns)
 {
-	if (!(c->flags & TCB_TS) || !p->opts.has_ts)
-		return;
-	bool owed = c->t_delack != NEVER || (c->flags & TCB_ACK_NOW);
-	if (seq_leq(p->seq, owed ? c->last_ack_sent : c->rcv_nxt) &&
+	uint32_t acked = c->bits & BIT_ACK_LESS ? c->rcv_nxt : c->last_ack_sent;
+	if ((c->flags & TCB_TS) && p->opts.has_ts && seq_leq(p->seq, acked) &&
 	    (!seq_lt(p->opts.ts_val, c->ts_recent) || now_ns - c->ts_recent_ns >= PAWS_IDLE_NS)) {
 		c->ts_recent = p->opts.ts_val;
 		c->ts_recent_ns = now_ns;
@@ -248,7 +241,7 @@ static enum pb_drop in_synchronised(struct pb_tcp *e, struct tcb *c, struct pkt 
 		return why;
 	if (c->state == PB_TCP_SYN_RCVD) {
 		if (!acks_syn(c, p->tcp.ack)) {
-			reply_rst(e, p);
+			reply_rst(e, c, p);
 			return PB_DROP_TCP_ACK;
 		}
 		establish(e, c, now_ns);
@@ -266,7 +259,7 @@ static enum pb_drop in_synchronised(struct pb_tcp *e, struct tcb *c, struct pkt 
 	if (c->bits & BIT_ECN)
 		ecn_data(e, c, p);
 	if (p->data_len && seq_lt(p->seq, c->rcv_nxt))
-		came_twice(e, c, p, now_ns);
+		dsack_report(e, c, p->seq, seq_min(p->seq + p->data_len, c->rcv_nxt), true);
 	trim(c, p);
 	uint32_t fin_seq = p->seq + p->data_len;
 	if (p->data_len) {
@@ -328,7 +321,7 @@ static enum pb_drop arrives(struct pb_tcp *e, struct pkt *p, uint64_t now_ns)
 	struct tcb *l = listener_find(e, &p->dst, p->tcp.dport);
 	if (l)
 		return in_listen(e, l, p, now_ns);
-	reply_rst(e, p);
+	reply_rst(e, NULL, p);
 	return PB_DROP_TCP_NO_FLOW;
 }
 

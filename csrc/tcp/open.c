@@ -135,7 +135,7 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 	if (p->flags & PB_TCP_RST)
 		return PB_DROP_TCP_RST;
 	if ((p->flags & PB_TCP_ACK) || !(p->flags & PB_TCP_SYN)) {
-		reply_rst(e, p);
+		reply_rst(e, l, p);
 		return PB_DROP_TCP_NO_FLOW;
 	}
 	if (l->waiting >= l->backlog) {
@@ -145,7 +145,7 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 	}
 	if (l->flags & TCB_ASK) {
 		if (p->d->flags & PB_DESC_REFUSED) {
-			reply_rst(e, p);
+			reply_rst(e, l, p);
 			return PB_DROP_TCP_REFUSED;
 		}
 		if (!(p->d->flags & PB_DESC_ADMITTED)) {
@@ -177,7 +177,7 @@ enum pb_drop in_syn_sent(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_
 {
 	bool acked = p->flags & PB_TCP_ACK;
 	if (acked && !acks_syn(c, p->tcp.ack)) {
-		reply_rst(e, p);
+		reply_rst(e, c, p);
 		return PB_DROP_TCP_ACK;
 	}
 	if (p->flags & PB_TCP_RST) {

@@ -42,7 +42,8 @@ uint32_t isn_make(const struct pb_tcp *e, const struct tcb *c, uint64_t now_ns);
 uint32_t ts_offset_make(const struct pb_tcp *e, const struct tcb *c);
 
 /* input.c, open.c, ack.c, rx.c */
-void reply_rst(struct pb_tcp *e, const struct pkt *p);
+/* c: the connection or listener that was meant; NULL: none. */
+void reply_rst(struct pb_tcp *e, const struct tcb *c, const struct pkt *p);
 /* An ACK that answers what cannot be true (RFC 5961), as often as the limits allow. */
 void challenge_ack(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t now_ns);
@@ -64,10 +65,9 @@ struct offer {
 	uint32_t ack;
 	uint16_t field;
 };
-struct offer rcv_offer(struct pb_tcp *e, struct tcb *c, bool syn);
-/* The peer sent again up to `end`, at most rcv_nxt. Whether the next ACK covers that, and may say that it came twice:
- * not what is held back, unless it is so for long. */
-bool rcv_twice(const struct pb_tcp *e, struct tcb *c, uint32_t end, uint64_t now_ns);
+/* bare: it carries nothing but the ACK. */
+struct offer rcv_offer(struct pb_tcp *e, struct tcb *c, bool syn, bool bare);
+uint32_t rcv_odd(const struct pb_tcp *e, const struct tcb *c);
 /* The window allowed it, but small segments may have cost more memory than bytes: refuse beyond twice the buffer. When
  * those who do not read have taken the pool down to half of the reserve, who reads and has next to nothing unread goes
  * on, and who has nothing unread may begin. */

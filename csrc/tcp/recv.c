@@ -49,13 +49,23 @@ int64_t pb_tcp_recv(struct pb_tcp *e, pb_tcp_handle h, void *buf, size_t len, ui
 	return (int64_t)done;
 }
 
+/* How many frames the application may have. What else is there stays here, where small segments share frames; but nothing
+ * can come to share them after the end of the stream. */
+static uint32_t frames_most(const struct pb_tcp *e, const struct tcb *c)
+{
+	if ((c->flags & TCB_RFIN_DONE) || c->state == PB_TCP_CLOSED)
+		return UINT32_MAX;
+	return max_u32((c->rcvbuf - c->rcvbuf / 4) >> e->frame_log2, 1);
+}
+
 int pb_tcp_recv_frames(struct pb_tcp *e, pb_tcp_handle h, struct pb_desc *d, int n)
 {
 	struct tcb *c = tcb_get(e, h);
 	if (!c)
 		return -EBADF;
 	int k = 0;
-	for (; k < n && c->rq_head != NONE; k++) {
+	uint32_t most = frames_most(e, c), room = most > c->held_frames ? most - c->held_frames : 0;
+	for (; k < n && (uint32_t)k < room && c->rq_head != NONE; k++) {
 		uint32_t frame = c->rq_head;
 		struct seg *s = &e->segs[frame];
 		d[k] = (struct pb_desc){.addr = frame_addr(e, frame), .off = s->off, .len = s->len};
@@ -87,6 +97,8 @@ int pb_tcp_consumed(struct pb_tcp *e, pb_tcp_handle h, uint32_t frames)
 		return -EINVAL;
 	c->held_frames -= frames;
 	c->rcv_frames -= frames;
+	if (c->rq_head != NONE && c->held_frames < frames_most(e, c))
+		tcb_event(e, c, PB_TCP_EV_READABLE); /* some may have been kept back */
 	ack_read(e, c);
 	rcv_review(e, c);
 	return 0;

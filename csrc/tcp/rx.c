@@ -6,6 +6,7 @@
 /* A payload of at most this part of a frame is copied to its neighbour when it fits behind it: one-byte segments must
  * not eat the pool, since each segment that is kept holds a whole frame. */
 #define SMALL_DIVISOR 4u
+#define ONE_MORE_NS 30000000000ull
 
 /* When more memory is charged than the buffer has, any piece that fits is worth a copy. */
 static bool is_small(const struct pb_tcp *e, const struct tcb *c, uint32_t len)
@@ -51,6 +52,7 @@ static void rq_link(struct pb_tcp *e, struct tcb *c, uint32_t frame)
 static void advance(struct pb_tcp *e, struct tcb *c, uint32_t len)
 {
 	(void)e;
+	c->bits &= ~(uint32_t)BIT_ACK_LESS;
 	c->rcv_nxt += len;
 	c->rq_bytes += len;
 	c->bytes_received += len;
@@ -181,6 +183,15 @@ static void prune_ooo(struct pb_tcp *e, struct tcb *c)
 	}
 }
 
+/* A peer of whom nothing is taken for long gives up (RFC 9293 3.8.3: after 100 s or more). Small segments that nobody
+ * reads may have moved the window so far that it does not close: now and then one of them is taken beyond what they may
+ * cost. */
+static bool one_more(const struct pb_tcp *e, const struct tcb *c, uint64_t now_ns)
+{
+	return now_ns - c->last_data_ns >= ONE_MORE_NS && pb_pool_free_hint(e->cache) >= e->cfg.reserve_frames &&
+	       (uint64_t)c->rcv_frames * e->pool->frame_bytes < 4ull * c->rcvbuf;
+}
+
 static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now_ns)
 {
 	bool gap = c->oq_head != NONE;
@@ -194,7 +205,7 @@ static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uin
 		if (c->rq_tail == NONE || !append_copy(e, c, c->rq_tail, p)) {
 			while (!rcv_memory_left(e, c) && c->oq_head != NONE)
 				prune_ooo(e, c);
-			if (!rcv_memory_left(e, c)) {
+			if (!rcv_memory_left(e, c) && !one_more(e, c, now_ns)) {
 				/* It was offered, and what was offered is not taken back (RFC 9293 3.8.6): the peer
 				 * hears at once where the stream stands, and sends this again by its timer. */
 				COUNT(e, TcpExtTCPRcvQDrop);
@@ -218,7 +229,7 @@ enum pb_drop in_data(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t no
 		return PB_DROP_TCP_CLOSED;
 	if (c->flags & TCB_DETACHED) {
 		/* Data for an application that has closed (RFC 1122 4.2.2.13). */
-		reply_rst(e, p);
+		reply_rst(e, c, p);
 		tcb_closed(e, c, ECONNABORTED);
 		return PB_DROP_TCP_CLOSED;
 	}

@@ -106,7 +106,8 @@ enum tcb_bit {
 	BIT_FIN_ALONE = 1u << 23,    /* the FIN went in a segment of its own, the last time */
 	BIT_RATE_LIMITED = 1u << 19, /* pacing holds the next segment back */
 	BIT_READS = 1u << 25,        /* the application had read all there was, at least once */
-	BIT_ACK_ALL = 1u << 26,      /* the next ACK holds nothing back: rcv_offer() */
+	BIT_ACK_UNITS = 1u << 26,    /* TCB_ACK_NOW is for whole units of the window's scale: ack_soon() */
+	BIT_ACK_LESS = 1u << 27,     /* the last ACK said less than had come, and no more has come since */
 };
 
 /* What t_rtx is for. */
@@ -285,7 +286,7 @@ struct reply {
 	struct pb_ip src, dst;
 	uint16_t sport, dport;
 	uint32_t seq, ack;
-	uint8_t flags, tos;
+	uint8_t flags, tos, ttl;
 	bool has_ts;
 	uint32_t ts_val, ts_ecr;
 };

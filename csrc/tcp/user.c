@@ -87,6 +87,7 @@ void send_rst(struct pb_tcp *e, const struct tcb *c, uint64_t now_ns)
 		.ack = c->rcv_nxt,
 		.flags = PB_TCP_RST | PB_TCP_ACK,
 		.tos = c->tos,
+		.ttl = c->ttl,
 		.has_ts = c->flags & TCB_TS, /* RFC 7323 3.2: SHOULD */
 		.ts_val = now_ts_ms(c, now_ns),
 		.ts_ecr = c->ts_recent,

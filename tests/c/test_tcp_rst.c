@@ -206,6 +206,42 @@ TEST(mutated_segments)
 	CLOSE(s);
 }
 
-MAIN(T(rst_exact), T(rst_keeps_what_was_received), T(rst_in_window_is_challenged), T(rst_with_text_at_a_closed_window),
-     T(syn_is_challenged_wherever_it_lies), T(ack_of_unsent_and_ancient), T(no_ack_storm), T(unknown_tuple),
-     T(mutated_segments))
+/* SYN-RECEIVED knows how it came about (RFC 9293 3.10.7.4): a connection that was asked for is refused, one that came
+ * to a listener is as if it had not come. */
+TEST(rst_in_syn_received)
+{
+	struct pb_tcp_config c = script_config();
+	REQUIRE(script_open(s, &c));
+	CHECK_EQ(script_connect(s), 0);
+	OUT(.f = S);
+	IN_OK(.f = S);
+	OUT(.f = S | A, .ack = 1);
+	STATE(SYN_RCVD);
+	IN_OK(.f = R, .seq = 1);
+	script_pull(s);
+	CHECK_EQ(s->error, ECONNREFUSED);
+	STATE(CLOSED);
+	CLOSE(s);
+
+	REQUIRE(script_open(s, &c));
+	CHECK_EQ(script_listen(s, 1), 0);
+	for (int i = 0; i < 3; i++) {
+		IN_OK(.f = S, .o = syn_opts(1460, true, -1));
+		OUT(.f = S | A, .ack = 1);
+		IN_OK(.f = R, .seq = 1);
+		NONE_OUT();
+		CHECK_EQ(pb_tcp_accept(s->e, s->l, &s->h), (uint64_t)-EAGAIN);
+		CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpAttemptFails], (uint64_t)i + 1);
+		s->rport++;
+	}
+	IN_OK(.f = S, .o = syn_opts(1460, true, -1));
+	OUT(.f = S | A, .ack = 1);
+	IN_OK(.f = A, .seq = 1, .ack = 1);
+	CHECK_EQ(pb_tcp_accept(s->e, s->l, &s->h), 0);
+	STATE(ESTABLISHED);
+	CLOSE(s);
+}
+
+MAIN(T(rst_in_syn_received), T(rst_exact), T(rst_keeps_what_was_received), T(rst_in_window_is_challenged),
+     T(rst_with_text_at_a_closed_window), T(syn_is_challenged_wherever_it_lies), T(ack_of_unsent_and_ancient),
+     T(no_ack_storm), T(unknown_tuple), T(mutated_segments))

@@ -9,6 +9,10 @@ TEST(segments_and_push)
 	REQUIRE(script_open(s, &c));
 	ACTIVE();
 	SEND(1, 4000);
+	script_pull(s);
+	REQUIRE(s->n == 3);
+	for (uint32_t i = 0; i < 3; i++) /* on the last one, and only there */
+		CHECK_EQ(s->outs[(s->head + i) % OUTS].v.flags & P, i < 2 ? 0 : P);
 	OUT(.f = A, .seq = 1, .ack = 1, .len = 1460);
 	OUT(.f = A, .seq = 1461, .ack = 1, .len = 1460);
 	OUT(.f = A | P, .seq = 2921, .ack = 1, .len = 1080);

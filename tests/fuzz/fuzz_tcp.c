@@ -7,7 +7,7 @@
  * A libFuzzer target: link it with csrc/{base,mem,wire,net,cc,tcp} under -DPB_DEBUG
  * -fsanitize=fuzzer,address,undefined, and run it on a scratch directory followed by tests/fuzz/corpus/tcp, which
  * tools/make_tcp_corpus.py writes. */
-#include "tcp_peer.h"
+#include "tcp_app.h"
 
 #include "cc/cc.h"
 
@@ -15,16 +15,6 @@
 
 /* A cwnd of one segment of 64 bytes needs that many. */
 #define LAST_ROUNDS 20000
-
-static void events(struct fuzz *f)
-{
-	struct pb_tcp_event ev[4];
-	int n = pb_tcp_events(f->e, ev, 4);
-	for (int i = 0; i < n; i++)
-		if ((ev[i].mask & PB_TCP_EV_GONE) && ev[i].conn == f->h)
-			f->open = false;
-	check_trace(f);
-}
 
 static void syn_opts(struct fuzz *f, struct pb_tcp_opts *o, uint8_t how)
 {
@@ -106,105 +96,6 @@ static void inject(struct fuzz *f)
 	if (syn)
 		f->now_ns += 20000;
 	put_segment(f, &g);
-}
-
-static void app_recv(struct fuzz *f, uint8_t how)
-{
-	uint8_t buf[2048];
-	struct pb_desc d;
-	uint64_t at = f->read;
-	if (how & 1) {
-		int64_t n = pb_tcp_recv(f->e, f->h, buf, 1 + how * 8u, f->now_ns);
-		if (n > 0)
-			check_bytes(f, buf, (uint32_t)n);
-	} else if (f->nheld < APP_MAX && pb_tcp_recv_frames(f->e, f->h, &d, 1) == 1) {
-		check_bytes(f, pb_pool_data(f->pool, &d), d.len);
-		f->held[f->nheld++] = (struct held){d, at};
-	}
-}
-
-/* What was handed up is still what it was. */
-static void app_release(struct fuzz *f)
-{
-	if (!f->nheld)
-		return;
-	struct held *h = &f->held[--f->nheld];
-	const uint8_t *p = pb_pool_data(f->pool, &h->d);
-	for (uint32_t i = 0; i < h->d.len; i++)
-		HOLDS(p[i] == rx_byte((uint32_t)(h->at + i)));
-	pb_pool_put(f->cache, h->d.addr, PB_OWN_APP);
-	pb_tcp_consumed(f->e, f->h, 1);
-	refill(f);
-}
-
-static void wrote(struct fuzz *f, uint32_t n, bool record)
-{
-	f->wrote += n;
-	if (record)
-		f->records[f->nrecords++ % RECORDS] = (uint32_t)f->wrote;
-}
-
-static void app_send(struct fuzz *f, uint8_t op, uint8_t how)
-{
-	uint8_t buf[16384];
-	uint32_t n = op & 32 ? 1u + how : how * 64u;
-	unsigned flags = (op & 16 ? PB_TCP_MORE : 0u) | (op & 64 ? PB_TCP_EOR : 0u);
-	if (op & 128) {
-		uint64_t addr;
-		if (!n || n > 1900 || !pb_pool_get(f->cache, &addr, 1, 40, PB_OWN_APP))
-			return;
-		struct pb_desc d = {.addr = addr, .off = PB_TCP_HEADROOM + (how & 6), .len = (uint16_t)n};
-		d.flags = (uint16_t)((op & 16 ? PB_DESC_MORE : 0) | (op & 64 ? PB_DESC_EOR : 0));
-		uint8_t *p = pb_pool_data(f->pool, &d);
-		for (uint32_t i = 0; i < n; i++)
-			p[i] = tx_byte((uint32_t)(f->wrote + i));
-		uint32_t sum = pb_csum_partial(p, n, 0);
-		if (pb_tcp_send_frames(f->e, f->h, &d, &sum, 1) == 1)
-			wrote(f, n, op & 64);
-		else
-			pb_pool_put(f->cache, addr, PB_OWN_APP);
-		return;
-	}
-	for (uint32_t i = 0; i < n; i++)
-		buf[i] = tx_byte((uint32_t)(f->wrote + i));
-	int64_t k = pb_tcp_send(f->e, f->h, buf, n, flags);
-	HOLDS(k <= (int64_t)n);
-	wrote(f, k > 0 ? (uint32_t)k : 0, k > 0 && k == (int64_t)n && (op & 64));
-}
-
-static void app_connect(struct fuzz *f)
-{
-	struct pb_tcp_endpoint us = {f->us, 1000}, peer = {f->peer, 2000};
-	pb_tcp_handle h;
-	if (f->open || pb_tcp_connect(f->e, &us, &peer, f->now_ns, &h))
-		return;
-	renew(f);
-	f->h = h;
-	f->open = true;
-}
-
-/* The listener goes, with all that waits in it; another comes, on any address or on ours. */
-static void app_listen_again(struct fuzz *f, bool any)
-{
-	struct pb_tcp_endpoint here = {.port = 1000};
-	if (!any)
-		here.addr = f->us;
-	if (f->l) {
-		HOLDS(!pb_tcp_close(f->e, f->l, f->now_ns));
-		events(f);
-		f->l = 0;
-	}
-	if (pb_tcp_listen(f->e, &here, 2, &f->l))
-		f->l = 0;
-}
-
-static void app_accept(struct fuzz *f)
-{
-	if (f->open || pb_tcp_accept(f->e, f->l, &f->h))
-		return;
-	f->open = true;
-	f->read = f->wrote = 0;
-	f->nrecords = 0;
 }
 
 /* A handshake as a whole, so that scripts get to the states behind it. */
@@ -418,6 +309,25 @@ static void check(struct fuzz *f)
 }
 
 /* From here on nothing is lost: what was queued must arrive, or the connection must have ended. */
+/* What came is acknowledged, half a second after it came at the latest (RFC 9293 3.8.6.3). */
+static void all_acknowledged(struct fuzz *f)
+{
+	struct pb_tcp_info info;
+	uint64_t until = f->now_ns + 500000000, due;
+	output(f, PB_BURST_MAX);
+	while ((due = pb_tcp_next_deadline(f->e)) <= until) {
+		pass_time(f, due);
+		output(f, PB_BURST_MAX);
+		while (f->ndev)
+			complete(f, 0);
+	}
+	if (pb_tcp_get_info(f->e, f->h, &info) || info.state == PB_TCP_CLOSED)
+		return;
+	bool fin = info.state >= PB_TCP_CLOSE_WAIT && info.state <= PB_TCP_TIME_WAIT;
+	uint32_t got = f->rcv - f->irs - 1 - (uint32_t)info.bytes_received;
+	HOLDS(got == 0 || (fin && got == 1));
+}
+
 static void drain(struct fuzz *f)
 {
 	struct pb_tcp_info info;
@@ -435,8 +345,12 @@ static void drain(struct fuzz *f)
 		events(f);
 		bool live = f->synced && f->open && !pb_tcp_get_info(f->e, f->h, &info) &&
 			    info.state >= PB_TCP_ESTABLISHED && info.state != PB_TCP_TIME_WAIT;
-		if (!live || (!info.inflight_bytes && !info.unsent_bytes))
+		if (!live)
 			return;
+		if (!info.inflight_bytes && !info.unsent_bytes) {
+			all_acknowledged(f);
+			return;
+		}
 		HOLDS(round < LAST_ROUNDS);
 		idle = info.bytes_acked == last ? idle + 1 : 0;
 		last = info.bytes_acked;

@@ -46,6 +46,7 @@ struct fuzz {
 	uint32_t rcv, edge;     /* what the engine acknowledged, and its window's right edge */
 	uint32_t top;           /* highest sequence number of an ACK within it: where the engine takes a window from */
 	bool synced;            /* the engine told where it is */
+	uint16_t syn_wnd;       /* what its SYN without ACK offered; 0: there was none */
 	uint8_t wscale, shift;  /* of its window, and of the peer's at most */
 	bool ts;
 	uint32_t ts_val, ts_ecr;
@@ -136,6 +137,7 @@ static void complete(struct fuzz *f, uint32_t which)
 static inline void renew(struct fuzz *f)
 {
 	f->synced = false;
+	f->syn_wnd = 0;
 	f->irs = (uint32_t)(f->now_ns * 2654435761u);
 	f->rcv = f->edge = 0;
 	f->wscale = 0;
@@ -154,10 +156,13 @@ static void forget_acked(struct fuzz *f)
 
 static void see_syn(struct fuzz *f, const struct pb_tcp_view *t, const struct pb_tcp_opts *o)
 {
-	/* A connection begins, or says so again: the peer's stream starts behind the SYN that it acknowledges. */
+	/* A connection begins, or says so again: the peer's stream starts behind the SYN that it acknowledges. What a
+	 * SYN offers stands from there. */
+	bool again = f->iss == t->seq && (t->flags & PB_TCP_ACK);
+	f->syn_wnd = t->flags & PB_TCP_ACK ? again ? f->syn_wnd : 0 : t->wnd;
+	f->synced = f->synced && again && f->irs == t->ack - 1;
 	f->iss = f->una = t->seq;
 	f->snd = f->allowed = t->seq + 1;
-	f->synced = false;
 	f->nsegs = 0;
 	if (t->flags & PB_TCP_ACK)
 		f->irs = t->ack - 1;
@@ -186,9 +191,12 @@ static void see_ack(struct fuzz *f, const struct pb_tcp_view *t)
 {
 	uint32_t edge = t->ack + ((uint32_t)t->wnd << (t->flags & PB_TCP_SYN ? 0 : f->wscale));
 	HOLDS(!f->synced || !before(t->ack, f->rcv));
-	HOLDS(!f->synced || !before(edge, f->edge)); /* not by a byte */
+	/* Not by a byte. But a SYN-ACK that is sent again cannot say more than what is not scaled (RFC 7323 2.2). */
+	bool most = (t->flags & PB_TCP_SYN) && t->wnd == 65535;
+	HOLDS(most || !before(edge, f->synced ? f->edge : f->irs + 1 + f->syn_wnd));
 	f->rcv = t->ack;
-	f->edge = edge;
+	if (!f->synced || before(f->edge, edge))
+		f->edge = edge;
 	if (before(f->top, f->rcv) || before(f->edge, f->top))
 		f->top = f->rcv;
 	f->synced = true;
