@@ -45,8 +45,11 @@ void reply_rst(struct pb_tcp *e, const struct tcb *c, const struct pkt *p)
 	if ((p->tcp.flags & PB_TCP_RST) || e->reply_n == REPLY_MAX)
 		return;
 	struct reply *r = &e->replies[e->reply_n++];
-	*r = (struct reply){
-		.src = p->dst, .dst = p->src, .sport = p->tcp.dport, .dport = p->tcp.sport, .ttl = c ? c->ttl : e->cfg.ttl};
+	*r = (struct reply){.src = p->dst,
+			    .dst = p->src,
+			    .sport = p->tcp.dport,
+			    .dport = p->tcp.sport,
+			    .ttl = c ? c->ttl : e->cfg.ttl};
 	if (p->tcp.flags & PB_TCP_ACK) {
 		r->seq = p->tcp.ack;
 		r->flags = PB_TCP_RST;
