@@ -49,8 +49,8 @@ int64_t pb_tcp_recv(struct pb_tcp *e, pb_tcp_handle h, void *buf, size_t len, ui
 	return (int64_t)done;
 }
 
-/* How many frames the application may have. What else is there stays here, where small segments share frames; but nothing
- * can come to share them after the end of the stream. */
+/* How many frames the application may have. What else is there stays here, where small segments share frames; but
+ * nothing can come to share them after the end of the stream. */
 static uint32_t frames_most(const struct pb_tcp *e, const struct tcb *c)
 {
 	if ((c->flags & TCB_RFIN_DONE) || c->state == PB_TCP_CLOSED)
