@@ -174,6 +174,58 @@ TEST(received_frames)
 	CLOSE(s);
 }
 
+/* What is handed up now, from *read on. */
+static uint32_t hand_up(struct pb_desc *d, uint32_t *read)
+{
+	int k = pb_tcp_recv_frames(s->e, s->h, d, 64);
+	CHECK(k >= 0);
+	for (int i = 0; i < k; *read += d[i++].len)
+		CHECK_EQ(pb_pool_data(s->pool, &d[i])[0], rx_byte(*read));
+	return k > 0 ? (uint32_t)k : 0;
+}
+
+static void give_back(const struct pb_desc *d, uint32_t n)
+{
+	for (uint32_t i = 0; i < n; i++)
+		pb_pool_put(s->cache, d[i].addr, PB_OWN_APP);
+	s->events = 0;
+	CHECK_EQ(pb_tcp_consumed(s->e, s->h, n), 0);
+	script_pull(s);
+}
+
+/* The application gets frames for three quarters of the buffer. What else comes shares frames, however small it is, and
+ * is told of when there is room; the end of the stream lifts the limit. */
+TEST(frames_are_handed_up_to_a_limit)
+{
+	struct pb_tcp_config c = script_config();
+	struct pb_desc d[256];
+	c.rcvbuf_bytes = 65536; /* 32 frames */
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	uint32_t at = 1, read = 1, n = 0;
+	for (; at < 1 + 300 * 100; at += 100) { /* with a frame for each it would be ten times the buffer */
+		IN_OK(.f = A, .seq = at, .ack = 1, .len = 100);
+		FORGET();
+		n += hand_up(d + n, &read);
+	}
+	CHECK_EQ(n, 24);
+	CHECK_EQ(read, 1 + 24 * 100);
+	give_back(d, 8);
+	CHECK(s->events & PB_TCP_EV_READABLE);
+	CHECK_EQ(hand_up(d + n, &read), 8);
+	n += 8;
+	CHECK(read > 1 + 24 * 100 + 8 * 1500);
+	CHECK_EQ(hand_up(d + n, &read), 0);
+	IN_OK(.f = F | A, .seq = at, .ack = 1);
+	FORGET();
+	CHECK(s->events & PB_TCP_EV_FIN);
+	n += hand_up(d + n, &read);
+	CHECK_EQ(read, at);
+	give_back(d + 8, n - 8);
+	CHECK(!(s->events & PB_TCP_EV_READABLE)); /* nothing is left */
+	CLOSE(s);
+}
+
 /* Closed while the application holds frames: they are its own to give back. */
 TEST(closed_while_held)
 {
@@ -294,5 +346,5 @@ TEST(timeout_resends_held_frames_and_then_their_own)
 }
 
 MAIN(T(sent_from_their_own_frames), T(refused_frames), T(retransmission_copies), T(partial_ack_of_a_held_frame),
-     T(end_with_frames_in_the_device), T(received_frames), T(closed_while_held), T(tail_loss_probe_of_a_held_frame),
-     T(rack_resends_held_frames), T(timeout_resends_held_frames_and_then_their_own))
+     T(end_with_frames_in_the_device), T(received_frames), T(frames_are_handed_up_to_a_limit), T(closed_while_held),
+     T(tail_loss_probe_of_a_held_frame), T(rack_resends_held_frames), T(timeout_resends_held_frames_and_then_their_own))
