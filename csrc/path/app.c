@@ -110,7 +110,11 @@ void app_want(struct pb_app *a, struct sock *s, enum pb_cmd_op op)
 {
 	a->nwant -= s->want != 0;
 	struct pb_cmd c = {.op = (uint8_t)op, .cookie = (uint32_t)(s - a->socks), .h = s->h};
+	if (op == PB_CMD_CONSUMED)
+		c.u32 = s->unreported;
 	s->want = app_cmd(a, &c) ? (uint8_t)op : 0;
+	if (op == PB_CMD_CONSUMED && !s->want)
+		s->unreported = 0;
 	a->nwant += s->want != 0;
 }
 

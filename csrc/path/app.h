@@ -12,7 +12,7 @@ struct sock {
 	pb_tcp_handle h;
 	unsigned ready; /* what is true for good: CONNECTED, FIN, CLOSED, GONE, ERROR, REPLY, ACCEPT */
 	bool used, listening, opening, closed_by_app, shut_wr;
-	uint8_t want; /* 0, or CLOSE or ABORT that has to go in as soon as there is room */
+	uint8_t want; /* 0, or CLOSE, ABORT or CONSUMED that has to go in as soon as there is room */
 	int32_t error;
 	int32_t listener; /* -1, or where it was accepted from */
 	uint32_t mss;

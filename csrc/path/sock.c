@@ -190,8 +190,12 @@ static uint32_t rx_pop(struct pb_app *a, struct sock *s)
 /* Tells the engine in batches: the window need not move for every frame, but it must when the queue is empty. */
 static void report(struct pb_app *a, struct sock *s)
 {
-	if (!s->unreported || (s->unreported < 16 && s->rx_head != NO_FRAME) || !pb_ring_room(&a->chan->cmd, 1))
+	if (!s->unreported || (s->unreported < 16 && s->rx_head != NO_FRAME))
 		return;
+	if (s->want || !pb_ring_room(&a->chan->cmd, 1)) {
+		app_want(a, s, PB_CMD_CONSUMED); /* the engine may wait for it with what it keeps back */
+		return;
+	}
 	struct pb_cmd *c = pb_ring_prod_slot(&a->chan->cmd, 0);
 	c->op = PB_CMD_CONSUMED;
 	c->cookie = (uint32_t)(s - a->socks);

@@ -85,7 +85,7 @@ enum pb_tcp_option {
 	PB_TCP_O_MAXSEG,          /* before the handshake; read: the MSS in use */
 	PB_TCP_O_SYN_RETRIES,
 	PB_TCP_O_FIN_WAIT2_NS,
-	PB_TCP_O_RCVBUF,
+	PB_TCP_O_RCVBUF, /* no smaller than what the application holds: read it back */
 	PB_TCP_O_SNDBUF,
 	PB_TCP_O_WINDOW_CLAMP, /* never advertise more; 0: off */
 	PB_TCP_O_TOS,

@@ -175,9 +175,7 @@ int pb_tcp_set_option(struct pb_tcp *e, pb_tcp_handle h, unsigned option, int64_
 		c->fin_wait2_ns = ns;
 		break;
 	case PB_TCP_O_RCVBUF:
-		c->rcvbuf = (uint32_t)v;
-		rcv_sized(e, c);
-		rcv_review(e, c);
+		rcv_resize(e, c, (uint32_t)v);
 		break;
 	case PB_TCP_O_SNDBUF:
 		c->sndbuf = (uint32_t)v;

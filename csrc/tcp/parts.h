@@ -82,6 +82,9 @@ static inline bool rcv_memory_left(const struct pb_tcp *e, const struct tcb *c)
 /* The application read: tells the peer of the room if it was waiting for it. */
 void rcv_review(struct pb_tcp *e, struct tcb *c);
 
+/* recv.c */
+void rcv_resize(struct pb_tcp *e, struct tcb *c, uint32_t bytes);
+
 /* rx.c */
 int rcv_sack_blocks(const struct pb_tcp *e, const struct tcb *c, struct pb_tcp_opts *o, int max);
 /* Nothing in the store lies beyond: a FIN there can be true. */

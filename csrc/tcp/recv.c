@@ -49,13 +49,24 @@ int64_t pb_tcp_recv(struct pb_tcp *e, pb_tcp_handle h, void *buf, size_t len, ui
 	return (int64_t)done;
 }
 
-/* How many frames the application may have. What else is there stays here, where small segments share frames; but
- * nothing can come to share them after the end of the stream. */
+static uint32_t keep_frames(const struct pb_tcp *e, const struct tcb *c)
+{
+	return c->rcvbuf >> (e->frame_log2 + 1);
+}
+
+/* How many frames the application may have before the last one, in which small segments find room, is kept here for
+ * them: three quarters of the buffer, and more than it may keep for long. */
 static uint32_t frames_most(const struct pb_tcp *e, const struct tcb *c)
 {
-	if ((c->flags & TCB_RFIN_DONE) || c->state == PB_TCP_CLOSED)
-		return UINT32_MAX;
-	return max_u32((c->rcvbuf - c->rcvbuf / 4) >> e->frame_log2, 1);
+	return max_u32((c->rcvbuf - c->rcvbuf / 4) >> e->frame_log2, keep_frames(e, c) + 1);
+}
+
+/* More may come into that frame: it is the last, there is room, and the stream goes on. */
+static bool may_grow(const struct pb_tcp *e, const struct tcb *c, uint32_t frame)
+{
+	const struct seg *s = &e->segs[frame];
+	return frame == c->rq_tail && (uint32_t)s->off + s->len + e->pool->frame_bytes / 4 <= e->pool->frame_bytes &&
+	       !(c->flags & TCB_RFIN_DONE) && c->state != PB_TCP_CLOSED;
 }
 
 int pb_tcp_recv_frames(struct pb_tcp *e, pb_tcp_handle h, struct pb_desc *d, int n)
@@ -64,10 +75,11 @@ int pb_tcp_recv_frames(struct pb_tcp *e, pb_tcp_handle h, struct pb_desc *d, int
 	if (!c)
 		return -EBADF;
 	int k = 0;
-	uint32_t most = frames_most(e, c), room = most > c->held_frames ? most - c->held_frames : 0;
-	for (; k < n && (uint32_t)k < room && c->rq_head != NONE; k++) {
+	for (; k < n && c->rq_head != NONE; k++) {
 		uint32_t frame = c->rq_head;
 		struct seg *s = &e->segs[frame];
+		if (c->held_frames + (uint32_t)k >= frames_most(e, c) && may_grow(e, c, frame))
+			break;
 		d[k] = (struct pb_desc){.addr = frame_addr(e, frame), .off = s->off, .len = s->len};
 		c->rq_head = s->next;
 		if (c->rq_head == NONE)
@@ -85,7 +97,7 @@ int pb_tcp_recv_frames(struct pb_tcp *e, pb_tcp_handle h, struct pb_desc *d, int
 uint32_t pb_tcp_keep_frames(struct pb_tcp *e, pb_tcp_handle h)
 {
 	const struct tcb *c = tcb_get(e, h);
-	return c ? c->rcvbuf >> (e->frame_log2 + 1) : 0;
+	return c ? keep_frames(e, c) : 0;
 }
 
 int pb_tcp_consumed(struct pb_tcp *e, pb_tcp_handle h, uint32_t frames)
@@ -98,8 +110,20 @@ int pb_tcp_consumed(struct pb_tcp *e, pb_tcp_handle h, uint32_t frames)
 	c->held_frames -= frames;
 	c->rcv_frames -= frames;
 	if (c->rq_head != NONE && c->held_frames < frames_most(e, c))
-		tcb_event(e, c, PB_TCP_EV_READABLE); /* some may have been kept back */
+		tcb_event(e, c, PB_TCP_EV_READABLE); /* it may have been kept back */
 	ack_read(e, c);
 	rcv_review(e, c);
 	return 0;
+}
+
+/* Not so small that what the application holds already keeps the next data back from it. */
+void rcv_resize(struct pb_tcp *e, struct tcb *c, uint32_t bytes)
+{
+	uint64_t least = ((uint64_t)c->held_frames + 1) * 4 / 3 + 1;
+	least <<= e->frame_log2;
+	c->rcvbuf = c->held_frames && bytes < least && least <= UINT32_MAX ? (uint32_t)least : bytes;
+	rcv_sized(e, c);
+	if (c->rq_head != NONE)
+		tcb_event(e, c, PB_TCP_EV_READABLE);
+	rcv_review(e, c);
 }

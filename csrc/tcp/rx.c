@@ -82,6 +82,7 @@ static bool drain_ooo(struct pb_tcp *e, struct tcb *c)
 		uint32_t cut = c->rcv_nxt - s->seq;
 		if (cut >= s->len || (c->flags & TCB_RCV_SHUT)) {
 			if (cut < s->len) {
+				c->bits &= ~(uint32_t)BIT_ACK_LESS;
 				c->rcv_nxt += s->len - cut;
 				c->bytes_received += s->len - cut;
 			}
@@ -197,6 +198,7 @@ static enum pb_drop in_order(struct pb_tcp *e, struct tcb *c, struct pkt *p, uin
 	bool gap = c->oq_head != NONE;
 	uint32_t len = p->data_len;
 	if (c->flags & TCB_RCV_SHUT) {
+		c->bits &= ~(uint32_t)BIT_ACK_LESS;
 		c->rcv_nxt += len;
 		c->bytes_received += len;
 		c->rcv_adv = seq_max(c->rcv_adv, c->rcv_nxt);

@@ -135,8 +135,9 @@ PB_API int pb_tcp_send_frames(struct pb_tcp *e, pb_tcp_handle h, const struct pb
 /* Copies up to len bytes out; 0 at the end of the stream; -EAGAIN. */
 PB_API int64_t pb_tcp_recv(struct pb_tcp *e, pb_tcp_handle h, void *buf, size_t len, uint64_t now_ns);
 /* Hands up to n in-order pieces up without a copy (owner ENGINE -> APP). They count against the window until
- * pb_tcp_consumed(); the caller frees them. 0: none now. Until the end of the stream the application has frames for at
- * most three quarters of the receive buffer; READABLE is told when it may have more. */
+ * pb_tcp_consumed(); the caller frees them. 0: none now. When the application has three quarters of the receive buffer,
+ * a frame that small segments can still share is kept back, until the end of the stream; READABLE is told when it need
+ * not be any more. */
 PB_API int pb_tcp_recv_frames(struct pb_tcp *e, pb_tcp_handle h, struct pb_desc *d, int n);
 PB_API int pb_tcp_consumed(struct pb_tcp *e, pb_tcp_handle h, uint32_t frames);
 /* How many of them an application may keep for long: half of what the receive buffer holds. */

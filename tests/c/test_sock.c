@@ -232,6 +232,42 @@ TEST(sends_leave_room_for_control)
 	world_close();
 }
 
+/* The ring of commands is full when what was read is to be told: it is told later, or the engine would wait for that
+ * with what it keeps back. */
+TEST(what_was_read_is_told_when_there_is_room)
+{
+	static uint8_t data[1400], buf[65536];
+	pb_tcp_handle server, other;
+	struct rig *r = &w.r;
+	REQUIRE(world_open(16, 64));
+	int s = connected(1000, &server), t = connected(1001, &other);
+	REQUIRE(s >= 0 && t >= 0);
+	CHECK_EQ(pb_tcp_send(rig_tcp(r, 1), server, data, sizeof(data), 0), sizeof(data));
+	run(100000000);
+	while (pb_sock_info(w.app, t) == -EINPROGRESS)
+		;
+	CHECK_EQ(pb_sock_recv(w.app, s, buf, sizeof(buf)), sizeof(data));
+	CHECK_EQ(w.app->nwant, 1);
+	run(100000000);
+	CHECK(pb_app_progress(w.app) >= 0);
+	CHECK_EQ(w.app->nwant, 0);
+	CHECK_EQ(w.app->socks[s].unreported, 0);
+	/* And what is told anyway takes its place. */
+	CHECK_EQ(pb_tcp_send(rig_tcp(r, 1), server, data, sizeof(data), 0), sizeof(data));
+	run(100000000);
+	while (pb_sock_info(w.app, t) == -EINPROGRESS)
+		;
+	CHECK_EQ(pb_sock_recv(w.app, s, buf, sizeof(buf)), sizeof(data));
+	CHECK_EQ(w.app->nwant, 1);
+	CHECK_EQ(pb_sock_close(w.app, s, true), 0);
+	CHECK_EQ(w.app->nwant, 1); /* the abort */
+	run(100000000);
+	CHECK(pb_app_progress(w.app) >= 0);
+	CHECK_EQ(w.app->nwant, 0);
+	CHECK_EQ(pb_sock_close(w.app, t, true), 0);
+	world_close();
+}
+
 struct waiter {
 	pthread_t thread;
 	int sock, rc;
@@ -387,5 +423,5 @@ TEST(urgent_ends_the_sleep)
 
 MAIN(T(freed_once_after_time_wait), T(freed_of_each_socket), T(freed_of_failed_and_early),
      T(more_connections_than_places), T(close_with_a_full_ring), T(sends_leave_room_for_control),
-     T(shut_ends_every_wait), T(close_ends_the_wait_of_another), T(close_and_reuse_ends_the_wait),
-     T(gone_wakes_the_slow_path), T(urgent_ends_the_sleep))
+     T(what_was_read_is_told_when_there_is_room), T(shut_ends_every_wait), T(close_ends_the_wait_of_another),
+     T(close_and_reuse_ends_the_wait), T(gone_wakes_the_slow_path), T(urgent_ends_the_sleep))

@@ -193,36 +193,108 @@ static void give_back(const struct pb_desc *d, uint32_t n)
 	script_pull(s);
 }
 
-/* The application gets frames for three quarters of the buffer. What else comes shares frames, however small it is, and
- * is told of when there is room; the end of the stream lifts the limit. */
-TEST(frames_are_handed_up_to_a_limit)
+/* When the application has frames for three quarters of the buffer, small segments share one before it is handed up. It
+ * is told of that one when there is room. */
+TEST(small_segments_of_who_does_not_read_share_frames)
+{
+	for (int end = 0; end < 3; end++) {
+		struct pb_tcp_config c = script_config();
+		struct pb_desc d[256];
+		c.rcvbuf_bytes = 65536; /* 32 frames */
+		REQUIRE(script_open(s, &c));
+		ACTIVE();
+		uint32_t at = 1, read = 1, n = 0;
+		for (; at < 1 + 305 * 100; at += 100) { /* with a frame for each it would be ten times the buffer */
+			IN_OK(.f = A, .seq = at, .ack = 1, .len = 100);
+			FORGET();
+			n += hand_up(d + n, &read);
+		}
+		CHECK(n >= 24 && n < 24 + 281 / 12);
+		CHECK(read < at && at - read < 2048); /* one is kept back */
+		if (end == 1) {                       /* the end of the stream: all of it */
+			IN_OK(.f = F | A, .seq = at, .ack = 1);
+			FORGET();
+			CHECK(s->events & PB_TCP_EV_FIN);
+		} else if (end == 2) {
+			IN_OK(.f = R, .seq = at);
+			FORGET();
+			CHECK_EQ(s->error, ECONNRESET);
+		} else {
+			give_back(d, n - 24);
+			CHECK(!(s->events & PB_TCP_EV_READABLE));
+			CHECK_EQ(hand_up(d + n, &read), 0);
+			give_back(d + n - 24, 1);
+			CHECK(s->events & PB_TCP_EV_READABLE);
+		}
+		uint32_t last = hand_up(d + n, &read);
+		CHECK_EQ(last, 1);
+		CHECK_EQ(read, at);
+		uint32_t had = end ? n + last : 23 + last;
+		give_back(d + n + last - had, had);
+		CHECK(!(s->events & PB_TCP_EV_READABLE)); /* nothing is left */
+		CLOSE(s);
+	}
+}
+
+/* Who keeps what may be kept for long gets what comes next, in the smallest buffer too. */
+TEST(what_may_be_kept_keeps_nothing_back)
+{
+	for (uint32_t rcvbuf = 4096; rcvbuf <= 65536; rcvbuf += 1024) {
+		struct pb_tcp_config c = script_config();
+		struct pb_desc d[64];
+		c.rcvbuf_bytes = rcvbuf;
+		REQUIRE(script_open(s, &c));
+		ACTIVE();
+		uint32_t at = 1, read = 1, n = 0, keep = pb_tcp_keep_frames(s->e, s->h);
+		CHECK_EQ(keep, rcvbuf / 4096);
+		for (; n <= keep; at += 10) {
+			IN_OK(.f = A, .seq = at, .ack = 1, .len = 10);
+			FORGET();
+			REQUIRE(hand_up(d + n, &read) == 1);
+			n++;
+		}
+		give_back(d, n);
+		CLOSE(s);
+	}
+}
+
+/* A buffer that becomes smaller is not smaller than what the application holds of it; one that becomes larger says what
+ * was kept back. */
+TEST(buffer_resized_while_frames_are_held)
 {
 	struct pb_tcp_config c = script_config();
-	struct pb_desc d[256];
-	c.rcvbuf_bytes = 65536; /* 32 frames */
+	struct pb_desc d[128];
+	int64_t size = 0;
+	c.rcvbuf_bytes = 1 << 20;
 	REQUIRE(script_open(s, &c));
 	ACTIVE();
 	uint32_t at = 1, read = 1, n = 0;
-	for (; at < 1 + 300 * 100; at += 100) { /* with a frame for each it would be ten times the buffer */
-		IN_OK(.f = A, .seq = at, .ack = 1, .len = 100);
-		FORGET();
+	for (; n < 40; at += 1000, FORGET()) {
+		IN_OK(.f = A, .seq = at, .ack = 1, .len = 1000);
 		n += hand_up(d + n, &read);
 	}
-	CHECK_EQ(n, 24);
-	CHECK_EQ(read, 1 + 24 * 100);
-	give_back(d, 8);
-	CHECK(s->events & PB_TCP_EV_READABLE);
-	CHECK_EQ(hand_up(d + n, &read), 8);
-	n += 8;
-	CHECK(read > 1 + 24 * 100 + 8 * 1500);
-	CHECK_EQ(hand_up(d + n, &read), 0);
-	IN_OK(.f = F | A, .seq = at, .ack = 1);
+	CHECK_EQ(pb_tcp_set_option(s->e, s->h, PB_TCP_O_RCVBUF, 65536, s->now_ns), 0);
+	CHECK_EQ(pb_tcp_get_option(s->e, s->h, PB_TCP_O_RCVBUF, &size), 0);
+	CHECK(size > 40 * 2048 && size < 60 * 2048);
+	IN_OK(.f = A, .seq = at, .ack = 1, .len = 100);
+	at += 100;
 	FORGET();
-	CHECK(s->events & PB_TCP_EV_FIN);
-	n += hand_up(d + n, &read);
+	CHECK_EQ(hand_up(d + n++, &read), 1);
 	CHECK_EQ(read, at);
-	give_back(d + 8, n - 8);
-	CHECK(!(s->events & PB_TCP_EV_READABLE)); /* nothing is left */
+	IN_OK(.f = A, .seq = at, .ack = 1, .len = 100); /* now it is what it allows */
+	at += 100;
+	FORGET();
+	CHECK_EQ(hand_up(d + n, &read), 0);
+	s->events = 0;
+	CHECK_EQ(pb_tcp_set_option(s->e, s->h, PB_TCP_O_RCVBUF, 1 << 20, s->now_ns), 0);
+	script_pull(s);
+	CHECK(s->events & PB_TCP_EV_READABLE);
+	CHECK_EQ(hand_up(d + n++, &read), 1);
+	CHECK_EQ(read, at);
+	give_back(d, n);
+	CHECK_EQ(pb_tcp_set_option(s->e, s->h, PB_TCP_O_RCVBUF, 65536, s->now_ns), 0);
+	CHECK_EQ(pb_tcp_get_option(s->e, s->h, PB_TCP_O_RCVBUF, &size), 0);
+	CHECK_EQ(size, 65536);
 	CLOSE(s);
 }
 
@@ -346,5 +418,6 @@ TEST(timeout_resends_held_frames_and_then_their_own)
 }
 
 MAIN(T(sent_from_their_own_frames), T(refused_frames), T(retransmission_copies), T(partial_ack_of_a_held_frame),
-     T(end_with_frames_in_the_device), T(received_frames), T(frames_are_handed_up_to_a_limit), T(closed_while_held),
+     T(end_with_frames_in_the_device), T(received_frames), T(small_segments_of_who_does_not_read_share_frames),
+     T(what_may_be_kept_keeps_nothing_back), T(buffer_resized_while_frames_are_held), T(closed_while_held),
      T(tail_loss_probe_of_a_held_frame), T(rack_resends_held_frames), T(timeout_resends_held_frames_and_then_their_own))

@@ -308,7 +308,6 @@ static void check(struct fuzz *f)
 	check_counters(f);
 }
 
-/* From here on nothing is lost: what was queued must arrive, or the connection must have ended. */
 /* What came is acknowledged, half a second after it came at the latest (RFC 9293 3.8.6.3). */
 static void all_acknowledged(struct fuzz *f)
 {
@@ -328,6 +327,7 @@ static void all_acknowledged(struct fuzz *f)
 	HOLDS(got == 0 || (fin && got == 1));
 }
 
+/* From here on nothing is lost: what was queued must arrive, or the connection must have ended. */
 static void drain(struct fuzz *f)
 {
 	struct pb_tcp_info info;
