@@ -90,10 +90,13 @@ def exchange_with(v, group, number, flows, meanwhile=None):
     return [engine for engine, _ in served]
 
 
-def check_nothing_reset(group):
+def check_nothing_reset(group, disorder=False):
+    """disorder: ACKs may come after a connection has ended, behind the last one that took another way; they are answered
+    as any that belong to none (RFC 9293 3.10.7.1)."""
     stats = group.stats()
-    assert stats["resets_out"] == stats["resets_in"] == 0, stats
-    assert "tcp_no_flow" not in stats["drops"], stats["drops"]
+    late = stats["drops"].get("tcp_no_flow", 0)
+    assert not late or disorder, stats["drops"]
+    assert (stats["resets_out"], stats["resets_in"], stats["estab_resets"], stats["attempt_fails"]) == (late, 0, 0, 0), stats
     assert stats["stray_in"] == stats["stray_out"], stats
     return stats
 
@@ -150,7 +153,7 @@ def test_a_table_that_changes_all_the_time():
         engines = set()
         for number in range(7100, 7120):
             engines |= set(exchange_with(v, group, number, 9, shuffle))
-            stats = check_nothing_reset(group)
+            stats = check_nothing_reset(group, disorder=True)
             if all(one["stray_out"] > 20 and one["stray_in"] > 20 for one in stats["engines"]):
                 break
         assert engines == set(group.engines)
