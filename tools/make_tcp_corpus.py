@@ -249,6 +249,10 @@ def scripts() -> dict[str, bytes]:
         found[f"{name}_chained"] = config(start=9) + script
     for name, script in recovery().items():
         found[f"{name}_counted"] = config(opts=SACK, recovery=DSACK | PMTUD, cc=0x91, misc=0x47, start=2) + script
+    unread = again(60, seg(PSH, data=255) + OUT)
+    unscaled = {"unread_passive": PASSIVE + unread + RECV * 9 + OUT, "unread_active": ACTIVE + unread + RECV * 9 + OUT}
+    for name, script in (plain() | unscaled).items():
+        found[f"{name}_unscaled"] = config(start=17) + script
     return found
 
 

@@ -167,6 +167,15 @@ static bool chain_waits(struct crowd *w)
 	return false;
 }
 
+/* All that waited goes, and nothing was wrong on the way. */
+static void ends_well(struct crowd *w)
+{
+	pass(w, 4000);
+	CHECK_EQ(w->r.path[0]->nparked, 0);
+	CHECK_EQ(violations(w), 0);
+	rig_close(&w->r);
+}
+
 /* A packet of two descriptors has no room, a later one of one would: it waits behind it. */
 TEST(nothing_overtakes_what_has_no_room)
 {
@@ -191,10 +200,7 @@ TEST(nothing_overtakes_what_has_no_room)
 	pb_path_unpark(p, w.r.now_ns);
 	CHECK_EQ(p->nbacklog, PB_PATH_BACKLOG - 1);
 	CHECK_EQ(p->nparked, n);
-	pass(&w, 4000);
-	CHECK_EQ(p->nparked, 0);
-	CHECK_EQ(violations(&w), 0);
-	rig_close(&w.r);
+	ends_well(&w);
 }
 
 /* The second reference to a frame waits, and is given up, while the first is on the backlog still. */
@@ -220,10 +226,7 @@ TEST(a_second_reference_is_given_up_first)
 		CHECK_EQ(p->parked[i].n, 1);
 	CHECK_EQ(violations(&w), 0);
 	learn(&w);
-	pass(&w, 4000);
-	CHECK_EQ(p->nparked, 0);
-	CHECK_EQ(violations(&w), 0);
-	rig_close(&w.r);
+	ends_well(&w);
 }
 
 /* The first is given up, and the second goes as the only one. */
@@ -246,10 +249,7 @@ TEST(a_first_reference_is_given_up)
 	learn(&w);
 	pb_path_step(p, w.r.now_ns);
 	CHECK(p->stats.tx_pkts > sent);
-	pass(&w, 4000);
-	CHECK_EQ(p->nparked, 0);
-	CHECK_EQ(violations(&w), 0);
-	rig_close(&w.r);
+	ends_well(&w);
 }
 
 /* All of it together: neighbours come and go while two flows share what there is, and what waited too long is dropped.

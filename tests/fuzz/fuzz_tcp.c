@@ -21,7 +21,7 @@ static void syn_opts(struct fuzz *f, struct pb_tcp_opts *o, uint8_t how)
 	o->has_mss = !(how & 1);
 	o->mss = (uint16_t)(how & 2 ? 100 : 1460);
 	o->sack_ok = !(how & 4);
-	o->has_wscale = true; /* so that what was offered is what is used */
+	o->has_wscale = f->scales; /* always or never, so that what was offered is what is used */
 	o->wscale = (how >> 4) & 3 ? (uint8_t)((how >> 4) & 3) * 3 : 14;
 	if (!(how & 64))
 		put_ts(f, o);
@@ -289,6 +289,7 @@ static bool start(struct fuzz *f)
 	/* Half of the runs begin where the sequence numbers wrap within the script. */
 	f->now_ns = how[5] & 1 ? 1000000000ull : 17179869184000ull - 2000000;
 	f->ts_val = (uint32_t)(f->now_ns / 1000000);
+	f->scales = !(how[5] & 16);
 	f->pool = pb_pool_create(FRAMES, 2048, PB_WANT_4K, &err);
 	f->cache = f->pool ? pb_pool_cache_create(f->pool, &err) : NULL;
 	f->e = f->cache ? pb_tcp_create(&f->cfg, f->cache, &err) : NULL;

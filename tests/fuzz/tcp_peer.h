@@ -47,6 +47,7 @@ struct fuzz {
 	uint32_t top;           /* highest sequence number of an ACK within it: where the engine takes a window from */
 	bool synced;            /* the engine told where it is */
 	uint16_t syn_wnd;       /* what its SYN without ACK offered; 0: there was none */
+	bool scales;            /* the peer: its SYNs */
 	uint8_t wscale, shift;  /* of its window, and of the peer's at most */
 	bool ts;
 	uint32_t ts_val, ts_ecr;
@@ -166,7 +167,7 @@ static void see_syn(struct fuzz *f, const struct pb_tcp_view *t, const struct pb
 	f->nsegs = 0;
 	if (t->flags & PB_TCP_ACK)
 		f->irs = t->ack - 1;
-	f->wscale = o->has_wscale ? o->wscale : 0;
+	f->wscale = o->has_wscale && f->scales ? o->wscale : 0; /* RFC 7323 2.2: both, or neither */
 	f->ts = o->has_ts;
 }
 
