@@ -91,8 +91,8 @@ static void begin_epoch(struct cubic *ca, uint32_t cwnd, uint32_t acked, uint32_
 /* The window that the curve wants one RTT from now (RFC 9438 4.2). */
 static uint32_t target_of(const struct cubic *ca, uint32_t now_ms)
 {
-	uint64_t t = (uint64_t)(uint32_t)(now_ms - ca->epoch_ms) + ca->delay_min_us / 1000;
-	t = (t << 10) / 1000;
+	int64_t ms = (int32_t)(now_ms - ca->epoch_ms) + (int64_t)(ca->delay_min_us / 1000);
+	uint64_t t = ms > 0 ? ((uint64_t)ms << 10) / 1000 : 0;
 	uint64_t offs = t < ca->k ? ca->k - t : t - ca->k;
 	uint64_t cube = offs > 1u << 20 ? UINT32_MAX : (C_SCALE * offs * offs * offs) >> 40;
 	uint32_t delta = cube > UINT32_MAX / 4 ? UINT32_MAX / 4 : (uint32_t)cube;
@@ -183,7 +183,7 @@ static void cubic_sample(struct pb_cc *cc, struct cubic *ca, const struct pb_cc_
 	if (!a->rtt_us)
 		return;
 	/* The first second after a loss says little of the path. */
-	if (ca->epoch_ms && (uint32_t)(a->now_ns / NS_PER_MS) - ca->epoch_ms < 1000)
+	if (ca->epoch_ms && (int32_t)((uint32_t)(a->now_ns / NS_PER_MS) - ca->epoch_ms) < 1000)
 		return;
 	if (!ca->delay_min_us || ca->delay_min_us > a->rtt_us)
 		ca->delay_min_us = a->rtt_us;
@@ -228,8 +228,13 @@ static void cubic_event(struct pb_cc *cc, enum pb_cc_event what, uint64_t arg, u
 		memset(cc->priv, 0, sizeof(cc->priv));
 		hystart_reset(ca, (uint32_t)arg, now_ns);
 	} else if (what == PB_CC_TX_START && ca->epoch_ms) {
-		/* The curve does not climb while nothing was sent. */
+		/* The curve does not climb while nothing was sent. Data went last before the ACK that began the epoch,
+		 * so that the idle time may be more than the epoch's age: it begins now then, not in the future (as
+		 * Linux). */
+		uint32_t now_ms = (uint32_t)(now_ns / NS_PER_MS);
 		ca->epoch_ms += (uint32_t)(arg / NS_PER_MS);
+		if ((int32_t)(ca->epoch_ms - now_ms) > 0)
+			ca->epoch_ms = now_ms;
 	}
 }
 

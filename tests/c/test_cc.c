@@ -216,6 +216,23 @@ TEST(cubic_idle)
 	CHECK(b.cc.cwnd <= a.cc.cwnd + 2 * MSS);
 }
 
+/* What was sent last went before the ACK that began the epoch: the idle time is longer than the epoch is old. A curve
+ * that began in the future would be far above the window at once. */
+TEST(cubic_idle_since_before_the_epoch)
+{
+	struct flow f = flow(&pb_cc_cubic, 10, 100);
+	loss(&f);
+	for (unsigned k = 0; k < 8; k++)
+		acked(&f, 1, true);
+	CHECK_EQ(f.cc.cwnd, 8 * MSS); /* Reno's region; with it the epoch began */
+	f.now_ns += 5000 * MS;
+	f.ops->event(&f.cc, PB_CC_TX_START, 5100 * MS, f.now_ns);
+	f.now_ns += 50 * MS;
+	for (unsigned k = 0; k < 8; k++)
+		acked(&f, 1, true);
+	CHECK_EQ(f.cc.cwnd, 8 * MSS);
+}
+
 /* Sizes at the limits: no overflow, no division by nothing (under UBSan). */
 TEST(extremes)
 {
@@ -235,4 +252,5 @@ TEST(extremes)
 }
 
 MAIN(T(names), T(reno_doubles_then_adds_one), T(cubic_curve), T(cubic_is_friendly), T(cubic_fast_convergence),
-     T(cubic_timeout_forgets), T(hystart_delay), T(hystart_train), T(cubic_idle), T(extremes))
+     T(cubic_timeout_forgets), T(hystart_delay), T(hystart_train), T(cubic_idle), T(cubic_idle_since_before_the_epoch),
+     T(extremes))
