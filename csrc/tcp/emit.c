@@ -103,10 +103,11 @@ void send_syn(struct pb_tcp *e, struct tcb *c, struct out *o)
 		opts.has_ts = true;
 		opts.ts_val = now_ts_ms(c, o->now_ns);
 	}
-	/* RFC 3168 6.1.1; 6.1.1.1: whoever drops such a SYN gets one without. */
+	/* RFC 3168 6.1.1; 6.1.1.1: whoever drops such a SYN gets one without. A SYN-ACK is not put into doubt (as
+	 * Linux): after one that does not agree no data may be ECT. */
 	if (first && e->cfg.ecn == PB_TCP_ECN_ON && !c->syns_sent)
 		flags |= PB_TCP_ECE | PB_TCP_CWR;
-	else if (!first && (c->bits & BIT_ECN) && !c->syns_sent)
+	else if (!first && (c->bits & BIT_ECN))
 		flags |= PB_TCP_ECE;
 	if (!emit_control(e, c, o, c->iss, flags, &opts))
 		return;

@@ -11,13 +11,16 @@ static uint16_t default_mss(const struct tcb *c)
 }
 
 /* RFC 3168 6.1.1, Linux's tcp_ecn: a SYN that asks is answered unless ECN is off; a SYN-ACK that agrees counts when we
- * asked. A reflected CWR is no agreement. */
+ * asked. A reflected CWR is no agreement. Who opened without asking agrees to nothing: not to a SYN that crosses
+ * either.
+ */
 static void negotiate_ecn(const struct pb_tcp *e, struct tcb *c, const struct pkt *p)
 {
 	uint8_t both = p->flags & (PB_TCP_ECE | PB_TCP_CWR);
 	bool ok = p->flags & PB_TCP_ACK
-			  ? (c->bits & BIT_SYN_ECN) && both == PB_TCP_ECE
+			  ? both == PB_TCP_ECE
 			  : e->cfg.ecn != PB_TCP_ECN_OFF && both == (PB_TCP_ECE | PB_TCP_CWR) && p->ecn == PB_ECN_NOT;
+	ok = ok && (c->flags & TCB_PASSIVE || c->bits & BIT_SYN_ECN);
 	if (ok)
 		c->bits |= BIT_ECN;
 	else
