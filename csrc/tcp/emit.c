@@ -203,6 +203,7 @@ bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame)
 		c->bits &= ~(uint32_t)BIT_CWR;
 	}
 	emit(e, c, o, &g);
+	uint32_t ip_bytes = o->d[o->n - 1].len; /* with the payload that becomes a link of its own */
 	if (chain)
 		chain_payload(e, o, frame);
 	s->flags |= SEG_SENT;
@@ -213,7 +214,7 @@ bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame)
 	if (c->ca_state == PB_TCP_CA_CWR || c->ca_state == PB_TCP_CA_RECOVERY)
 		c->prr_out += s->len;
 	if (c->pacing_rate)
-		pace(c, (uint32_t)c->ip_hdr_len + PB_TCP_HLEN + s->len, o->now_ns);
+		pace(c, ip_bytes, o->now_ns);
 	return true;
 }
 

@@ -49,6 +49,24 @@ TEST(rate_is_kept)
 	CLOSE(s);
 }
 
+/* What counts is the packet, with its options: 88 bytes of data are one of 140. */
+TEST(options_count)
+{
+	struct pb_tcp_config c = script_config();
+	c.initial_cwnd_segs = 100;
+	c.timestamps = true;
+	REQUIRE(script_open(s, &c));
+	s->ts = true;
+	script_active(s, syn_opts(100, true, -1));
+	CHECK_EQ(pb_tcp_set_option(s->e, s->h, PB_TCP_O_PACING_RATE, RATE, s->now_ns), 0);
+	IN_OK(.f = A, .seq = 1, .ack = 1, .wnd = 65535);
+	SEND(1, 60000);
+	uint64_t bytes = packets_out(8 * MS);
+	CHECK_EQ(bytes % 140, 0);
+	CHECK(bytes >= 8000 - 140 && bytes <= 8000 + 2 * 140);
+	CLOSE(s);
+}
+
 /* ACKs and retransmission timers do not wait for it. */
 TEST(only_data_waits)
 {
@@ -70,4 +88,4 @@ TEST(only_data_waits)
 	CLOSE(s);
 }
 
-MAIN(T(rate_is_kept), T(only_data_waits))
+MAIN(T(rate_is_kept), T(options_count), T(only_data_waits))
