@@ -34,7 +34,8 @@ static enum pb_drop parse(const struct pb_tcp *e, const struct pb_desc *d, struc
 	p->ecn = v.tos & PB_ECN_MASK;
 	p->data_off = (uint16_t)(d->off + v.hdr_len + p->tcp.hdr_len);
 	p->data_len = (uint16_t)(tcp_len - p->tcp.hdr_len);
-	p->taken = p->reused = p->ask = p->stray = false;
+	p->old = NULL;
+	p->taken = p->ask = p->stray = false;
 	p->hash = flow_hash(e, &v.dst, p->tcp.dport, &v.src, p->tcp.sport);
 	return PB_DROP_NONE;
 }
@@ -282,7 +283,8 @@ static enum pb_drop in_synchronised(struct pb_tcp *e, struct tcb *c, struct pkt 
 	return why;
 }
 
-/* A new connection of the same pair while the old one waits (RFC 9293 3.6.1, RFC 6191). */
+/* A new connection of the same pair while the old one waits (RFC 9293 3.6.1, RFC 6191). As Linux: when the old one had
+ * no timestamps, those of the SYN say nothing, and its sequence number decides. */
 static bool time_wait_reuse(const struct tcb *c, const struct pkt *p)
 {
 	if (c->state != PB_TCP_TIME_WAIT || (p->flags & (PB_TCP_SYN | PB_TCP_ACK | PB_TCP_RST)) != PB_TCP_SYN)
@@ -311,10 +313,7 @@ static enum pb_drop arrives(struct pb_tcp *e, struct pkt *p, uint64_t now_ns)
 	if (!c && e->owners && is_stray(e, p))
 		return PB_DROP_NONE;
 	if (c && time_wait_reuse(c, p) && listener_find(e, &p->dst, p->tcp.dport)) {
-		p->reused = true;
-		p->min_iss = c->snd_nxt + 65537;
-		COUNT(e, TcpExtTWRecycled);
-		tcb_closed(e, c, 0);
+		p->old = c; /* it goes on until its successor is certain: in_listen() */
 		c = NULL;
 	}
 	if (c) {

@@ -87,7 +87,7 @@ static void start(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t
 	rcv_sized(e, c);
 	c->iss = isn_make(e, c, now_ns);
 	/* RFC 1122 4.2.2.13: above all that the last connection of this pair used. */
-	if (p && p->reused && seq_lt(c->iss, p->min_iss))
+	if (p && p->old && seq_lt(c->iss, p->min_iss))
 		c->iss = p->min_iss;
 	c->ts_offset = ts_offset_make(e, c);
 	c->snd_una = c->iss;
@@ -133,6 +133,14 @@ static void inherit(struct tcb *c, const struct tcb *l)
 	c->notsent_lowat = l->notsent_lowat;
 }
 
+/* The old connection of the pair leaves TIME-WAIT for a new one. */
+static void succeed(struct pb_tcp *e, struct pkt *p)
+{
+	p->min_iss = p->old->snd_nxt + 65537; /* as Linux */
+	COUNT(e, TcpExtTWRecycled);
+	tcb_closed(e, p->old, 0);
+}
+
 enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t now_ns)
 {
 	if (p->flags & PB_TCP_RST)
@@ -156,11 +164,17 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 			return PB_DROP_NONE;
 		}
 	}
+	/* The old one ends when nothing can stop the new one any more; when nobody has a handle of it, it makes room.
+	 */
+	if (p->old && (p->old->flags & TCB_DETACHED) && e->free_head != NONE)
+		succeed(e, p);
 	struct tcb *c = conn_alloc(e);
 	if (!c) {
 		COUNT(e, TcpExtListenDrops);
 		return PB_DROP_TCP_NO_CONN;
 	}
+	if (p->old && p->old->state == PB_TCP_TIME_WAIT)
+		succeed(e, p);
 	inherit(c, l);
 	c->laddr = p->dst;
 	c->lport = p->tcp.dport;

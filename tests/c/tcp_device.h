@@ -31,7 +31,9 @@ struct script {
 	uint64_t now_ns;
 	pb_tcp_handle h, l;
 	uint32_t iss, irs;
-	bool ts; /* the peer sends timestamps */
+	uint16_t d_flags; /* of what comes in */
+	uint8_t verdict;  /* on what came last */
+	bool ts;          /* the peer sends timestamps */
 	uint32_t ts_val;
 	uint32_t ts_ecr; /* last value seen */
 	uint32_t events, acked;

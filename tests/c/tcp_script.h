@@ -52,11 +52,12 @@ static UNUSED unsigned script_raw(struct script *s, const uint8_t *p, uint32_t l
 		check_failed(__FILE__, __LINE__, "no frame");
 		return PB_DROP_NO_FRAME;
 	}
-	struct pb_desc d = {.addr = addr, .off = 64, .len = (uint16_t)len};
+	struct pb_desc d = {.addr = addr, .off = 64, .len = (uint16_t)len, .flags = s->d_flags};
 	memcpy(pb_pool_data(s->pool, &d), p, len);
 	pb_tcp_input(s->e, &d, 1, s->now_ns, &v);
 	if (v.what != PB_VERDICT_TAKEN)
 		pb_pool_put(s->cache, addr, PB_OWN_RX);
+	s->verdict = v.what;
 	return v.reason;
 }
 
