@@ -129,6 +129,18 @@ bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq)
 	return emit_control(e, c, o, seq, PB_TCP_ACK, &opts);
 }
 
+/* Blocks go with data too, as many as fit behind it (RFC 2018 4: in all ACKs that do not acknowledge the highest byte
+ * that is held). A full segment has no room for any; its ACK went before it (conn_output). */
+static bool blocks_with(const struct pb_tcp *e, const struct tcb *c, uint32_t len, struct pb_tcp_opts *opts)
+{
+	uint32_t most = c->flags & TCB_TS ? 3 : 4;
+	if (!(c->flags & TCB_SACK) || len + 12 > c->mss)
+		return false;
+	*opts = (struct pb_tcp_opts){0};
+	opts->n_sack = (uint8_t)rcv_sack_blocks(e, c, opts, (int)min_u32((c->mss - len - 4) / 8, most));
+	return true;
+}
+
 /* Whether a segment that the device holds goes as a chain. A caller that has never room for two gets a copy. */
 static bool may_chain(const struct pb_tcp *e, const struct out *o, const struct seg *s)
 {
@@ -202,6 +214,9 @@ bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame)
 			g.flags |= PB_TCP_CWR;
 		c->bits &= ~(uint32_t)BIT_CWR;
 	}
+	struct pb_tcp_opts opts;
+	if ((c->oq_count || (c->bits & BIT_DSACK)) && blocks_with(e, c, s->len, &opts))
+		g.opts = &opts;
 	emit(e, c, o, &g);
 	uint32_t ip_bytes = o->d[o->n - 1].len; /* with the payload that becomes a link of its own */
 	if (chain)

@@ -136,8 +136,8 @@ static void keepalive(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	uint64_t idle_until = c->last_rx_ns + c->ka_idle_ns;
 	if (now_ns < idle_until) {
 		c->t_misc = idle_until;
-	} else if (in_flight(c)) {
-		c->t_misc = now_ns + c->ka_interval_ns; /* retransmission says whether the peer lives */
+	} else if (in_flight(c) || c->sq_head != NONE) {
+		c->t_misc = now_ns + c->ka_idle_ns; /* retransmission or window probes say whether the peer lives */
 	} else if (c->user_timeout_ns ? c->ka_sent && now_ns - c->last_rx_ns >= c->user_timeout_ns
 				      : c->ka_sent >= c->ka_probes) {
 		send_rst(e, c, now_ns);

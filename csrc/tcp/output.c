@@ -25,19 +25,27 @@ static bool rate_allows(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	return false;
 }
 
+/* A segment was sent more than once: by a probe too, which says nothing of a loss. */
+static void count_again(struct pb_tcp *e, struct tcb *c, struct seg *s)
+{
+	s->flags |= SEG_REXMIT;
+	c->rexmits++;
+	c->bytes_rexmit += s->len;
+	COUNT(e, TcpRetransSegs);
+}
+
+/* In the place of one that is lost: one more in the network. */
 static void sent_again(struct pb_tcp *e, struct tcb *c, struct seg *s, uint64_t now_ns)
 {
 	if ((s->flags & (SEG_LOST | SEG_RETRANS)) == SEG_LOST)
 		c->todo_bytes -= s->len;
 	if (!(s->flags & SEG_RETRANS))
 		c->retrans_bytes += s->len;
-	s->flags |= SEG_REXMIT | SEG_RETRANS;
-	c->rexmits++;
-	c->bytes_rexmit += s->len;
+	s->flags |= SEG_RETRANS;
+	count_again(e, c, s);
 	if (!c->retrans_ns)
 		c->retrans_ns = now_ns;
 	c->undo_retrans = c->undo_retrans < 0 ? 1 : c->undo_retrans + 1;
-	COUNT(e, TcpRetransSegs);
 	if (c->ca_state == PB_TCP_CA_RECOVERY)
 		COUNT(e, TcpExtTCPFastRetrans);
 	else if (c->ca_state == PB_TCP_CA_LOSS && c->tries == 0)
@@ -77,8 +85,9 @@ static void resend_lost(struct pb_tcp *e, struct tcb *c, struct out *o)
 		if (!rate_allows(e, c, o->now_ns) || !send_seg(e, c, o, f))
 			return;
 		sent_again(e, c, s, o->now_ns);
-		/* What was sent just now gets its full time (RFC 6298 5.1). */
-		if (f == c->sq_head && c->rtx_kind == RTX_RTO && c->ca_state == PB_TCP_CA_RECOVERY)
+		/* What was sent just now gets its full time (RFC 6298 5.1), and there are no probes in a recovery
+		 * (RFC 8985 7.2). */
+		if (f == c->sq_head && c->rtx_kind != RTX_REO && c->ca_state == PB_TCP_CA_RECOVERY)
 			rtx_arm(e, c, o->now_ns);
 		f = s->next;
 	}
@@ -218,7 +227,7 @@ static void send_tlp(struct pb_tcp *e, struct tcb *c, struct out *o)
 				c->flags |= TCB_TLP_DUE;
 			return;
 		}
-		sent_again(e, c, &e->segs[f], o->now_ns);
+		count_again(e, c, &e->segs[f]);
 		again = true;
 	}
 	c->bits = (c->bits & ~(uint32_t)BIT_TLP_REXMIT) | BIT_TLP | (again ? BIT_TLP_REXMIT : 0u);

@@ -124,10 +124,9 @@ static void count_mark_lost(struct pb_tcp *e, struct tcb *c)
 		struct seg *s = &e->segs[f];
 		if (s->flags & SEG_SACKED)
 			above--;
-		else if (!(s->flags & SEG_REXMIT))
+		else if (!(s->flags & SEG_RETRANS))
 			seg_mark_lost(e, c, s);
-		else if ((s->flags & SEG_RETRANS) && seq_lt(c->recover_seq, c->rack_end) &&
-			 s->sent_ns < c->rack_sent_ns)
+		else if (seq_lt(c->recover_seq, c->rack_end) && s->sent_ns < c->rack_sent_ns)
 			seg_mark_lost(e, c, s); /* something that was sent after the retransmission arrived */
 	}
 }
@@ -286,10 +285,11 @@ void recovery_on_rto(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 		c->prior_ssthresh = current_ssthresh(c);
 		c->prior_cwnd = c->cc.cwnd;
 		c->cc.ssthresh = c->cc_ops->ssthresh(&c->cc, in_flight(c), now_ns);
-		if (c->cc_ops->event)
-			c->cc_ops->event(&c->cc, PB_CC_RTO, c->snd_nxt, now_ns);
 		undo_arm(c);
 	}
+	/* RFC 9438 4.8: whatever the timeout came in. */
+	if (c->cc_ops->event)
+		c->cc_ops->event(&c->cc, PB_CC_RTO, c->snd_nxt, now_ns);
 	c->cc.cwnd = pipe_bytes(c) + c->mss;
 	c->cc.grown = 0;
 	c->cwnd_ns = now_ns;

@@ -145,7 +145,7 @@ static void sack_one(struct pb_tcp *e, struct tcb *c, struct seg *s, struct ack_
 			n->sack_first_ns = s->sent_ns;
 		n->sack_last_ns = s->sent_ns;
 	}
-	/* A retransmission of what is not believed lost (a probe) stays in the network. */
+	/* A retransmission of what is not believed lost any more stays in the network. */
 	seg_unmark(c, s, s->flags & SEG_LOST ? SEG_LOST | SEG_RETRANS : 0);
 	s->flags |= SEG_SACKED;
 	c->sacked_bytes += s->len;
@@ -157,7 +157,7 @@ static void sack_one(struct pb_tcp *e, struct tcb *c, struct seg *s, struct ack_
 /* A duplicate of a segment that is queued still. */
 static void dup_one(struct tcb *c, const struct seg *s, struct ack_news *n)
 {
-	if (s->flags & SEG_RETRANS && c->undo_on && c->undo_retrans > 0 && seq_lt(c->undo_una, s->seq + s->len))
+	if (s->flags & SEG_REXMIT && c->undo_on && c->undo_retrans > 0 && seq_lt(c->undo_una, s->seq + s->len))
 		c->undo_retrans--;
 	if ((s->flags & SEG_SACKED) && seq_lt(s->seq, n->reord))
 		n->reord = s->seq;
