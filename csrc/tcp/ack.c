@@ -54,7 +54,7 @@ static void fin_acked(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 /* The RTT that this ACK shows: of a segment that was sent once (Karn), or of one that was SACKed just now, or of a
  * retransmission whose timestamp it echoes (RFC 7323 4.1), as good as that clock. An older echo says nothing: the ACK
  * may be the answer to the first transmission, or to any, with its own predecessors lost. */
-static void sample(struct tcb *c, struct ack_news *n)
+static void sample(const struct pb_tcp *e, struct tcb *c, struct ack_news *n)
 {
 	bool clean = n->first_ns && !n->rexmit_acked;
 	uint64_t first = clean ? n->first_ns : n->sack_first_ns, last = clean ? n->last_ns : n->sack_last_ns;
@@ -67,6 +67,11 @@ static void sample(struct tcb *c, struct ack_news *n)
 	if (n->rtt_us) {
 		rtt_sample(c, n->rtt_us, n->now_ns);
 		c->backoff = 0;
+		/* The RTT of what was sent before the head was sent again: the head has that long too, and the timer
+		 * starts anew as for an ACK of new data (RFC 6298 5.3). Not for what was sent later, or SACKs could put
+		 * a timeout off for ever. */
+		if (n->sack_first_ns && c->sq_head != NONE && n->sack_first_ns < e->segs[c->sq_head].sent_ns)
+			n->set_timer = true;
 	}
 }
 
@@ -138,7 +143,7 @@ static void process_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, struct a
 		return;
 	}
 	if (n->acked || n->sacked)
-		sample(c, n);
+		sample(e, c, n);
 	if (c->bits & BIT_RACK_DSACK || c->rack_steps != 1)
 		rack_adapt(e, c, n);
 	if (c->bits & BIT_TLP)

@@ -144,7 +144,8 @@ uint32_t initial_cwnd(const struct pb_tcp *e, const struct tcb *c)
 void cwnd_on_ack(struct pb_tcp *e, struct tcb *c, const struct ack_news *n, uint32_t pipe_before, uint32_t lost_before)
 {
 	bool reducing = c->ca_state == PB_TCP_CA_CWR || c->ca_state == PB_TCP_CA_RECOVERY;
-	bool progress = c->reordering > e->cfg.reordering_segs ? n->delivered != 0 : n->acked > (uint32_t)n->fin;
+	bool progress =
+		n->acked > (uint32_t)n->fin || (n->sacked && c->reordering > e->cfg.reordering_segs); /* not a DSACK */
 	if (reducing)
 		prr_update(c, n->delivered, c->lost_total_segs != lost_before, n->acked != 0);
 	if (!n->delivered && !n->acked)

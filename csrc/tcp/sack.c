@@ -126,6 +126,7 @@ static bool dsack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, struct a
 	if (c->reord_seen && !n->dsack_tlp)
 		c->bits |= BIT_RACK_DSACK;
 	n->dsack = true;
+	count_delivered(e, c, n, len, segs); /* one more left the network: as Linux, PRR counts it too */
 	/* Of what is forgotten already; what is still queued is counted where its block is found. */
 	if (c->undo_on && c->undo_retrans > 0 && seq_leq(b.right, n->prior_una) && seq_lt(c->undo_una, b.right))
 		c->undo_retrans = c->undo_retrans > (int32_t)segs ? c->undo_retrans - (int32_t)segs : 0;
