@@ -231,9 +231,7 @@ void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	c->events &= ~(uint32_t)PB_TCP_EV_DOUBT; /* of a SYN-ACK: the path has just been shown */
 	/* A close in SYN-RECEIVED waited for this (3.10.4). */
 	tcb_set_state(e, c, c->flags & TCB_FIN_QUEUED ? PB_TCP_FIN_WAIT_1 : PB_TCP_ESTABLISHED);
-	uint32_t pmtu = pb_pmtu_get(&e->pmtu, &c->raddr, now_ns);
-	if (pmtu)
-		reduce_mss(e, c, pmtu);
+	plpmtud_start(e, c, pb_pmtu_get(&e->pmtu, &c->raddr, now_ns), now_ns);
 	c->snd_una = c->iss + 1;
 	c->fack = c->rack_end = c->cwnd_seq = c->recover_seq = c->small_end = c->pushed_seq = c->snd_una;
 	c->flags &= ~(uint32_t)TCB_SYN_OUT;
@@ -250,7 +248,6 @@ void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	c->backoff = c->tries = 0;
 	c->t_rtx = NEVER;
 	c->last_rx_ns = c->last_send_ns = c->last_data_ns = c->cwnd_ns = now_ns;
-	plpmtud_start(e, c, now_ns);
 	if (c->ka_idle_ns)
 		c->t_misc = now_ns + c->ka_idle_ns;
 	timer_update(e, c);

@@ -218,7 +218,10 @@ void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu);
 void pmtu_sweep(struct pb_tcp *e, uint64_t now_ns);
 
 /* plpmtud.c */
-void plpmtud_start(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
+/* The connection is established. mtu: what routers said of the path, 0: nothing. Sets the MSS and the initial window. */
+void plpmtud_start(struct pb_tcp *e, struct tcb *c, uint32_t mtu, uint64_t now_ns);
+/* A router says mtu: nothing larger is looked for. */
+void plpmtud_told(struct tcb *c, uint32_t mtu);
 /* A timeout: in a row enough of them mean a black hole. */
 void plpmtud_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 /* True: the next unsent segment is a probe now. */

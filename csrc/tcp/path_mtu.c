@@ -30,6 +30,12 @@ void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
 	tcb_ready(e, c);
 }
 
+static void path_told(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
+{
+	plpmtud_told(c, mtu);
+	reduce_mss(e, c, mtu);
+}
+
 void pmtu_sweep(struct pb_tcp *e, uint64_t now_ns)
 {
 	for (uint32_t n = min_u32(e->sweep_left, SWEEP_SLOTS); n; n--, e->sweep_left--) {
@@ -40,7 +46,7 @@ void pmtu_sweep(struct pb_tcp *e, uint64_t now_ns)
 			continue;
 		uint32_t mtu = pb_pmtu_get(&e->pmtu, &c->raddr, now_ns);
 		if (mtu)
-			reduce_mss(e, c, mtu);
+			path_told(e, c, mtu);
 	}
 }
 
@@ -60,7 +66,7 @@ int pb_tcp_icmp(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const str
 		mtu = pb_pmtu_set(&e->pmtu, &c->raddr, mtu, now_ns);
 		e->stats.n[PB_C_TcpExtTCPPmtuUpdates]++;
 		if (c->state >= PB_TCP_ESTABLISHED)
-			reduce_mss(e, c, mtu);
+			path_told(e, c, mtu);
 		if (!before ||
 		    mtu < before) { /* each packet under way has its message, and all but the first are no news */
 			e->sweep_left = e->ntcbs;

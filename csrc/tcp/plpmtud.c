@@ -13,36 +13,41 @@ static uint32_t overhead(const struct tcb *c)
 	return c->ip_hdr_len + PB_TCP_HLEN + (c->flags & TCB_TS ? 12u : 0);
 }
 
-/* What the MSS may be by what is known of the path: at most what both ends allow. */
-static void use_size(struct pb_tcp *e, struct tcb *c, uint32_t size)
+/* The least that any path carries of IPv6 (RFC 8201 4): no silence says that it is less. */
+static uint32_t bounded(const struct tcb *c, uint32_t size)
 {
-	uint32_t most = min_u32(c->peer_mss, c->own_mss) - (c->flags & TCB_TS ? 12u : 0);
-	uint32_t mss = min_u32(size - overhead(c), most);
-	if (mss < c->mss) {
-		reduce_mss(e, c, size);
-		return;
-	}
-	c->mss = (uint16_t)mss;
-	c->cc.mss = mss;
-	/* Bytes stay what they were, but for one segment there is room, and a reduction goes no lower than to two. */
-	c->cc.cwnd = max_u32(c->cc.cwnd, mss);
-	c->cc.ssthresh = max_u32(c->cc.ssthresh, 2 * mss);
+	return c->ip_hdr_len == PB_IP4_HLEN ? size : max_u32(size, PB_PMTU_MIN6);
 }
 
-void plpmtud_start(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+/* The largest packet that both ends allow, and routers: mtu, 0 when none spoke. */
+static uint16_t largest(const struct tcb *c, uint32_t mtu)
+{
+	uint32_t most = min_u32(c->peer_mss, c->own_mss) + c->ip_hdr_len + PB_TCP_HLEN;
+	return (uint16_t)(mtu ? min_u32(most, mtu) : most);
+}
+
+void plpmtud_start(struct pb_tcp *e, struct tcb *c, uint32_t mtu, uint64_t now_ns)
 {
 	uint32_t base = max_u32(e->cfg.probing_base_mss, e->cfg.probing_floor_mss);
-	c->probing.high = (uint16_t)(min_u32(c->peer_mss, c->own_mss) + c->ip_hdr_len + PB_TCP_HLEN);
-	c->probing.low = (uint16_t)min_u32(base + c->ip_hdr_len + PB_TCP_HLEN, c->probing.high);
+	c->probing.high = largest(c, mtu);
+	c->probing.low = (uint16_t)min_u32(bounded(c, base + c->ip_hdr_len + PB_TCP_HLEN), c->probing.high);
 	c->probing.size = 0;
 	c->probing.on = e->cfg.probing == PB_TCP_PROBING_ALWAYS;
 	c->probing.due_ns = now_ns;
-	if (c->probing.on) {
-		use_size(e, c, c->probing.low);
-		c->cc.cwnd = initial_cwnd(e, c);
-	}
+	if (mtu)
+		reduce_mss(e, c, mtu);
+	if (c->probing.on)
+		reduce_mss(e, c, c->probing.low);
+	c->cc.cwnd = initial_cwnd(e, c); /* of segments that small */
 }
 
+void plpmtud_told(struct tcb *c, uint32_t mtu)
+{
+	if (c->probing.high > mtu)
+		c->probing.high = (uint16_t)mtu;
+}
+
+/* Nothing here makes segments larger: a router may have said less than where the search goes back to. */
 void plpmtud_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	if (!e->cfg.probing || c->tries + 1 < BLACK_HOLE_TRIES || c->state < PB_TCP_ESTABLISHED)
@@ -54,10 +59,10 @@ void plpmtud_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 		/* Not that either: half of it, down to the floor. */
 		uint32_t hdr = c->ip_hdr_len + PB_TCP_HLEN, mss = (c->probing.low - hdr) / 2;
 		mss = max_u32(min_u32(mss, e->cfg.probing_base_mss), e->cfg.probing_floor_mss);
-		c->probing.low = (uint16_t)(mss + hdr);
+		c->probing.low = (uint16_t)bounded(c, mss + hdr);
 	}
 	c->probing.size = 0;
-	use_size(e, c, c->probing.low);
+	reduce_mss(e, c, c->probing.low);
 }
 
 bool plpmtud_try(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
@@ -65,10 +70,12 @@ bool plpmtud_try(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	if (!c->probing.on || c->probing.size || c->ca_state != PB_TCP_CA_OPEN || c->sacked_segs ||
 	    c->cc.cwnd < CWND_SEGS * c->mss || (c->flags & TCB_NO_PMTUD))
 		return false;
-	if ((uint32_t)c->probing.high - c->probing.low < PROBE_THRESHOLD) {
+	/* A router may have said less than what the search began with. */
+	if (c->probing.high < c->probing.low + PROBE_THRESHOLD) {
 		if (now_ns - c->probing.due_ns < SEARCH_AGAIN_NS)
 			return false;
-		c->probing.high = (uint16_t)(min_u32(c->peer_mss, c->own_mss) + c->ip_hdr_len + PB_TCP_HLEN);
+		c->probing.high = largest(c, pb_pmtu_get(&e->pmtu, &c->raddr, now_ns));
+		c->probing.low = (uint16_t)min_u32(c->probing.low, c->mss + overhead(c));
 		c->probing.due_ns = now_ns;
 		return false;
 	}
@@ -96,7 +103,7 @@ bool plpmtud_try(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 void plpmtud_failed(struct pb_tcp *e, struct tcb *c)
 {
 	COUNT(e, TcpExtTCPMTUPFail);
-	c->probing.high = (uint16_t)(c->probing.size - 1);
+	c->probing.high = (uint16_t)min_u32(c->probing.high, c->probing.size - 1u);
 	c->probing.size = 0;
 	for (uint32_t f = c->sq_head; f != NONE && (e->segs[f].flags & SEG_SENT); f = e->segs[f].next)
 		e->segs[f].flags &= (uint16_t)~SEG_PROBE;
@@ -111,5 +118,14 @@ void plpmtud_acked(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	c->probing.low = c->probing.size;
 	c->probing.size = 0;
 	c->probing.due_ns = now_ns;
-	use_size(e, c, c->probing.low);
+	/* It may have been under way when a router said less: what was said holds. */
+	uint32_t size = min_u32(c->probing.low, largest(c, pb_pmtu_get(&e->pmtu, &c->raddr, now_ns)));
+	uint32_t mss = size - overhead(c);
+	if (mss <= c->mss)
+		return;
+	c->mss = (uint16_t)mss;
+	c->cc.mss = mss;
+	/* Bytes stay what they were, but for one segment there is room, and a reduction goes no lower than to two. */
+	c->cc.cwnd = max_u32(c->cc.cwnd, mss);
+	c->cc.ssthresh = max_u32(c->cc.ssthresh, 2 * mss);
 }
