@@ -218,7 +218,8 @@ void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu);
 void pmtu_sweep(struct pb_tcp *e, uint64_t now_ns);
 
 /* plpmtud.c */
-/* The connection is established. mtu: what routers said of the path, 0: nothing. Sets the MSS and the initial window. */
+/* The connection is established. mtu: what routers said of the path, 0: nothing. Sets the MSS and the initial window.
+ */
 void plpmtud_start(struct pb_tcp *e, struct tcb *c, uint32_t mtu, uint64_t now_ns);
 /* A router says mtu: nothing larger is looked for. */
 void plpmtud_told(struct tcb *c, uint32_t mtu);
