@@ -7,8 +7,8 @@ from libc.string cimport memcpy, memset
 from pybypass.c.drops cimport PB_DROP_COUNT, pb_drop_name, pb_drops
 from pybypass.c.path cimport pb_now_ns, pb_path_report
 from pybypass.c.tcp cimport (
-    PB_TCP_COUNTER_COUNT, pb_cc_find, pb_tcp_config, pb_tcp_counter_name, pb_tcp_endpoint, pb_tcp_info,
-    pb_tcp_state_name, pb_tcp_stats,
+    PB_TCP_COUNTER_COUNT, pb_cc_find, pb_tcp_config, pb_tcp_counter_is_nstat, pb_tcp_counter_name, pb_tcp_endpoint,
+    pb_tcp_info,    pb_tcp_state_name, pb_tcp_stats,
 )
 from pybypass.c.types cimport pb_ip, uint32_t, uint64_t
 
@@ -66,7 +66,7 @@ cdef dict tcpi_dict(const pb_tcp_info *i, uint64_t now):
     cdef uint32_t mss = max(i.mss, 1)
     return {
         "tcpi_state": STATE_LINUX[i.state], "tcpi_ca_state": i.ca_state, "tcpi_retransmits": i.timeouts_now,
-        "tcpi_probes": i.probes, "tcpi_backoff": i.backoff, "tcpi_options": i.flags & 0x3f,
+        "tcpi_probes": i.probes, "tcpi_backoff": i.backoff, "tcpi_options": i.flags & 0x1f,
         "tcpi_snd_wscale": i.snd_wscale, "tcpi_rcv_wscale": i.rcv_wscale, "tcpi_rto": i.rto_us, "tcpi_ato": i.ato_us,
         "tcpi_snd_mss": i.mss, "tcpi_rcv_mss": i.rcv_mss, "tcpi_unacked": i.unacked_segs,
         "tcpi_sacked": i.sacked_segs, "tcpi_lost": i.lost_segs, "tcpi_retrans": i.retrans_segs,
@@ -84,7 +84,7 @@ cdef dict tcpi_dict(const pb_tcp_info *i, uint64_t now):
         "tcpi_rwnd_limited": i.rwnd_limited_ns // 1000, "tcpi_sndbuf_limited": i.sndbuf_limited_ns // 1000,
         "tcpi_delivered": i.delivered_segs, "tcpi_delivered_ce": i.delivered_ce_segs,
         "tcpi_bytes_sent": i.bytes_sent, "tcpi_bytes_retrans": i.bytes_retransmitted,
-        "tcpi_dsack_dups": i.dsack_dups, "tcpi_reord_seen": i.reord_seen, "tcpi_rcv_ooopack": i.ooo_segs,
+        "tcpi_dsack_dups": i.dsack_dups, "tcpi_reord_seen": i.reord_seen, "tcpi_rcv_ooopack": i.ooo_total_segs,
         "tcpi_snd_wnd": i.snd_wnd, "tcpi_rcv_wnd": i.rcv_wnd,
     }
 
@@ -93,8 +93,12 @@ cdef dict tcpi_dict(const pb_tcp_info *i, uint64_t now):
 STATE_LINUX = (7, 10, 2, 3, 1, 4, 5, 8, 11, 9, 6)
 
 
-cdef dict nstat_dict(const pb_tcp_stats *t):
-    return {pb_tcp_counter_name(i).decode(): t.n[i] for i in range(PB_TCP_COUNTER_COUNT)}
+cdef dict counters_dict(const pb_tcp_stats *t, bint nstat):
+    """Those that nstat has too, or the others."""
+    return {
+        pb_tcp_counter_name(i).decode(): t.n[i]
+        for i in range(PB_TCP_COUNTER_COUNT) if pb_tcp_counter_is_nstat(i) == nstat
+    }
 
 
 cdef dict report_dict(const pb_path_report *r):
@@ -102,7 +106,7 @@ cdef dict report_dict(const pb_path_report *r):
     for part in (drops_dict(&r.path.drops), drops_dict(&r.tcp.drops), drops_dict(&r.dev.drops)):
         for k, v in part.items():
             drops[k] = drops.get(k, 0) + v
-    cdef dict c = nstat_dict(&r.tcp)
+    cdef dict c = counters_dict(&r.tcp, True), own = counters_dict(&r.tcp, False)
     return {
         "rx_pkts": r.path.rx_pkts, "tx_pkts": r.path.tx_pkts, "steps": r.path.steps, "idle_steps": r.path.idle_steps,
         "exceptions": r.path.exceptions, "injected": r.path.injected, "parked": r.path.parked,
@@ -115,9 +119,9 @@ cdef dict report_dict(const pb_path_report *r):
         "resets_out": c["TcpOutRsts"], "challenge_acks": c["TcpExtTCPChallengeACK"],
         "active_opens": c["TcpActiveOpens"], "passive_opens": c["TcpPassiveOpens"],
         "attempt_fails": c["TcpAttemptFails"], "estab_resets": c["TcpEstabResets"],
-        "coalesced": c["TcpExtTCPRcvCoalesce"], "connections": r.tcp.conns,
-        "time_wait_recycled": c["TcpExtTCPTimeWaitOverflow"], "pmtu_updates": c["TcpExtTCPPmtuUpdates"],
-        "nstat": c,
+        "coalesced": c["TcpExtTCPRcvCoalesce"] + own["SendJoined"], "connections": r.tcp.conns,
+        "time_wait_recycled": c["TcpExtTCPTimeWaitOverflow"], "pmtu_updates": own["PmtuUpdates"],
+        "nstat": c, "own": own,
         "states": {STATE_NAMES[i]: r.tcp.states[i] for i in range(11) if r.tcp.states[i]},
         "drops": drops,
     }

@@ -75,3 +75,6 @@ class Host:
 
     def names(self, s: int) -> tuple[tuple[bytes, int], tuple[bytes, int]] | None:
         """Both ends; all-zero addresses where there is none. None: no such socket."""
+
+    def counters(self) -> tuple[dict[str, int], dict[str, int]]:
+        """Those of the engine: by nstat's names, and what nstat has no counter for. Empty before the first socket."""

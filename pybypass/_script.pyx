@@ -6,10 +6,10 @@ import errno as _errno
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.string cimport memset
 
-from pybypass._convert cimport ip_in, ip_out
+from pybypass._convert cimport counters_dict, ip_in, ip_out
 from pybypass.c.drops cimport pb_drop_name
 from pybypass.c.script cimport *
-from pybypass.c.tcp cimport pb_tcp_endpoint
+from pybypass.c.tcp cimport pb_tcp, pb_tcp_endpoint, pb_tcp_get_stats
 from pybypass.c.types cimport int32_t, int64_t, uint32_t, uint64_t
 
 from pybypass.errors import PybypassError
@@ -168,3 +168,9 @@ cdef class Host:
         if pb_host_names(self.h, s, &a, &b):
             return None
         return (ip_out(&a.addr), a.port), (ip_out(&b.addr), b.port)
+
+    def counters(self):
+        cdef pb_tcp *e = pb_host_engine(self.h)
+        if e == NULL:
+            return {}, {}
+        return counters_dict(pb_tcp_get_stats(e), True), counters_dict(pb_tcp_get_stats(e), False)

@@ -89,7 +89,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What became of one run. packets: all that passed, in order, those that went out beside the script's included."""
+    """What became of one run. packets: all that passed, in order, those that went out beside the script's included.
+
+    nstat: the engine's counters at the end, by the names of Linux's nstat, as Linux counts them; own: what nstat has no
+    counter for (as Engine.stats() has both).
+    """
 
     path: str
     ip: int
@@ -98,6 +102,8 @@ class Result:
     packets: tuple[Traced, ...]
     seconds: float  # of virtual time
     line_text: str = ""
+    nstat: Mapping[str, int] = field(default_factory=dict)
+    own: Mapping[str, int] = field(default_factory=dict)
 
     def text(self) -> str:
         """A line, and for a failure what was expected and seen."""
@@ -215,4 +221,7 @@ def run(path: str | os.PathLike[str] = "", settings: Settings | None = None, *, 
     )  # fmt: skip
     failure = machine.run()
     shown = script.lines[failure.line - 1].strip() if failure and 0 < failure.line <= len(script.lines) else ""
-    return Result(name, plan.ip, failure is None, failure, machine.packets(), machine.now_us / 1e6, shown)
+    nstat, own = host.counters()
+    return Result(
+        name, plan.ip, failure is None, failure, machine.packets(), machine.now_us / 1e6, shown, nstat, own
+    )  # fmt: skip

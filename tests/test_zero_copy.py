@@ -75,8 +75,8 @@ HELD_BACK = {"reorder_ppm": 30_000, "reorder_ns": 20_000_000}
 
 def sent_again(engine, port):
     """How often the engine sent again what the device held: (by chain, by copy). It is one or the other, as the report says."""
-    nstat = engine.stats()["nstat"]
-    chained, copied = nstat["TcpExtTCPRetransChained"], nstat["TcpExtTCPRetransCopied"]
+    own = engine.stats()["own"]
+    chained, copied = own["RetransChained"], own["RetransCopied"]
     assert (copied if port.report["tx_chains"] else chained) == 0
     return chained, copied
 

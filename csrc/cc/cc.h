@@ -5,7 +5,7 @@
 #define PB_CC_CC_H
 #include "base/types.h"
 
-#define PB_CC_ABI 2
+#define PB_CC_ABI 3
 #define PB_CC_SSTHRESH_MAX UINT32_MAX
 
 struct pb_cc {
@@ -19,8 +19,18 @@ struct pb_cc {
 };
 _Static_assert(sizeof(struct pb_cc) == 112, "two cache lines per flow, with the pointer to the algorithm");
 
+/* What an algorithm counts of all flows together, for those who ask what ended slow start (Linux's TCPHystart*). */
+enum pb_cc_count {
+	PB_CC_TRAIN_DETECT, /* an ACK train ended slow start, ... */
+	PB_CC_TRAIN_CWND,   /* ... cwnd then, in segments, summed */
+	PB_CC_DELAY_DETECT, /* a delay that grew did */
+	PB_CC_DELAY_CWND,
+	PB_CC_COUNT
+};
+
 struct pb_cc_ack {
 	uint64_t now_ns;
+	uint64_t *counts;        /* [PB_CC_COUNT]; NULL: nobody counts */
 	uint32_t acked_bytes;    /* newly delivered: acknowledged or SACKed */
 	uint32_t inflight_bytes; /* in the network before this ACK */
 	uint32_t rtt_us;         /* sample of this ACK, 0: none */

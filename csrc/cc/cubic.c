@@ -131,13 +131,16 @@ static void cubic_update(struct cubic *ca, uint32_t cwnd, uint32_t acked, uint32
 		ca->cnt = 2;
 }
 
-enum { FOUND_TRAIN = 1, FOUND_DELAY = 2 };
-
-static void hystart_found(struct pb_cc *cc, struct cubic *ca, uint8_t why)
+/* detect: PB_CC_TRAIN_DETECT or PB_CC_DELAY_DETECT. */
+static void hystart_found(struct pb_cc *cc, struct cubic *ca, const struct pb_cc_ack *a, enum pb_cc_count detect)
 {
-	ca->found = why;
+	ca->found = 1;
 	ca->found_cwnd = cc->cwnd / cc->mss;
 	cc->ssthresh = cc->cwnd;
+	if (a->counts) {
+		a->counts[detect]++;
+		a->counts[detect + 1] += ca->found_cwnd;
+	}
 }
 
 /* What a burst of 256 KB takes at twice the rate of now, at most 1 ms. */
@@ -160,10 +163,8 @@ static void hystart(struct pb_cc *cc, struct cubic *ca, const struct pb_cc_ack *
 		ca->last_ack_us = now_us;
 		uint32_t limit = ca->delay_min_us + ack_delay_us(cc);
 		/* Pacing spaces segments out over up to half an RTT by itself. */
-		if (now_us - ca->round_us > (a->paced ? limit : limit / 2)) {
-			hystart_found(cc, ca, FOUND_TRAIN);
-			return;
-		}
+		if (now_us - ca->round_us > (a->paced ? limit : limit / 2))
+			hystart_found(cc, ca, a, PB_CC_TRAIN_DETECT); /* one ACK may show the delay too */
 	}
 	if (ca->curr_rtt_us > a->rtt_us)
 		ca->curr_rtt_us = a->rtt_us;
@@ -175,7 +176,7 @@ static void hystart(struct pb_cc *cc, struct cubic *ca, const struct pb_cc_ack *
 	slack = slack < HYSTART_DELAY_MIN_US ? HYSTART_DELAY_MIN_US : slack;
 	slack = slack > HYSTART_DELAY_MAX_US ? HYSTART_DELAY_MAX_US : slack;
 	if (ca->curr_rtt_us > ca->delay_min_us + slack)
-		hystart_found(cc, ca, FOUND_DELAY);
+		hystart_found(cc, ca, a, PB_CC_DELAY_DETECT);
 }
 
 static void cubic_sample(struct pb_cc *cc, struct cubic *ca, const struct pb_cc_ack *a)

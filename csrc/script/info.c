@@ -63,6 +63,7 @@ static void fill_counts(const struct pb_tcp_info *i, struct pb_lx_tcp_info *o)
 	o->notsent_bytes = i->unsent_bytes;
 	o->delivered = (uint32_t)i->delivered_segs;
 	o->delivered_ce = (uint32_t)i->delivered_ce_segs;
+	o->rcv_ooopack = (uint32_t)i->ooo_total_segs;
 	o->dsack_dups = (uint32_t)i->dsack_dups;
 	o->busy_time = i->busy_ns / NS_PER_US;
 	o->rwnd_limited = i->rwnd_limited_ns / NS_PER_US;

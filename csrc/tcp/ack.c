@@ -129,7 +129,7 @@ static void process_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, struct a
 	n->not_dup = p->data_len || (p->flags & (PB_TCP_FIN | PB_TCP_SYN));
 	n->ece = (c->bits & BIT_ECN) && (p->flags & PB_TCP_ECE) && !(p->flags & PB_TCP_SYN);
 	if (n->ece)
-		COUNT(e, TcpExtTCPEcnEchoIn);
+		COUNT(e, EcnEchoIn);
 	bool old = seq_lt(p->tcp.ack, c->snd_una);
 	if (!old)
 		update_window(e, c, p, n);

@@ -1,86 +1,94 @@
-/* Counters of an engine, by the names that Linux's nstat prints (SNMP MIBs Tcp and TcpExt). */
+/* Counters of an engine. NSTAT: what Linux counts too, by the name that its nstat prints (SNMP MIBs Tcp and TcpExt),
+ * and counted where Linux counts it. OWN: what nstat has no counter for. */
 #ifndef PB_TCP_COUNTERS_H
 #define PB_TCP_COUNTERS_H
 #include "base/types.h"
 
-/* X(name, what is counted). Order is ABI: append at the end. */
-#define PB_TCP_COUNTERS(X)                                                                                             \
-	X(TcpActiveOpens, "connections opened by us")                                                                  \
-	X(TcpPassiveOpens, "SYNs answered")                                                                            \
-	X(TcpAttemptFails, "handshakes that came to nothing")                                                          \
-	X(TcpEstabResets, "connections that a RST of the peer ended")                                                  \
-	X(TcpInSegs, "segments in")                                                                                    \
-	X(TcpOutSegs, "segments out, retransmissions included")                                                        \
-	X(TcpRetransSegs, "segments sent again")                                                                       \
-	X(TcpOutRsts, "segments out with RST")                                                                         \
-	X(TcpExtTCPTimeouts, "retransmission timeouts, of a SYN too")                                                  \
-	X(TcpExtTCPFastRetrans, "segments sent again in fast recovery")                                                \
-	X(TcpExtTCPSlowStartRetrans, "segments sent again after a timeout, the first excepted")                        \
-	X(TcpExtTCPSackRecovery, "fast recoveries with SACK")                                                          \
-	X(TcpExtTCPRenoRecovery, "fast recoveries without SACK")                                                       \
-	X(TcpExtTCPLossProbes, "tail loss probes sent (RFC 8985 7)")                                                   \
-	X(TcpExtTCPLossProbeRecovery, "losses that a probe repaired")                                                  \
-	X(TcpExtTCPLostRetransmit, "retransmissions lost again")                                                       \
-	X(TcpExtTCPFullUndo, "recoveries undone whole: nothing was lost")                                              \
-	X(TcpExtTCPPartialUndo, "recoveries undone after an ACK of the first transmission")                            \
-	X(TcpExtTCPDSACKUndo, "reductions undone because all retransmissions were reported as duplicates")             \
-	X(TcpExtTCPLossUndo, "timeouts undone")                                                                        \
-	X(TcpExtTCPSpuriousRTOs, "timeouts found spurious by F-RTO (RFC 5682)")                                        \
-	X(TcpExtTCPSACKReneging, "receivers that took a SACK back (RFC 2018 8)")                                       \
-	X(TcpExtTCPSACKReorder, "reordering seen by SACK")                                                             \
-	X(TcpExtTCPRenoReorder, "reordering seen without SACK")                                                        \
-	X(TcpExtTCPTSReorder, "reordering seen by timestamps")                                                         \
-	X(TcpExtTCPSACKDiscard, "SACK blocks that cannot be true")                                                     \
-	X(TcpExtTCPDSACKOldSent, "duplicates reported that lay below the window")                                      \
-	X(TcpExtTCPDSACKOfoSent, "duplicates reported of out-of-order data")                                           \
-	X(TcpExtTCPDSACKRecv, "reports of duplicates below the cumulative ACK")                                        \
-	X(TcpExtTCPDSACKOfoRecv, "reports of duplicates above it")                                                     \
-	X(TcpExtTCPDSACKIgnoredDubious, "reports of duplicates of what we never sent twice")                           \
-	X(TcpExtTCPChallengeACK, "challenge ACKs (RFC 5961)")                                                          \
-	X(TcpExtTCPSYNChallenge, "of these, for a SYN")                                                                \
-	X(TcpExtTCPACKSkipped, "ACKs not sent because of a rate limit")                                                \
-	X(TcpExtPAWSEstab, "segments refused by PAWS (RFC 7323 5)")                                                    \
-	X(TcpExtDelayedACKs, "ACKs sent by their timer")                                                               \
-	X(TcpExtTCPPureAcks, "ACKs in without data")                                                                   \
-	X(TcpExtTCPOFOQueue, "segments kept out of order")                                                             \
-	X(TcpExtTCPOFOMerge, "out-of-order segments that overlapped")                                                  \
-	X(TcpExtTCPRcvQDrop, "segments dropped for want of receive memory")                                            \
-	X(TcpExtTCPZeroWindowDrop, "segments dropped at a closed window")                                              \
-	X(TcpExtTCPFromZeroWindowAdv, "windows opened again")                                                          \
-	X(TcpExtTCPToZeroWindowAdv, "windows closed")                                                                  \
-	X(TcpExtTCPWinProbe, "probes of a closed window")                                                              \
-	X(TcpExtTCPKeepAlive, "keepalive probes")                                                                      \
-	X(TcpExtTCPAbortOnTimeout, "connections given up")                                                             \
-	X(TcpExtTCPAbortOnData, "connections reset because data was thrown away")                                      \
-	X(TcpExtTCPAbortOnClose, "connections reset because unread data was thrown away at close")                     \
-	X(TcpExtTCPAbortOnLinger, "connections reset by a linger time of 0")                                           \
-	X(TcpExtTCPTimeWaitOverflow, "TIME-WAIT ended early: a new connection needed the place")                       \
-	X(TcpExtTW, "connections that entered TIME-WAIT")                                                              \
-	X(TcpExtTWRecycled, "TIME-WAIT ended by a new SYN (RFC 6191)")                                                 \
-	X(TcpExtListenOverflows, "SYNs dropped: the listener's backlog was full")                                      \
-	X(TcpExtListenDrops, "SYNs dropped for any reason")                                                            \
-	X(TcpExtTCPMTUPFail, "path MTU probes lost (RFC 4821)")                                                        \
-	X(TcpExtTCPMTUPSuccess, "path MTU probes that arrived")                                                        \
-	X(TcpExtTCPHystartTrainDetect, "slow starts ended by HyStart: ACK train")                                      \
-	X(TcpExtTCPHystartTrainCwnd, "cwnd at those, in segments, summed")                                             \
-	X(TcpExtTCPHystartDelayDetect, "slow starts ended by HyStart: delay")                                          \
-	X(TcpExtTCPHystartDelayCwnd, "cwnd at those, in segments, summed")                                             \
-	X(TcpExtTCPDelivered, "segments delivered to the peer")                                                        \
-	X(TcpExtTCPDeliveredCE, "of these, reported as marked by ECN")                                                 \
-	X(TcpExtTCPOrigDataSent, "segments with new data")                                                             \
-	X(TcpExtTCPEcnEchoIn, "ACKs in with ECE, after the handshake")                                                 \
-	X(TcpExtTCPCwrIn, "segments in with CWR")                                                                      \
-	X(TcpExtTCPCeIn, "segments in marked CE")                                                                      \
-	X(TcpExtTCPPacingWaits, "times that pacing held a segment back")                                               \
-	X(TcpExtTCPRcvCoalesce, "small segments copied together")                                                      \
-	X(TcpExtTCPPmtuUpdates, "ICMP errors that made a path's MTU smaller")                                          \
-	X(TcpExtOfoPruned, "times that out-of-order data made room for data in order (RFC 2018 8)")                    \
-	X(TcpExtTCPRetransChained, "segments sent again while the device held them: a new header before their bytes")  \
-	X(TcpExtTCPRetransCopied, "segments sent again while the device held them: copied")
+/* (name, what is counted). Order is ABI: append at the end, of whichever kind. */
+#define PB_TCP_COUNTERS(NSTAT, OWN)                                                                                    \
+	NSTAT(TcpActiveOpens, "connections opened by us")                                                              \
+	NSTAT(TcpPassiveOpens, "SYNs answered")                                                                        \
+	NSTAT(TcpAttemptFails, "handshakes that came to nothing")                                                      \
+	NSTAT(TcpEstabResets, "connections that a RST of the peer ended")                                              \
+	NSTAT(TcpInSegs, "segments in")                                                                                \
+	NSTAT(TcpOutSegs, "segments out, retransmissions included")                                                    \
+	NSTAT(TcpRetransSegs, "segments sent again")                                                                   \
+	NSTAT(TcpOutRsts, "segments out with RST")                                                                     \
+	NSTAT(TcpExtTCPTimeouts, "retransmission timeouts, of a SYN too")                                              \
+	NSTAT(TcpExtTCPFastRetrans, "segments sent again in fast recovery")                                            \
+	NSTAT(TcpExtTCPSlowStartRetrans, "segments sent again after a timeout, the first excepted")                    \
+	NSTAT(TcpExtTCPSackRecovery, "fast recoveries with SACK")                                                      \
+	NSTAT(TcpExtTCPRenoRecovery, "fast recoveries without SACK")                                                   \
+	NSTAT(TcpExtTCPLossProbes, "tail loss probes sent (RFC 8985 7)")                                               \
+	NSTAT(TcpExtTCPLossProbeRecovery, "losses that a probe repaired")                                              \
+	NSTAT(TcpExtTCPLostRetransmit, "retransmissions lost again")                                                   \
+	NSTAT(TcpExtTCPFullUndo, "recoveries undone whole: nothing was lost")                                          \
+	NSTAT(TcpExtTCPPartialUndo, "recoveries undone after an ACK of the first transmission")                        \
+	NSTAT(TcpExtTCPDSACKUndo, "reductions undone because all retransmissions were reported as duplicates")         \
+	NSTAT(TcpExtTCPLossUndo, "timeouts undone")                                                                    \
+	NSTAT(TcpExtTCPSpuriousRTOs, "timeouts found spurious by F-RTO (RFC 5682)")                                    \
+	NSTAT(TcpExtTCPSACKReneging, "receivers that took a SACK back (RFC 2018 8)")                                   \
+	NSTAT(TcpExtTCPSACKReorder, "reordering seen by SACK")                                                         \
+	NSTAT(TcpExtTCPRenoReorder, "reordering seen without SACK")                                                    \
+	NSTAT(TcpExtTCPTSReorder, "reordering seen by timestamps")                                                     \
+	NSTAT(TcpExtTCPSACKDiscard, "SACK blocks that cannot be true")                                                 \
+	NSTAT(TcpExtTCPDSACKOldSent, "duplicates reported that lay below the window")                                  \
+	NSTAT(TcpExtTCPDSACKOfoSent, "duplicates reported of out-of-order data")                                       \
+	NSTAT(TcpExtTCPDSACKRecv, "reports of duplicates below the cumulative ACK")                                    \
+	NSTAT(TcpExtTCPDSACKOfoRecv, "reports of duplicates above it")                                                 \
+	NSTAT(TcpExtTCPDSACKIgnoredDubious, "reports of duplicates of what we never sent twice")                       \
+	NSTAT(TcpExtTCPChallengeACK, "challenge ACKs (RFC 5961)")                                                      \
+	NSTAT(TcpExtTCPSYNChallenge, "of these, for a SYN")                                                            \
+	NSTAT(TcpExtTCPACKSkippedChallenge, "challenge ACKs not sent: another of that connection went a moment ago")   \
+	NSTAT(TcpExtPAWSEstab, "segments refused by PAWS (RFC 7323 5)")                                                \
+	NSTAT(TcpExtDelayedACKs, "ACKs sent by their timer")                                                           \
+	NSTAT(TcpExtTCPPureAcks, "ACKs in without data; there is no header prediction, so Linux's TCPHPAcks are here") \
+	NSTAT(TcpExtTCPOFOQueue, "segments that came out of order")                                                    \
+	NSTAT(TcpExtTCPOFOMerge, "of these, such as another held whole")                                               \
+	NSTAT(TcpExtTCPRcvQDrop, "segments dropped for want of receive memory")                                        \
+	NSTAT(TcpExtTCPZeroWindowDrop, "segments dropped at a closed window")                                          \
+	NSTAT(TcpExtTCPFromZeroWindowAdv, "windows opened again")                                                      \
+	NSTAT(TcpExtTCPToZeroWindowAdv, "windows closed")                                                              \
+	NSTAT(TcpExtTCPWinProbe, "probes of a closed window")                                                          \
+	NSTAT(TcpExtTCPKeepAlive, "keepalive probes")                                                                  \
+	NSTAT(TcpExtTCPAbortOnTimeout, "connections given up")                                                         \
+	NSTAT(TcpExtTCPAbortOnData, "connections reset: data came after close, or a linger time of 0 threw it away")   \
+	NSTAT(TcpExtTCPAbortOnClose, "connections reset because unread data was thrown away at close")                 \
+	NSTAT(TcpExtTCPTimeWaitOverflow, "TIME-WAIT ended early: a new connection needed the place")                   \
+	NSTAT(TcpExtTW, "connections that entered TIME-WAIT")                                                          \
+	NSTAT(TcpExtTWRecycled, "TIME-WAIT ended by a new SYN (RFC 6191)")                                             \
+	NSTAT(TcpExtListenOverflows, "SYNs dropped: the listener's backlog was full")                                  \
+	NSTAT(TcpExtListenDrops, "SYNs dropped for any reason")                                                        \
+	NSTAT(TcpExtTCPMTUPFail, "path MTU probes lost (RFC 4821)")                                                    \
+	NSTAT(TcpExtTCPMTUPSuccess, "path MTU probes that arrived")                                                    \
+	NSTAT(TcpExtTCPHystartTrainDetect, "slow starts ended by HyStart: ACK train")                                  \
+	NSTAT(TcpExtTCPHystartTrainCwnd, "cwnd at those, in segments, summed")                                         \
+	NSTAT(TcpExtTCPHystartDelayDetect, "slow starts ended by HyStart: delay")                                      \
+	NSTAT(TcpExtTCPHystartDelayCwnd, "cwnd at those, in segments, summed")                                         \
+	NSTAT(TcpExtTCPDelivered, "segments delivered to the peer")                                                    \
+	NSTAT(TcpExtTCPDeliveredCE, "of these, reported as marked by ECN")                                             \
+	NSTAT(TcpExtTCPOrigDataSent, "segments with new data")                                                         \
+	OWN(EcnEchoIn, "ACKs in with ECE, after the handshake")                                                        \
+	OWN(CwrIn, "segments in with CWR")                                                                             \
+	OWN(CeIn, "segments in marked CE")                                                                             \
+	OWN(PacingWaits, "times that pacing held a segment back")                                                      \
+	NSTAT(TcpExtTCPRcvCoalesce, "small segments copied together")                                                  \
+	OWN(PmtuUpdates, "ICMP errors that made a path's MTU smaller")                                                 \
+	NSTAT(TcpExtOfoPruned, "times that out-of-order data made room for data in order (RFC 2018 8)")                \
+	OWN(RetransChained, "segments sent again while the device held them: a new header before their bytes")         \
+	OWN(RetransCopied, "segments sent again while the device held them: copied")                                   \
+	OWN(ChallengeLimited, "challenge ACKs not sent: as many as a second allows had gone")                          \
+	OWN(SendJoined, "times that small writes were joined into one segment")                                        \
+	NSTAT(TcpExtTCPACKSkippedSeq, "ACKs not sent for a segment outside the window: another went a moment ago")     \
+	NSTAT(TcpExtTCPACKSkippedPAWS, "the same for one that PAWS refused")                                           \
+	NSTAT(TcpExtTCPACKSkippedSynRecv, "the same in SYN-RECEIVED")                                                  \
+	NSTAT(TcpExtTCPACKSkippedTimeWait, "the same in TIME-WAIT")                                                    \
+	NSTAT(TcpExtTCPOFODrop, "segments beyond a gap dropped for want of memory")                                    \
+	NSTAT(TcpExtTCPSynRetrans, "of the segments sent again, SYNs and SYN-ACKs")
 
 enum pb_tcp_counter {
 #define X(name, what) PB_C_##name,
-	PB_TCP_COUNTERS(X)
+	PB_TCP_COUNTERS(X, X)
 #undef X
 		PB_TCP_COUNTER_COUNT
 };
@@ -88,4 +96,6 @@ enum pb_tcp_counter {
 /* "?" and "" past the end. */
 PB_API const char *pb_tcp_counter_name(unsigned counter);
 PB_API const char *pb_tcp_counter_what(unsigned counter);
+/* Whether nstat has it too. False past the end. */
+PB_API bool pb_tcp_counter_is_nstat(unsigned counter);
 #endif

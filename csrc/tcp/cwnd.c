@@ -141,6 +141,14 @@ uint32_t initial_cwnd(const struct pb_tcp *e, const struct tcb *c)
 	return e->cfg.initial_cwnd_segs ? e->cfg.initial_cwnd_segs * c->mss : pb_cc_initial_window(c->mss);
 }
 
+#define SAME_ORDER(counter, count)                                                                                     \
+	_Static_assert(PB_C_TcpExtTCPHystart##counter - PB_C_TcpExtTCPHystartTrainDetect == (int)PB_CC_##count, "a "   \
+														"row")
+SAME_ORDER(TrainCwnd, TRAIN_CWND);
+SAME_ORDER(DelayDetect, DELAY_DETECT);
+SAME_ORDER(DelayCwnd, DELAY_CWND);
+#undef SAME_ORDER
+
 void cwnd_on_ack(struct pb_tcp *e, struct tcb *c, const struct ack_news *n, uint32_t pipe_before, uint32_t lost_before)
 {
 	bool reducing = c->ca_state == PB_TCP_CA_CWR || c->ca_state == PB_TCP_CA_RECOVERY;
@@ -152,6 +160,7 @@ void cwnd_on_ack(struct pb_tcp *e, struct tcb *c, const struct ack_news *n, uint
 		return;
 	struct pb_cc_ack a = {
 		.now_ns = n->now_ns,
+		.counts = &e->stats.n[PB_C_TcpExtTCPHystartTrainDetect],
 		.acked_bytes = n->delivered,
 		.inflight_bytes = pipe_before,
 		.rtt_us = n->cc_rtt_us,

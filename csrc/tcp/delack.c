@@ -176,13 +176,13 @@ void dsack_report(struct pb_tcp *e, struct tcb *c, uint32_t left, uint32_t right
 void ecn_data(struct pb_tcp *e, struct tcb *c, const struct pkt *p)
 {
 	if (p->flags & PB_TCP_CWR) {
-		COUNT(e, TcpExtTCPCwrIn);
+		COUNT(e, CwrIn);
 		c->bits &= ~(uint32_t)BIT_ECE;
 		if (p->data_len)
 			ack_now(e, c); /* the sender's window is small now */
 	}
 	if (p->ecn == PB_ECN_CE) {
-		COUNT(e, TcpExtTCPCeIn);
+		COUNT(e, CeIn);
 		if (!(c->bits & BIT_ECE))
 			quickack_mode(c, 2);
 		c->bits |= BIT_ECE | BIT_ECN_SEEN;

@@ -160,7 +160,7 @@ static uint32_t second_frame(struct pb_tcp *e, struct out *o, uint32_t frame, bo
 	e->segs[from].flags = SEG_INDEV | SEG_ORPHAN;
 	if (!chain)
 		memcpy(frame_ptr(e, from) + PB_TCP_HEADROOM, frame_ptr(e, frame) + s->off, s->len);
-	e->stats.n[chain ? PB_C_TcpExtTCPRetransChained : PB_C_TcpExtTCPRetransCopied]++;
+	e->stats.n[chain ? PB_C_RetransChained : PB_C_RetransCopied]++;
 	return from;
 }
 

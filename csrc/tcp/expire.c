@@ -47,6 +47,7 @@ static void syn_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	doubt_at_r1(e, c, c->tries);
 	c->flags |= TCB_SYN_OUT;
 	COUNT(e, TcpRetransSegs);
+	COUNT(e, TcpExtTCPSynRetrans);
 	COUNT(e, TcpExtTCPTimeouts);
 	c->rexmits++;
 	rtx_arm(e, c, now_ns);

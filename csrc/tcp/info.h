@@ -26,7 +26,8 @@ struct pb_tcp_info {
 	uint32_t state;
 	uint32_t ca_state; /* enum pb_tcp_ca_state */
 	uint32_t mss;      /* payload of a full segment: snd_mss */
-	uint32_t rcv_mss, advmss, pmtu;
+	uint32_t rcv_mss, advmss;
+	uint32_t pmtu; /* largest IP packet that the path is known to take: the interface's MTU, or what ICMP said */
 	uint32_t cwnd_bytes, ssthresh_bytes; /* ssthresh UINT32_MAX: none yet */
 	uint32_t srtt_us, rttvar_us, rto_us, min_rtt_us, ato_us;
 	uint32_t snd_wnd, rcv_wnd;
@@ -40,7 +41,8 @@ struct pb_tcp_info {
 	uint64_t segs_out, segs_in, data_segs_out, data_segs_in;
 	uint64_t retransmits, fast_retransmits, timeouts; /* segments; recovery episodes; RTO firings */
 	uint64_t dup_acks_in, zero_window_probes, dsack_dups;
-	uint64_t delivered_segs, delivered_ce_segs, lost_total_segs;
+	uint64_t delivered_segs, delivered_ce_segs, lost_total_segs; /* delivered: SYN and FIN count too */
+	uint64_t ooo_total_segs; /* segments that came out of order, those that came twice too */
 	uint64_t last_data_sent_ns, last_data_recv_ns, last_ack_recv_ns; /* the caller's clock; 0: never */
 	uint64_t busy_ns, rwnd_limited_ns, sndbuf_limited_ns;
 	uint64_t pacing_rate, delivery_rate; /* bytes/s; pacing 0: off */

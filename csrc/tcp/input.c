@@ -76,9 +76,12 @@ static bool challenge_allowed(struct pb_tcp *e, uint64_t now_ns)
 
 void challenge_ack(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
-	bool soon = c->last_challenge_ns && now_ns - c->last_challenge_ns < e->cfg.challenge_ns;
-	if (soon || !challenge_allowed(e, now_ns)) {
-		COUNT(e, TcpExtTCPACKSkipped);
+	if (c->last_challenge_ns && now_ns - c->last_challenge_ns < e->cfg.challenge_ns) {
+		COUNT(e, TcpExtTCPACKSkippedChallenge);
+		return;
+	}
+	if (!challenge_allowed(e, now_ns)) {
+		COUNT(e, ChallengeLimited);
 		return;
 	}
 	c->last_challenge_ns = now_ns;
@@ -86,9 +89,21 @@ void challenge_ack(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	ack_now(e, c);
 }
 
+static void count_skipped(struct pb_tcp *e, const struct tcb *c, bool paws)
+{
+	if (c->state == PB_TCP_TIME_WAIT)
+		COUNT(e, TcpExtTCPACKSkippedTimeWait);
+	else if (c->state == PB_TCP_SYN_RCVD)
+		COUNT(e, TcpExtTCPACKSkippedSynRecv);
+	else if (paws)
+		COUNT(e, TcpExtTCPACKSkippedPAWS);
+	else
+		COUNT(e, TcpExtTCPACKSkippedSeq);
+}
+
 /* The ACK for a segment that is not acceptable. Without payload it is limited too: two ends that disagree would answer
  * each other's ACKs for ever. */
-static void oow_ack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
+static void oow_ack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, bool paws, uint64_t now_ns)
 {
 	if (p->flags & PB_TCP_SYN) {
 		COUNT(e, TcpExtTCPSYNChallenge);
@@ -97,7 +112,7 @@ static void oow_ack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64
 	}
 	if (!p->data_len && !(p->flags & PB_TCP_FIN)) {
 		if (c->last_oow_ns && now_ns - c->last_oow_ns < e->cfg.challenge_ns) {
-			COUNT(e, TcpExtTCPACKSkipped);
+			count_skipped(e, c, paws);
 			return;
 		}
 		c->last_oow_ns = now_ns;
@@ -144,7 +159,7 @@ static enum pb_drop unacceptable(struct pb_tcp *e, struct tcb *c, struct pkt *p,
 		tcb_ready(e, c);
 		return PB_DROP_TCP_DUP;
 	}
-	oow_ack(e, c, p, now_ns);
+	oow_ack(e, c, p, false, now_ns);
 	if (c->state == PB_TCP_TIME_WAIT && dup && (p->flags & PB_TCP_FIN)) {
 		c->t_misc = now_ns + e->cfg.time_wait_ns;
 		spare_push(e, c);
@@ -213,7 +228,7 @@ static enum pb_drop established_checks(struct pb_tcp *e, struct tcb *c, struct p
 	if (paws_reject(c, p, now_ns)) {
 		COUNT(e, TcpExtPAWSEstab);
 		if (p->opts.has_ts)
-			oow_ack(e, c, p, now_ns);
+			oow_ack(e, c, p, true, now_ns);
 		return PB_DROP_TCP_PAWS;
 	}
 	/* Simultaneous open: the SYN-ACK repeats a SYN that we have (3.5, figure 8). */

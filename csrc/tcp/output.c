@@ -18,7 +18,7 @@ static bool rate_allows(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 		return true;
 	}
 	if (!(c->bits & BIT_RATE_LIMITED))
-		COUNT(e, TcpExtTCPPacingWaits);
+		COUNT(e, PacingWaits);
 	c->bits |= BIT_RATE_LIMITED;
 	c->t_pace = c->pace_next_ns;
 	timer_update(e, c);

@@ -14,6 +14,7 @@ void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
 {
 	uint32_t overhead = c->ip_hdr_len + PB_TCP_HLEN + (c->flags & TCB_TS ? 12u : 0);
 	uint32_t mss = mtu > overhead + LEAST_MSS ? mtu - overhead : LEAST_MSS;
+	c->path_mtu = (uint16_t)mtu;
 	if (mss >= c->mss)
 		return;
 	for (uint32_t f = c->sq_head; f != NONE && (e->segs[f].flags & SEG_SENT); f = e->segs[f].next) {
@@ -64,7 +65,7 @@ int pb_tcp_icmp(struct pb_tcp *e, const struct pb_tcp_endpoint *local, const str
 	if (mtu && mtu < e->cfg.mtu) {
 		uint32_t before = pb_pmtu_get(&e->pmtu, &c->raddr, now_ns);
 		mtu = pb_pmtu_set(&e->pmtu, &c->raddr, mtu, now_ns);
-		e->stats.n[PB_C_TcpExtTCPPmtuUpdates]++;
+		e->stats.n[PB_C_PmtuUpdates]++;
 		if (c->state >= PB_TCP_ESTABLISHED)
 			path_told(e, c, mtu);
 		if (!before ||

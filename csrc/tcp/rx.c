@@ -117,12 +117,12 @@ static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 	if (prev != NONE) {
 		uint32_t end = e->segs[prev].seq + e->segs[prev].len;
 		if (seq_leq(p->seq + p->data_len, end)) {
+			COUNT(e, TcpExtTCPOFOMerge);
 			dsack_report(e, c, p->seq, p->seq + p->data_len, false);
 			return PB_DROP_TCP_DUP;
 		}
 		if (seq_lt(p->seq, end)) {
 			uint32_t cut = end - p->seq;
-			COUNT(e, TcpExtTCPOFOMerge);
 			dsack_report(e, c, p->seq, end, false);
 			p->data_off = (uint16_t)(p->data_off + cut);
 			p->data_len = (uint16_t)(p->data_len - cut);
@@ -133,6 +133,7 @@ static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 	bool full = c->oq_count >= e->cfg.ooo_segs || !rcv_memory_left(e, c) || !room_for_ooo(e);
 	while (f != NONE && seq_leq(e->segs[f].seq + e->segs[f].len, p->seq + p->data_len)) {
 		uint32_t next = e->segs[f].next;
+		COUNT(e, TcpExtTCPOFOMerge);
 		dsack_report(e, c, e->segs[f].seq, e->segs[f].seq + e->segs[f].len, false);
 		rx_free(e, c, f);
 		c->oq_count--;
@@ -160,7 +161,6 @@ static enum pb_drop store_ooo(struct pb_tcp *e, struct tcb *c, struct pkt *p)
 	else
 		e->segs[prev].next = frame;
 	c->oq_count++;
-	COUNT(e, TcpExtTCPOFOQueue);
 	return PB_DROP_NONE;
 }
 
@@ -231,6 +231,7 @@ enum pb_drop in_data(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t no
 		return PB_DROP_TCP_CLOSED;
 	if (c->flags & TCB_DETACHED) {
 		/* Data for an application that has closed (RFC 1122 4.2.2.13). */
+		COUNT(e, TcpExtTCPAbortOnData);
 		reply_rst(e, c, p);
 		tcb_closed(e, c, ECONNABORTED);
 		return PB_DROP_TCP_CLOSED;
@@ -238,6 +239,12 @@ enum pb_drop in_data(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t no
 	if (p->seq == c->rcv_nxt)
 		return in_order(e, c, p, now_ns);
 	enum pb_drop why = store_ooo(e, c, p);
+	if (why == PB_DROP_TCP_OOO_LIMIT) {
+		COUNT(e, TcpExtTCPOFODrop);
+	} else {
+		COUNT(e, TcpExtTCPOFOQueue);
+		c->ooo_total_segs++;
+	}
 	ack_now(e, c);
 	return why;
 }

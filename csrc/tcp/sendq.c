@@ -143,7 +143,7 @@ void sq_coalesce(struct pb_tcp *e, struct tcb *c, uint32_t frame, uint32_t max)
 		if (c->sq_tail == next)
 			c->sq_tail = frame;
 		frame_free(e, next);
-		e->stats.n[PB_C_TcpExtTCPRcvCoalesce]++;
+		e->stats.n[PB_C_SendJoined]++;
 	}
 }
 

@@ -39,18 +39,28 @@ int pb_tcp_trace_read(struct pb_tcp *e, struct pb_tcp_trace *t, int n, uint64_t 
 	return k;
 }
 
-static const char *const names[PB_TCP_COUNTER_COUNT][2] = {
-#define X(name, what) {#name, what},
-	PB_TCP_COUNTERS(X)
-#undef X
+static const struct {
+	const char *name, *what;
+	bool nstat;
+} counters[PB_TCP_COUNTER_COUNT] = {
+#define NSTAT(name, what) {#name, what, true},
+#define OWN(name, what) {#name, what, false},
+	PB_TCP_COUNTERS(NSTAT, OWN)
+#undef NSTAT
+#undef OWN
 };
 
 const char *pb_tcp_counter_name(unsigned counter)
 {
-	return counter < PB_TCP_COUNTER_COUNT ? names[counter][0] : "?";
+	return counter < PB_TCP_COUNTER_COUNT ? counters[counter].name : "?";
 }
 
 const char *pb_tcp_counter_what(unsigned counter)
 {
-	return counter < PB_TCP_COUNTER_COUNT ? names[counter][1] : "";
+	return counter < PB_TCP_COUNTER_COUNT ? counters[counter].what : "";
+}
+
+bool pb_tcp_counter_is_nstat(unsigned counter)
+{
+	return counter < PB_TCP_COUNTER_COUNT && counters[counter].nstat;
 }

@@ -148,7 +148,7 @@ int pb_tcp_close(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns)
 		if (unread)
 			COUNT(e, TcpExtTCPAbortOnClose);
 		else
-			COUNT(e, TcpExtTCPAbortOnLinger);
+			COUNT(e, TcpExtTCPAbortOnData); /* as Linux: its AbortOnLinger is of TCP_LINGER2 */
 		abort_conn(e, c, now_ns);
 		return 0;
 	}

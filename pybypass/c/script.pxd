@@ -1,5 +1,5 @@
 # csrc/script/host.h
-from pybypass.c.tcp cimport pb_tcp_endpoint
+from pybypass.c.tcp cimport pb_tcp, pb_tcp_endpoint
 from pybypass.c.types cimport int32_t, int64_t, pb_ip, uint8_t, uint16_t, uint32_t, uint64_t
 
 cdef extern from "script/host.h" nogil:
@@ -43,3 +43,4 @@ cdef extern from "script/host.h" nogil:
     int pb_host_getsockopt(pb_host *h, int s, int level, int name, void *v, uint32_t *n)
     int pb_host_events(pb_host *h, int s)
     int pb_host_names(pb_host *h, int s, pb_tcp_endpoint *local, pb_tcp_endpoint *remote)
+    pb_tcp *pb_host_engine(pb_host *h)

@@ -58,7 +58,7 @@ cdef extern from "tcp/tcp.h" nogil:
         uint64_t segs_out, segs_in, data_segs_out, data_segs_in
         uint64_t retransmits, fast_retransmits, timeouts
         uint64_t dup_acks_in, zero_window_probes, dsack_dups
-        uint64_t delivered_segs, delivered_ce_segs, lost_total_segs
+        uint64_t delivered_segs, delivered_ce_segs, lost_total_segs, ooo_total_segs
         uint64_t last_data_sent_ns, last_data_recv_ns, last_ack_recv_ns
         uint64_t busy_ns, rwnd_limited_ns, sndbuf_limited_ns
         uint64_t pacing_rate, delivery_rate
@@ -66,10 +66,13 @@ cdef extern from "tcp/tcp.h" nogil:
         int32_t error, soft_error
         char cc_name[16]
         pb_tcp_endpoint local, remote
+    cdef struct pb_tcp:
+        pass
     enum: PB_TCP_COUNTER_COUNT
     enum: PB_TCP_MORE, PB_TCP_EOR
     const char *pb_tcp_counter_name(unsigned counter)
     const char *pb_tcp_counter_what(unsigned counter)
+    bint pb_tcp_counter_is_nstat(unsigned counter)
     cdef struct pb_tcp_trace:
         pass
     cdef struct pb_tcp_stats:
@@ -78,5 +81,6 @@ cdef extern from "tcp/tcp.h" nogil:
         uint64_t conns
         uint64_t states[11]
         pb_drops drops
+    const pb_tcp_stats *pb_tcp_get_stats(pb_tcp *e)
     void pb_tcp_config_default(pb_tcp_config *cfg)
     const char *pb_tcp_state_name(unsigned state)

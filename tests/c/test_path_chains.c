@@ -89,8 +89,8 @@ TEST(bytes_arrive_by_chains)
 			r.path[0]->net.vlan = r.path[1]->net.vlan = 77;
 		REQUIRE(stream_open(&r, &t));
 		transfer(&r, &t, NULL);
-		chained += counter(&r, 0, PB_C_TcpExtTCPRetransChained);
-		CHECK_EQ(counter(&r, 0, PB_C_TcpExtTCPRetransCopied), 0);
+		chained += counter(&r, 0, PB_C_RetransChained);
+		CHECK_EQ(counter(&r, 0, PB_C_RetransCopied), 0);
 		/* Whole packets, counted as such: nothing came as a piece. */
 		CHECK_EQ(r.path[1]->stats.drops.n[PB_DROP_TOO_LONG], 0);
 		for (int i = 0; i < 100 && r.path[0]->nbacklog && rig_advance(&r); i++)
@@ -130,8 +130,8 @@ TEST(copies_where_it_is_not_granted)
 	}
 	REQUIRE(stream_open(&r, &t));
 	transfer(&r, &t, NULL);
-	CHECK_EQ(counter(&r, 0, PB_C_TcpExtTCPRetransChained), 0);
-	CHECK(counter(&r, 0, PB_C_TcpExtTCPRetransCopied) > 0);
+	CHECK_EQ(counter(&r, 0, PB_C_RetransChained), 0);
+	CHECK(counter(&r, 0, PB_C_RetransCopied) > 0);
 	rig_close(&r);
 }
 
@@ -219,7 +219,7 @@ TEST(captured_whole)
 	}
 	CHECK_EQ(tap.dropped, 0);
 	CHECK_EQ(out, r.path[0]->stats.tx_pkts - before);
-	CHECK(counter(&r, 0, PB_C_TcpExtTCPRetransChained) > 0);
+	CHECK(counter(&r, 0, PB_C_RetransChained) > 0);
 	r.path[0]->tap = NULL;
 	rig_close(&r);
 	free(tap.buf);

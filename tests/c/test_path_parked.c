@@ -115,7 +115,7 @@ TEST(what_waited_goes_first)
 	CHECK_EQ(p->nparked, 0);
 	pass(&w, 4000);
 	CHECK_EQ(unreached(&w), drops);
-	CHECK(counter(&w.r, 0, PB_C_TcpExtTCPRetransChained) > 0);
+	CHECK(counter(&w.r, 0, PB_C_RetransChained) > 0);
 	CHECK_EQ(violations(&w), 0);
 	rig_close(&w.r);
 }

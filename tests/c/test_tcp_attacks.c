@@ -186,7 +186,7 @@ TEST(challenges_of_all_together)
 		IN(.f = S, .seq = 1000 + i), FORGET();
 	uint64_t n = pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTCPChallengeACK];
 	CHECK(n >= 10 && n <= 30);
-	CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTCPACKSkipped], 500 - n);
+	CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_ChallengeLimited], 500 - n);
 	s->now_ns += SEC;
 	IN(.f = S, .seq = 1000), FORGET();
 	CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTCPChallengeACK], n + 1);

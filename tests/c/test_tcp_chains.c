@@ -9,12 +9,12 @@ static struct script script, *const s = &script;
 
 static uint64_t chained(void)
 {
-	return pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTCPRetransChained];
+	return pb_tcp_get_stats(s->e)->n[PB_C_RetransChained];
 }
 
 static uint64_t copied(void)
 {
-	return pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTCPRetransCopied];
+	return pb_tcp_get_stats(s->e)->n[PB_C_RetransCopied];
 }
 
 static uint32_t owned(enum pb_owner who)

@@ -153,7 +153,7 @@ TEST(too_big_for_all_to_that_destination)
 	NONE_OUT();
 	turn_to(&other);
 	CHECK_EQ(script_info(s).mss, 1460);
-	CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTCPPmtuUpdates], 1);
+	CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_PmtuUpdates], 1);
 	CLOSE(s);
 }
 

@@ -37,7 +37,7 @@ TEST(rate_is_kept)
 	CHECK(bytes >= 20000 - 1500 && bytes <= 20000 + 2 * 1500);
 	bytes += packets_out(20 * MS);
 	CHECK(bytes >= 40000 - 1500 && bytes <= 40000 + 2 * 1500);
-	CHECK(pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTCPPacingWaits] > 20);
+	CHECK(pb_tcp_get_stats(s->e)->n[PB_C_PacingWaits] > 20);
 	/* A caller that was away does not send a burst for it: 50 us worth at most, and one more. */
 	s->now_ns += 5 * MS;
 	script_pull(s);

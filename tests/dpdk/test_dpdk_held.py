@@ -59,7 +59,7 @@ def stall(engine, sender, receiver):
     references beyond the first the driver holds then."""
 
     def chained():
-        return engine.stats()["nstat"]["TcpExtTCPRetransChained"]
+        return engine.stats()["own"]["RetransChained"]
 
     took, gave = driver_counts(sender, receiver)
     before = chained()
@@ -106,9 +106,9 @@ def test_what_is_sent_again_is_in_the_driver_twice(slots):
                 sender.join(60)
                 assert bytes(got) == data
                 theirs.shutdown(socket.SHUT_WR)
-                nstat = a.stats()["nstat"]
+                own = a.stats()["own"]
                 assert second >= STALLS
-                assert nstat["TcpExtTCPRetransChained"] >= second and nstat["TcpExtTCPRetransCopied"] == 0
+                assert own["RetransChained"] >= second and own["RetransCopied"] == 0
                 assert theirs.wait_closed(10) and ours.wait_closed(10)
                 ours.close()
                 theirs.close()

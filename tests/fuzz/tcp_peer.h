@@ -359,8 +359,8 @@ static void check_counters(struct fuzz *f)
 	HOLDS(n[PB_C_TcpInSegs] == f->given && n[PB_C_TcpOutSegs] == f->seen);
 	HOLDS(n[PB_C_TcpOutRsts] <= f->seen && n[PB_C_TcpExtTCPDeliveredCE] <= n[PB_C_TcpExtTCPDelivered]);
 	HOLDS(n[PB_C_TcpExtTCPFastRetrans] + n[PB_C_TcpExtTCPSlowStartRetrans] <= n[PB_C_TcpRetransSegs]);
-	HOLDS(n[PB_C_TcpExtTCPRetransChained] + n[PB_C_TcpExtTCPRetransCopied] <= n[PB_C_TcpRetransSegs]);
-	HOLDS(f->cfg.tx_chains || !n[PB_C_TcpExtTCPRetransChained]);
+	HOLDS(n[PB_C_RetransChained] + n[PB_C_RetransCopied] <= n[PB_C_TcpRetransSegs]);
+	HOLDS(f->cfg.tx_chains || !n[PB_C_RetransChained]);
 	HOLDS(n[PB_C_TcpExtTCPSYNChallenge] + n[PB_C_TcpExtTCPPureAcks] <= 2 * f->given);
 }
 #endif
