@@ -231,7 +231,11 @@ class Engine(Closing):
         return bool(self._core.closed)
 
     def stats(self) -> dict[str, Any]:
-        """Counters of the loop, the engine and the device; `drops` by reason (pybypass.drop_reasons() explains them)."""
+        """Counters of the loop, the engine and the device; `drops` by reason (pybypass.drop_reasons() explains them).
+
+        `nstat`: the engine's by the names of Linux's nstat, counted where Linux counts them; `own`: what nstat has no
+        counter for (csrc/tcp/counters.h says what each counts). segs_out and segs_in are all segments.
+        """
         found: dict[str, Any] = self._core.stats()
         found["slowpath"] = dict(self.slowpath.counters)
         if self._kernel_tap is not None:

@@ -34,6 +34,8 @@ static void fin_acked(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	switch (c->state) {
 	case PB_TCP_FIN_WAIT_1:
 		tcb_set_state(e, c, PB_TCP_FIN_WAIT_2);
+		if (c->flags & TCB_DETACHED)
+			COUNT(e, TcpExtTW); /* as Linux, which keeps of it what it keeps of TIME-WAIT */
 		/* An application that is gone will not read: do not wait for ever (Linux tcp_fin_timeout). */
 		c->t_misc = c->flags & TCB_DETACHED ? now_ns + c->fin_wait2_ns
 			    : c->ka_idle_ns         ? now_ns + c->ka_idle_ns
@@ -90,8 +92,12 @@ static void advance(struct pb_tcp *e, struct tcb *c, uint32_t ack, struct ack_ne
 		sack_reordered(e, c, n->reord, false);
 	if (n->rexmit_acked && !(c->flags & TCB_SACK))
 		n->orig_acked = false;
-	if (n->fin)
+	if (n->fin) {
 		c->flags &= ~(uint32_t)TCB_FIN_OUT;
+		/* Behind data it is counted with that. */
+		c->delivered_segs += !!(c->bits & BIT_FIN_ALONE);
+		e->stats.n[PB_C_TcpExtTCPDelivered] += !!(c->bits & BIT_FIN_ALONE);
+	}
 	if (payload) {
 		c->bytes_acked += payload;
 		c->acked_event += payload;
@@ -198,8 +204,9 @@ enum pb_drop in_ack(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t now
 
 void enter_time_wait(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
+	if (c->state != PB_TCP_FIN_WAIT_2 || !(c->flags & TCB_DETACHED)) /* else it is counted */
+		COUNT(e, TcpExtTW);
 	tcb_set_state(e, c, PB_TCP_TIME_WAIT);
-	COUNT(e, TcpExtTW);
 	c->t_rtx = c->t_pace = NEVER;
 	c->rtx_kind = RTX_NONE;
 	c->t_misc = now_ns + e->cfg.time_wait_ns;

@@ -7,14 +7,14 @@
 /* (name, what is counted). Order is ABI: append at the end, of whichever kind. */
 #define PB_TCP_COUNTERS(NSTAT, OWN)                                                                                    \
 	NSTAT(TcpActiveOpens, "connections opened by us")                                                              \
-	NSTAT(TcpPassiveOpens, "SYNs answered")                                                                        \
+	NSTAT(TcpPassiveOpens, "handshakes that a listener completed")                                                 \
 	NSTAT(TcpAttemptFails, "handshakes that came to nothing")                                                      \
-	NSTAT(TcpEstabResets, "connections that a RST of the peer ended")                                              \
+	NSTAT(TcpEstabResets, "connections that went from ESTABLISHED or CLOSE-WAIT to CLOSED, whoever ended them")    \
 	NSTAT(TcpInSegs, "segments in")                                                                                \
-	NSTAT(TcpOutSegs, "segments out, retransmissions included")                                                    \
+	NSTAT(TcpOutSegs, "segments out, those sent again excepted")                                                   \
 	NSTAT(TcpRetransSegs, "segments sent again")                                                                   \
 	NSTAT(TcpOutRsts, "segments out with RST")                                                                     \
-	NSTAT(TcpExtTCPTimeouts, "retransmission timeouts, of a SYN too")                                              \
+	NSTAT(TcpExtTCPTimeouts, "retransmission timeouts, of a SYN too, and the one that gives up")                   \
 	NSTAT(TcpExtTCPFastRetrans, "segments sent again in fast recovery")                                            \
 	NSTAT(TcpExtTCPSlowStartRetrans, "segments sent again after a timeout, the first excepted")                    \
 	NSTAT(TcpExtTCPSackRecovery, "fast recoveries with SACK")                                                      \
@@ -46,7 +46,7 @@
 	NSTAT(TcpExtTCPOFOQueue, "segments that came out of order")                                                    \
 	NSTAT(TcpExtTCPOFOMerge, "of these, such as another held whole")                                               \
 	NSTAT(TcpExtTCPRcvQDrop, "segments dropped for want of receive memory")                                        \
-	NSTAT(TcpExtTCPZeroWindowDrop, "segments dropped at a closed window")                                          \
+	NSTAT(TcpExtTCPZeroWindowDrop, "segments in order dropped at a closed window, with nothing left to read")      \
 	NSTAT(TcpExtTCPFromZeroWindowAdv, "windows opened again")                                                      \
 	NSTAT(TcpExtTCPToZeroWindowAdv, "windows closed")                                                              \
 	NSTAT(TcpExtTCPWinProbe, "probes of a closed window")                                                          \
@@ -54,9 +54,9 @@
 	NSTAT(TcpExtTCPAbortOnTimeout, "connections given up")                                                         \
 	NSTAT(TcpExtTCPAbortOnData, "connections reset: data came after close, or a linger time of 0 threw it away")   \
 	NSTAT(TcpExtTCPAbortOnClose, "connections reset because unread data was thrown away at close")                 \
-	NSTAT(TcpExtTCPTimeWaitOverflow, "TIME-WAIT ended early: a new connection needed the place")                   \
-	NSTAT(TcpExtTW, "connections that entered TIME-WAIT")                                                          \
-	NSTAT(TcpExtTWRecycled, "TIME-WAIT ended by a new SYN (RFC 6191)")                                             \
+	OWN(TimeWaitCutShort, "TIME-WAIT ended early: a new connection needed the place")                              \
+	NSTAT(TcpExtTW, "connections that entered TIME-WAIT, or FIN-WAIT-2 with nobody to read")                       \
+	OWN(TimeWaitReused, "TIME-WAIT ended by a new SYN (RFC 6191)")                                                 \
 	NSTAT(TcpExtListenOverflows, "SYNs dropped: the listener's backlog was full")                                  \
 	NSTAT(TcpExtListenDrops, "SYNs dropped for any reason")                                                        \
 	NSTAT(TcpExtTCPMTUPFail, "path MTU probes lost (RFC 4821)")                                                    \
@@ -65,9 +65,9 @@
 	NSTAT(TcpExtTCPHystartTrainCwnd, "cwnd at those, in segments, summed")                                         \
 	NSTAT(TcpExtTCPHystartDelayDetect, "slow starts ended by HyStart: delay")                                      \
 	NSTAT(TcpExtTCPHystartDelayCwnd, "cwnd at those, in segments, summed")                                         \
-	NSTAT(TcpExtTCPDelivered, "segments delivered to the peer")                                                    \
+	NSTAT(TcpExtTCPDelivered, "segments delivered to the peer, SYN, FIN and duplicates too")                       \
 	NSTAT(TcpExtTCPDeliveredCE, "of these, reported as marked by ECN")                                             \
-	NSTAT(TcpExtTCPOrigDataSent, "segments with new data")                                                         \
+	NSTAT(TcpExtTCPOrigDataSent, "segments with new data, or a FIN")                                               \
 	OWN(EcnEchoIn, "ACKs in with ECE, after the handshake")                                                        \
 	OWN(CwrIn, "segments in with CWR")                                                                             \
 	OWN(CeIn, "segments in marked CE")                                                                             \
@@ -84,7 +84,9 @@
 	NSTAT(TcpExtTCPACKSkippedSynRecv, "the same in SYN-RECEIVED")                                                  \
 	NSTAT(TcpExtTCPACKSkippedTimeWait, "the same in TIME-WAIT")                                                    \
 	NSTAT(TcpExtTCPOFODrop, "segments beyond a gap dropped for want of memory")                                    \
-	NSTAT(TcpExtTCPSynRetrans, "of the segments sent again, SYNs and SYN-ACKs")
+	NSTAT(TcpExtTCPSynRetrans, "of the segments sent again, SYNs and SYN-ACKs")                                    \
+	NSTAT(TcpExtBeyondWindow, "segments dropped that end beyond the window")                                       \
+	OWN(EmbryosGivenUp, "handshakes of a listener whose SYN-ACK was never answered")
 
 enum pb_tcp_counter {
 #define X(name, what) PB_C_##name,

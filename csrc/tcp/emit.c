@@ -74,6 +74,12 @@ void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *
 	COUNT(e, TcpOutSegs);
 }
 
+void emitted_again(struct pb_tcp *e)
+{
+	COUNT(e, TcpRetransSegs);
+	e->stats.n[PB_C_TcpOutSegs]--;
+}
+
 bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags,
 		  const struct pb_tcp_opts *opts)
 {
@@ -117,7 +123,12 @@ void send_syn(struct pb_tcp *e, struct tcb *c, struct out *o)
 		c->bits &= ~(uint32_t)BIT_SYN_ECN;
 	c->flags &= ~(uint32_t)TCB_SYN_OUT;
 	c->snd_nxt = c->iss + 1;
-	c->syn_ns = c->syns_sent++ ? 0 : o->now_ns;
+	c->syn_ns = c->syns_sent ? 0 : o->now_ns;
+	if (c->syns_sent++) {
+		c->rexmits++;
+		emitted_again(e);
+		COUNT(e, TcpExtTCPSynRetrans);
+	}
 }
 
 bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq)

@@ -284,7 +284,7 @@ struct tcb *conn_alloc(struct pb_tcp *e)
 		if (e->spare.head == NONE)
 			return NULL;
 		tcb_closed(e, &e->tcbs[e->spare.head], 0);
-		e->stats.n[PB_C_TcpExtTCPTimeWaitOverflow]++;
+		e->stats.n[PB_C_TimeWaitCutShort]++;
 	}
 	return tcb_alloc(e);
 }
@@ -402,6 +402,9 @@ void tcb_closed(struct pb_tcp *e, struct tcb *c, int err)
 		c->flags |= TCB_DETACHED;
 	if (err && !c->error)
 		c->error = err;
+	/* RFC 4022, and Linux: whoever ended it. */
+	if (c->state == PB_TCP_ESTABLISHED || c->state == PB_TCP_CLOSE_WAIT)
+		COUNT(e, TcpEstabResets);
 	tcb_set_state(e, c, PB_TCP_CLOSED);
 	c->t_rtx = c->t_delack = c->t_misc = c->t_pace = NEVER;
 	c->rtx_kind = RTX_NONE;

@@ -16,9 +16,14 @@ static void doubt_at_r1(struct pb_tcp *e, struct tcb *c, uint32_t unanswered)
 /* RFC 9293 3.8.3 (R2), RFC 1122 4.2.3.5. */
 static void give_up(struct pb_tcp *e, struct tcb *c)
 {
-	if (c->state < PB_TCP_ESTABLISHED)
-		COUNT(e, TcpAttemptFails);
-	COUNT(e, TcpExtTCPAbortOnTimeout);
+	/* What a listener has not established yet is no connection to Linux. */
+	if (c->state == PB_TCP_SYN_RCVD && (c->flags & TCB_PASSIVE)) {
+		COUNT(e, EmbryosGivenUp);
+	} else {
+		if (c->state < PB_TCP_ESTABLISHED)
+			COUNT(e, TcpAttemptFails);
+		COUNT(e, TcpExtTCPAbortOnTimeout);
+	}
 	tcb_closed(e, c, c->soft_error ? c->soft_error : ETIMEDOUT);
 }
 
@@ -38,18 +43,17 @@ static void clamp_to_user_timeout(struct tcb *c, uint64_t since_ns, uint64_t now
 
 static void syn_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
+	COUNT(e, TcpExtTCPTimeouts);
 	if (c->tries >= c->syn_retries || user_timed_out(c, c->last_rx_ns, now_ns)) {
 		give_up(e, c);
 		return;
 	}
+	if (c->tries && c->state == PB_TCP_SYN_SENT)
+		COUNT(e, TcpExtTCPLostRetransmit);
 	c->tries++;
 	c->backoff++;
 	doubt_at_r1(e, c, c->tries);
 	c->flags |= TCB_SYN_OUT;
-	COUNT(e, TcpRetransSegs);
-	COUNT(e, TcpExtTCPSynRetrans);
-	COUNT(e, TcpExtTCPTimeouts);
-	c->rexmits++;
 	rtx_arm(e, c, now_ns);
 	clamp_to_user_timeout(c, c->last_rx_ns, now_ns);
 	tcb_ready(e, c);
@@ -103,6 +107,8 @@ static void rto_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	uint32_t limit = c->flags & TCB_DETACHED ? orphan_retries(e) : e->cfg.data_retries;
 	uint64_t since = c->retrans_ns;
+	if (c->snd_wnd || (c->flags & TCB_DETACHED)) /* else it probes the window */
+		COUNT(e, TcpExtTCPTimeouts);
 	if ((c->tries >= limit && !held_by_window(c, now_ns)) || (c->tries && user_timed_out(c, since, now_ns))) {
 		give_up(e, c);
 		return;

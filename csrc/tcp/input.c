@@ -105,7 +105,7 @@ static void count_skipped(struct pb_tcp *e, const struct tcb *c, bool paws)
  * each other's ACKs for ever. */
 static void oow_ack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, bool paws, uint64_t now_ns)
 {
-	if (p->flags & PB_TCP_SYN) {
+	if ((p->flags & PB_TCP_SYN) && c->state != PB_TCP_TIME_WAIT) {
 		COUNT(e, TcpExtTCPSYNChallenge);
 		challenge_ack(e, c, now_ns); /* RFC 5961 4.2: wherever it lies */
 		return;
@@ -147,6 +147,16 @@ static bool acceptable(const struct tcb *c, const struct pkt *p, uint32_t len)
 	return p->seq - c->rcv_nxt < wnd || last - c->rcv_nxt < wnd;
 }
 
+static void count_beyond(struct pb_tcp *e, const struct tcb *c, const struct pkt *p)
+{
+	/* As Linux, to which data in order at a closed window is a case of its own only while nothing waits for the
+	 * reader. */
+	if (p->seq == c->rcv_nxt && p->data_len && !c->rq_bytes)
+		COUNT(e, TcpExtTCPZeroWindowDrop);
+	else
+		COUNT(e, TcpExtBeyondWindow);
+}
+
 /* Not acceptable: the ACK and window of a segment at a closed window still count (3.10.7.4 "special allowance"). */
 static enum pb_drop unacceptable(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint32_t len, uint64_t now_ns)
 {
@@ -159,6 +169,8 @@ static enum pb_drop unacceptable(struct pb_tcp *e, struct tcb *c, struct pkt *p,
 		tcb_ready(e, c);
 		return PB_DROP_TCP_DUP;
 	}
+	if (seq_lt(c->rcv_adv, p->seq + len) && !(p->flags & PB_TCP_SYN))
+		count_beyond(e, c, p);
 	oow_ack(e, c, p, false, now_ns);
 	if (c->state == PB_TCP_TIME_WAIT && dup && (p->flags & PB_TCP_FIN)) {
 		c->t_misc = now_ns + e->cfg.time_wait_ns;
@@ -182,8 +194,6 @@ static enum pb_drop in_rst(struct pb_tcp *e, struct tcb *c, const struct pkt *p,
 	e->stats.resets_in++;
 	if (c->state == PB_TCP_SYN_RCVD)
 		e->stats.n[PB_C_TcpAttemptFails]++;
-	else
-		e->stats.n[PB_C_TcpEstabResets]++;
 	bool orderly = c->state == PB_TCP_CLOSING || c->state == PB_TCP_LAST_ACK;
 	tcb_closed(e, c,
 		   orderly                                                    ? 0

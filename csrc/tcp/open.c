@@ -137,7 +137,7 @@ static void inherit(struct tcb *c, const struct tcb *l)
 static void succeed(struct pb_tcp *e, struct pkt *p)
 {
 	p->min_iss = p->old->snd_nxt + 65537; /* as Linux */
-	COUNT(e, TcpExtTWRecycled);
+	COUNT(e, TimeWaitReused);
 	tcb_closed(e, p->old, 0);
 }
 
@@ -184,7 +184,6 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 	c->flags |= TCB_PASSIVE | TCB_EMBRYO;
 	tcb_set_state(e, c, PB_TCP_SYN_RCVD);
 	l->waiting++;
-	e->stats.n[PB_C_TcpPassiveOpens]++;
 	start(e, c, p, now_ns);
 	negotiate(e, c, p, now_ns);
 	return PB_DROP_NONE;
@@ -232,6 +231,12 @@ void establish(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	/* A close in SYN-RECEIVED waited for this (3.10.4). */
 	tcb_set_state(e, c, c->flags & TCB_FIN_QUEUED ? PB_TCP_FIN_WAIT_1 : PB_TCP_ESTABLISHED);
 	plpmtud_start(e, c, pb_pmtu_get(&e->pmtu, &c->raddr, now_ns), now_ns);
+	/* The SYN arrived. That a SYN-ACK did is no ACK's news to Linux, whose counter of all leaves it out. */
+	c->delivered_segs++;
+	if (c->flags & TCB_PASSIVE)
+		COUNT(e, TcpPassiveOpens);
+	else
+		COUNT(e, TcpExtTCPDelivered);
 	c->snd_una = c->iss + 1;
 	c->fack = c->rack_end = c->cwnd_seq = c->recover_seq = c->small_end = c->pushed_seq = c->snd_una;
 	c->flags &= ~(uint32_t)TCB_SYN_OUT;

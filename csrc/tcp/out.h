@@ -24,6 +24,8 @@ struct segment {
 };
 
 void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *g);
+/* What emit() wrote was sent before: it counts as that, and not among those that go out (RFC 4022, Linux). */
+void emitted_again(struct pb_tcp *e);
 /* A segment without payload. False: no frame. */
 bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags,
 		  const struct pb_tcp_opts *opts);

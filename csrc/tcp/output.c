@@ -31,7 +31,7 @@ static void count_again(struct pb_tcp *e, struct tcb *c, struct seg *s)
 	s->flags |= SEG_REXMIT;
 	c->rexmits++;
 	c->bytes_rexmit += s->len;
-	COUNT(e, TcpRetransSegs);
+	emitted_again(e);
 }
 
 /* In the place of one that is lost: one more in the network. */
@@ -192,10 +192,12 @@ static bool send_fin(struct pb_tcp *e, struct tcb *c, struct out *o)
 		return false;
 	if (c->flags & TCB_FIN_SENT) {
 		c->rexmits++;
-		COUNT(e, TcpRetransSegs);
+		emitted_again(e);
 		if (!c->retrans_ns)
 			c->retrans_ns = o->now_ns;
 	}
+	if (!(c->flags & TCB_FIN_SENT))
+		COUNT(e, TcpExtTCPOrigDataSent); /* with data it is counted with that */
 	c->last_send_ns = o->now_ns;
 	c->bits |= BIT_FIN_ALONE;
 	c->flags = (c->flags | TCB_FIN_SENT) & ~(uint32_t)TCB_FIN_OUT;

@@ -277,7 +277,6 @@ void recovery_on_rto(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 {
 	bool first = c->ca_state < PB_TCP_CA_RECOVERY, again = c->tries != 0;
 	c->timeouts++;
-	COUNT(e, TcpExtTCPTimeouts);
 	uint32_t sacked = c->sacked_segs;
 	mark_all_lost(e, c, now_ns);
 	if (c->ca_state <= PB_TCP_CA_DISORDER || !seq_lt(c->snd_una, c->recover_seq) ||
@@ -296,6 +295,7 @@ void recovery_on_rto(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	/* Many duplicates before: reordering was overestimated. */
 	if (c->ca_state <= PB_TCP_CA_DISORDER && sacked >= e->cfg.reordering_segs)
 		c->reordering = min_u32(c->reordering, e->cfg.reordering_segs);
+	bool entered = c->ca_state != PB_TCP_CA_LOSS;
 	c->ca_state = PB_TCP_CA_LOSS;
 	c->recover_seq = c->snd_nxt;
 	c->bits &= ~(uint32_t)(BIT_TLP | BIT_NEW_FIRST);
@@ -305,9 +305,13 @@ void recovery_on_rto(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	c->flags = frto ? c->flags | TCB_FRTO : c->flags & ~(uint32_t)TCB_FRTO;
 	if ((c->flags & TCB_FIN_SENT) && c->sq_head == NONE)
 		c->flags |= TCB_FIN_OUT;
+	if ((c->flags & TCB_FIN_OUT) && again)
+		COUNT(e, TcpExtTCPLostRetransmit);
 	c->tries++;
 	if (c->backoff < 32)
 		c->backoff++;
 	trace_add(e, c, NULL, PB_TCP_T_RTO, now_ns);
+	if (entered)
+		trace_add(e, c, NULL, PB_TCP_T_ENTER_LOSS, now_ns);
 	tcb_ready(e, c);
 }

@@ -231,7 +231,8 @@ enum pb_drop in_data(struct pb_tcp *e, struct tcb *c, struct pkt *p, uint64_t no
 		return PB_DROP_TCP_CLOSED;
 	if (c->flags & TCB_DETACHED) {
 		/* Data for an application that has closed (RFC 1122 4.2.2.13). */
-		COUNT(e, TcpExtTCPAbortOnData);
+		if (c->state != PB_TCP_FIN_WAIT_2) /* which is a kind of TIME-WAIT then, to Linux */
+			COUNT(e, TcpExtTCPAbortOnData);
 		reply_rst(e, c, p);
 		tcb_closed(e, c, ECONNABORTED);
 		return PB_DROP_TCP_CLOSED;

@@ -94,7 +94,7 @@ struct block {
 };
 
 /* RFC 2883 4: the first block lies below the cumulative ACK, or inside the second. Counts how many segments the
- * receiver got twice; false: no such report, or not one about what we sent twice. */
+ * receiver got twice; false: no such report, or not one about what we sent twice, which is a block like others. */
 static bool dsack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, struct ack_news *n)
 {
 	struct block b = {p->opts.sack[0].left, p->opts.sack[0].right};
@@ -111,7 +111,7 @@ static bool dsack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, struct a
 	uint32_t len = b.right - b.left;
 	if (len > c->max_snd_wnd || seq_lt(c->snd_nxt, b.right)) {
 		COUNT(e, TcpExtTCPDSACKIgnoredDubious);
-		return true;
+		return false;
 	}
 	uint32_t segs = max_u32((len + c->mss - 1) / c->mss, 1);
 	if ((c->bits & BIT_TLP) && b.right == c->tlp_seq)
@@ -120,7 +120,7 @@ static bool dsack(struct pb_tcp *e, struct tcb *c, const struct pkt *p, struct a
 	if (c->dsack_dups > c->rexmits) {
 		/* More than was ever sent twice: the network duplicates, or somebody lies. */
 		COUNT(e, TcpExtTCPDSACKIgnoredDubious);
-		return true;
+		return false;
 	}
 	c->bits |= BIT_DSACK_SEEN;
 	if (c->reord_seen && !n->dsack_tlp)
@@ -170,9 +170,11 @@ static int sort_blocks(struct pb_tcp *e, const struct tcb *c, const struct pkt *
 	int k = 0;
 	for (int i = from; i < p->opts.n_sack; i++) {
 		struct block x = {p->opts.sack[i].left, p->opts.sack[i].right};
-		if (!seq_lt(x.left, x.right) || seq_lt(c->snd_nxt, x.right) || seq_leq(x.right, c->snd_una)) {
-			/* Old ones are delayed ACKs', nothing worse. */
-			if (!seq_lt(x.left, x.right) || seq_lt(c->snd_nxt, x.right))
+		bool below = seq_leq(x.right, seq_max(c->snd_una, p->tcp.ack));
+		bool wrong = !seq_lt(x.left, x.right) || seq_lt(c->snd_nxt, x.right);
+		if (wrong || below) {
+			/* Old ones of delayed ACKs are nothing worse. */
+			if (wrong || seq_leq(c->snd_una, p->tcp.ack))
 				COUNT(e, TcpExtTCPSACKDiscard);
 			continue;
 		}

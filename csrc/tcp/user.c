@@ -155,6 +155,7 @@ int pb_tcp_close(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns)
 	queue_fin(e, c);
 	spare_push(e, c);
 	if (c->state == PB_TCP_FIN_WAIT_2) {
+		COUNT(e, TcpExtTW);
 		c->t_misc = now_ns + c->fin_wait2_ns;
 		timer_update(e, c);
 	}
@@ -171,6 +172,8 @@ int pb_tcp_abort(struct pb_tcp *e, pb_tcp_handle h, uint64_t now_ns)
 		return 0;
 	if (c->state == PB_TCP_LISTEN || c->state == PB_TCP_CLOSED)
 		return pb_tcp_close(e, h, now_ns);
+	if (!(c->flags & TCB_DETACHED) && c->state != PB_TCP_TIME_WAIT)
+		COUNT(e, TcpExtTCPAbortOnData); /* as a linger time of 0 */
 	c->flags |= TCB_DETACHED;
 	abort_conn(e, c, now_ns);
 	return 0;

@@ -164,7 +164,7 @@ TEST(more_connections_than_places)
 		gone += freed(e);
 	}
 	CHECK_EQ(gone, 8);
-	CHECK_EQ(pb_tcp_get_stats(rig_tcp(&w.r, 0))->n[PB_C_TcpExtTCPTimeWaitOverflow], 8);
+	CHECK_EQ(pb_tcp_get_stats(rig_tcp(&w.r, 0))->n[PB_C_TimeWaitCutShort], 8);
 	run(61000000000);
 	CHECK_EQ(freed(e), 4);
 	/* Open ones are counted: the fifth is refused. */

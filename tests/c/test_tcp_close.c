@@ -346,7 +346,7 @@ TEST(time_wait_makes_room)
 		for (unsigned i = 1; i <= 3 * c.max_conns; i++) {
 			to_time_wait(active);
 			CHECK_EQ(t->states[PB_TCP_TIME_WAIT], i < 4 ? i : 4);
-			CHECK_EQ(t->n[PB_C_TcpExtTCPTimeWaitOverflow], i < 4 ? 0 : i - 4);
+			CHECK_EQ(t->n[PB_C_TimeWaitCutShort], i < 4 ? 0 : i - 4);
 			if (i == 9) {
 				port = s->rport;
 				iss = s->iss;
@@ -408,7 +408,7 @@ TEST(time_wait_with_a_handle_stays)
 	CLOSE_H();
 	CHECK_EQ(script_connect(s), 0);
 	FORGET();
-	CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTCPTimeWaitOverflow], 1);
+	CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TimeWaitCutShort], 1);
 	CLOSE(s);
 }
 

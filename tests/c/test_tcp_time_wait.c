@@ -42,7 +42,7 @@ TEST(time_wait_reuse_by_policy)
 			CHECK_EQ(o->v.flags, R | A);
 			CHECK_EQ(o->v.ack - s->irs, 101);
 			STATE(TIME_WAIT);
-			CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTWRecycled], 0);
+			CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TimeWaitReused], 0);
 			s->d_flags = PB_DESC_ADMITTED;
 		}
 		IN_OK(.f = S, .seq = 100);
@@ -52,7 +52,7 @@ TEST(time_wait_reuse_by_policy)
 		REQUIRE(o);
 		CHECK_EQ(o->v.flags, S | A);
 		CHECK_EQ(o->v.seq - s->iss, SENT + 2 + 65537);
-		CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTWRecycled], 1);
+		CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TimeWaitReused], 1);
 		s->iss = o->v.seq;
 		IN_OK(.f = A, .seq = 101, .ack = 1);
 		CHECK_EQ(pb_tcp_accept(s->e, s->l, &s->h), 0);
@@ -90,7 +90,7 @@ TEST(time_wait_outlives_what_does_not_open)
 			struct seen *o = NEXT();
 			REQUIRE(o);
 			CHECK_EQ(o->v.seq - iss, SENT + 2 + 65537);
-			CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTCPTimeWaitOverflow], 0);
+			CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TimeWaitCutShort], 0);
 		}
 		CLOSE(s);
 	}

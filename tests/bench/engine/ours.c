@@ -142,7 +142,8 @@ static uint64_t segments_out(void)
 	struct pb_path_report r[2];
 	for (int i = 0; i < 2; i++)
 		pb_path_report(side[i].path, &r[i]);
-	return r[0].tcp.n[PB_C_TcpOutSegs] + r[1].tcp.n[PB_C_TcpOutSegs];
+	return r[0].tcp.n[PB_C_TcpOutSegs] + r[0].tcp.n[PB_C_TcpRetransSegs] + r[1].tcp.n[PB_C_TcpOutSegs] +
+	       r[1].tcp.n[PB_C_TcpRetransSegs];
 }
 
 int main(int argc, char **argv)
