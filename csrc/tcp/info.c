@@ -53,13 +53,15 @@ int pb_tcp_get_info(struct pb_tcp *e, pb_tcp_handle h, struct pb_tcp_info *info)
 	struct tcb *c = tcb_get(e, h);
 	if (!c)
 		return -EBADF;
+	/* Not what probing holds for safe: icsk_pmtu_cookie of Linux does not follow that either. */
+	uint32_t pmtu = pb_pmtu_get(&e->pmtu, &c->raddr, e->now_ns);
 	*info = (struct pb_tcp_info){
 		.state = c->state,
 		.ca_state = c->ca_state,
 		.mss = c->mss,
 		.rcv_mss = c->rcv_mss,
 		.advmss = c->advmss,
-		.pmtu = c->path_mtu ? c->path_mtu : e->cfg.mtu,
+		.pmtu = pmtu ? pmtu : e->cfg.mtu,
 		.cwnd_bytes = c->cc.cwnd,
 		.ssthresh_bytes = c->cc.ssthresh,
 		.snd_wnd = c->snd_wnd,

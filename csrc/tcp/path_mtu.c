@@ -14,7 +14,6 @@ void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
 {
 	uint32_t overhead = c->ip_hdr_len + PB_TCP_HLEN + (c->flags & TCB_TS ? 12u : 0);
 	uint32_t mss = mtu > overhead + LEAST_MSS ? mtu - overhead : LEAST_MSS;
-	c->path_mtu = (uint16_t)mtu;
 	if (mss >= c->mss)
 		return;
 	for (uint32_t f = c->sq_head; f != NONE && (e->segs[f].flags & SEG_SENT); f = e->segs[f].next) {

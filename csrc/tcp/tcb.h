@@ -223,7 +223,7 @@ struct tcb {
 	uint16_t max_mss;    /* the application's limit, 0: none */
 	uint16_t last_small; /* the last segment below rcv_mss */
 	uint16_t reord_seen;
-	uint16_t path_mtu; /* what ICMP said, to this connection or another; 0: nothing */
+	uint16_t pad;
 	/* receive, rarely */
 	uint32_t oq_last_seq; /* most recent arrival: its block is reported first (RFC 2018 4) */
 	uint32_t dsack_left, dsack_right;
