@@ -177,11 +177,14 @@ class Seen:
 
 
 def seen_of(raw: bytes, time_ns: int, check: bool = True) -> Seen | None:
-    """Takes an IP packet apart; None: no TCP. ValueError when its checksum is wrong, unless that is not looked at."""
+    """Takes an IP packet apart; None: no TCP, or a fragment without its header. ValueError when its checksum is wrong,
+    unless that is not looked at: then the packet may be cut off by a capture. Its length is what its IP header says
+    (what was captured, where offloads left 0 there), its options are None when they are not all there."""
     v6 = raw[0] >> 4 == 6
     hlen = 40 if v6 else (raw[0] & 15) * 4
-    if raw[6 if v6 else 9] != 6:
+    if raw[6 if v6 else 9] != 6 or (not v6 and struct.unpack("!H", raw[6:8])[0] & 0x1FFF):
         return None
+    total = 40 + int.from_bytes(raw[4:6], "big") if v6 else int.from_bytes(raw[2:4], "big")
     src, dst = (raw[8:24], raw[24:40]) if v6 else (raw[12:16], raw[16:20])
     tos = struct.unpack("!I", raw[:4])[0] >> 20 & 0xFF if v6 else raw[1]
     body = raw[hlen:]
@@ -192,8 +195,11 @@ def seen_of(raw: bytes, time_ns: int, check: bool = True) -> Seen | None:
     flags = "".join(f for f in _ORDER if bits & _BITS[f])
     label = struct.unpack("!I", raw[:4])[0] & 0xFFFFF if v6 else 0
     ip = IpFields(ecn=tos & 3, tos=tos, ttl=raw[7 if v6 else 8], flow_label=label)
-    options = _options_of(body[20:size])
-    packet = TcpPacket(True, flags, seq, len(body) - size, ack, window, urgent, options, ip)
+    if size < 20:
+        raise ValueError("a TCP header of less than 20 bytes")
+    options = _options_of(body[20:size]) if len(body) >= size else None
+    length = max(total if total >= hlen + size else len(raw), hlen + size) - hlen - size
+    packet = TcpPacket(True, flags, seq, length, ack, window, urgent, options, ip)
     return Seen(packet, body[size:], (src, sport), (dst, dport), time_ns, size)
 
 

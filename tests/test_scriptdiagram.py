@@ -111,3 +111,45 @@ def test_no_capture(tmp_path):
     with pytest.raises(PybypassError) as e:
         list(scriptcapture.packets(str(tmp_path / "nothing")))
     assert e.value.code == "PB103"
+
+
+@pytest.mark.parametrize(("hlen", "snap"), [(20, 40), (20, 46), (20, 54), (20, 1500), (40, 60), (40, 66)])
+def test_lengths_are_those_of_the_ip_header(tmp_path, hlen, snap):
+    """A capture keeps the first bytes of each packet only: 46 bytes are in the middle of the options here."""
+    a, b = (bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])) if hlen == 20 else (bytes(15) + b"\1", bytes(15) + b"\2")
+    stamp = (Option("nop"), Option("nop"), Option("TS", (7, 8)))
+    data = build_tcp(TcpPacket(True, "P.", 1001, 1400, 9001, 500, 0, stamp), a, b, (1111, 80), b"x" * 1400)
+    more = build_tcp(TcpPacket(True, ".", 2401, 100, 9001, 500, 0, stamp), a, b, (1111, 80), b"x" * 100)
+    path = tmp_path / "x.pcap"
+    pcap_file(path, [(0, data[:snap]), (1000, more[:snap])], 101, bytes)
+    (talk,) = scriptcapture.conversations(str(path))
+    one, two = (arrow.packet for arrow in talk.arrows)
+    assert (one.length, two.length) == (1400, 100)
+    whole = snap >= hlen + 32
+    assert one.options == (stamp if whole else None)
+    text = draw(talk.arrows, "a", "b")
+    assert (
+        "P. 1:1401(1400)" in text
+        and ". 1401:1501(100)" in text
+        and "gap" not in text
+        and ("<...>" in text) == (not whole)
+    )
+
+
+def test_a_length_that_offloads_left_out_is_that_of_the_capture(tmp_path):
+    a, b = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])
+    raw = bytearray(build_tcp(TcpPacket(True, ".", 1, 700, 1, 500), a, b, (1111, 80), b"x" * 700))
+    raw[2:4] = b"\0\0"
+    path = tmp_path / "x.pcap"
+    pcap_file(path, [(0, bytes(raw))], 101, bytes)
+    (talk,) = scriptcapture.conversations(str(path))
+    assert talk.arrows[0].packet.length == 700
+
+
+def test_a_later_fragment_is_no_segment(tmp_path):
+    a, b = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])
+    raw = bytearray(build_tcp(TcpPacket(True, ".", 1, 700, 1, 500), a, b, (1111, 80), b"x" * 700))
+    raw[6:8] = b"\0\x10"
+    path = tmp_path / "x.pcap"
+    pcap_file(path, [(0, bytes(raw))], 101, bytes)
+    assert scriptcapture.conversations(str(path)) == []
