@@ -34,7 +34,7 @@ static enum pb_drop parse(const struct pb_tcp *e, const struct pb_desc *d, struc
 	p->ecn = v.tos & PB_ECN_MASK;
 	p->data_off = (uint16_t)(d->off + v.hdr_len + p->tcp.hdr_len);
 	p->data_len = (uint16_t)(tcp_len - p->tcp.hdr_len);
-	p->old = NULL;
+	p->old = NONE;
 	p->taken = p->ask = p->stray = false;
 	p->hash = flow_hash(e, &v.dst, p->tcp.dport, &v.src, p->tcp.sport);
 	return PB_DROP_NONE;
@@ -338,7 +338,7 @@ static enum pb_drop arrives(struct pb_tcp *e, struct pkt *p, uint64_t now_ns)
 	if (!c && e->owners && is_stray(e, p))
 		return PB_DROP_NONE;
 	if (c && time_wait_reuse(c, p) && listener_find(e, &p->dst, p->tcp.dport)) {
-		p->old = c; /* it goes on until its successor is certain: in_listen() */
+		p->old = c->idx; /* it goes on until its successor is certain: in_listen() */
 		c = NULL;
 	}
 	if (c) {

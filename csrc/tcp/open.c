@@ -74,8 +74,8 @@ static uint8_t pick_wscale(const struct pb_tcp *e, const struct tcb *c)
 	return e->cfg.wscale ? s : 0;
 }
 
-/* Identity, ISN, first timer; shared by both ways of opening. */
-static void start(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t now_ns)
+/* Identity, ISN, first timer; shared by both ways of opening. above: the ISN that is the least, or NULL. */
+static void start(struct pb_tcp *e, struct tcb *c, const uint32_t *above, uint64_t now_ns)
 {
 	c->hash = flow_hash(e, &c->laddr, c->lport, &c->raddr, c->rport);
 	c->ip_hdr_len = pb_ip_is4(&c->raddr) ? PB_IP4_HLEN : PB_IP6_HLEN;
@@ -87,8 +87,8 @@ static void start(struct pb_tcp *e, struct tcb *c, const struct pkt *p, uint64_t
 	rcv_sized(e, c);
 	c->iss = isn_make(e, c, now_ns);
 	/* RFC 1122 4.2.2.13: above all that the last connection of this pair used. */
-	if (p && p->old && seq_lt(c->iss, p->min_iss))
-		c->iss = p->min_iss;
+	if (above && seq_lt(c->iss, *above))
+		c->iss = *above;
 	c->ts_offset = ts_offset_make(e, c);
 	c->snd_una = c->iss;
 	c->snd_nxt = c->iss; /* until the SYN goes: nobody has seen it who acknowledges it before */
@@ -134,11 +134,10 @@ static void inherit(struct tcb *c, const struct tcb *l)
 }
 
 /* The old connection of the pair leaves TIME-WAIT for a new one. */
-static void succeed(struct pb_tcp *e, struct pkt *p)
+static void succeed(struct pb_tcp *e, struct tcb *old)
 {
-	p->min_iss = p->old->snd_nxt + 65537; /* as Linux */
 	COUNT(e, TimeWaitReused);
-	tcb_closed(e, p->old, 0);
+	tcb_closed(e, old, 0);
 }
 
 enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t now_ns)
@@ -164,17 +163,18 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 			return PB_DROP_NONE;
 		}
 	}
-	/* The old one ends when nothing can stop the new one any more; when nobody has a handle of it, it makes room.
-	 */
-	if (p->old && (p->old->flags & TCB_DETACHED) && e->free_head != NONE)
-		succeed(e, p);
+	/* The old one ends when nothing can stop the new one any more; if nobody has a handle of it, it makes room. */
+	struct tcb *old = p->old != NONE ? &e->tcbs[p->old] : NULL;
+	uint32_t above = old ? old->snd_nxt + 65537 : 0; /* as Linux */
+	if (old && (old->flags & TCB_DETACHED) && e->free_head != NONE)
+		succeed(e, old);
 	struct tcb *c = conn_alloc(e);
 	if (!c) {
 		COUNT(e, TcpExtListenDrops);
 		return PB_DROP_TCP_NO_CONN;
 	}
-	if (p->old && p->old->state == PB_TCP_TIME_WAIT)
-		succeed(e, p);
+	if (old && old->state == PB_TCP_TIME_WAIT)
+		succeed(e, old);
 	inherit(c, l);
 	c->laddr = p->dst;
 	c->lport = p->tcp.dport;
@@ -184,7 +184,7 @@ enum pb_drop in_listen(struct pb_tcp *e, struct tcb *l, struct pkt *p, uint64_t 
 	c->flags |= TCB_PASSIVE | TCB_EMBRYO;
 	tcb_set_state(e, c, PB_TCP_SYN_RCVD);
 	l->waiting++;
-	start(e, c, p, now_ns);
+	start(e, c, old ? &above : NULL, now_ns);
 	negotiate(e, c, p, now_ns);
 	return PB_DROP_NONE;
 }

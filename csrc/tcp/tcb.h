@@ -369,9 +369,8 @@ struct pkt {
 	struct pb_ip src, dst;
 	struct pb_tcp_view tcp;
 	struct pb_tcp_opts opts;
-	struct tcb *old;  /* in TIME-WAIT, whose pair this SYN may take over; NULL: none */
-	uint32_t seq;     /* of the first byte of data (SYN skipped once it is processed) */
-	uint32_t min_iss; /* with old: our ISN must lie above what that connection used */
+	uint32_t seq; /* of the first byte of data (SYN skipped once it is processed) */
+	uint32_t old; /* the connection in TIME-WAIT whose pair this SYN may take over; NONE */
 	uint32_t hash;
 	uint16_t data_off; /* from the frame's start */
 	uint16_t data_len;
