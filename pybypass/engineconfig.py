@@ -47,8 +47,8 @@ class EngineConfig:
     data is acknowledged, "linux" or "bsd". `ecn`: 0 off, 1 asked for, 2 agreed to (RFC 3168; Linux's tcp_ecn). `rack`,
     `tlp`: RFC 8985; `frto`: RFC 5682; `dsack`: RFC 2883; `timer_slack`: what their timers allow beyond the RTT.
     `mtu_probing`: 0 off, 1 in a black hole, 2 always, from `base_mss` (RFC 4821; IPv6 from packets of 1280, RFC 8201).
-    `mss`: the largest that is announced or used, 0: what the MTU gives. `initial_cwnd`: segments, 0: RFC 6928. `user_timeout`: RFC 5482, 0: off. `trace`: per-ACK
-    records kept for `Engine.trace()`, a power of two, 0: none.
+    `mss`: the largest that is announced or used, 0: what the MTU gives. `initial_cwnd`: segments, 0: RFC 6928.
+    `user_timeout`: RFC 5482, 0: off. `trace`: per-ACK records kept for `Engine.trace()`, a power of two, 0: none.
 
     Raises PybypassError PB040, which names the field and what is allowed.
     """
