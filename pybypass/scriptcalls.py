@@ -59,6 +59,13 @@ def _fd(m: Machine, e: Expr) -> Descriptor:
     return m.fds[fd]
 
 
+def _new_fd(m: Machine, call: Call, d: Descriptor) -> None:
+    fd = _int(call.result)
+    if fd in m.fds:
+        raise Mismatch(f"the script has file descriptor {fd} already, and did not close it")
+    m.fds[fd] = d
+
+
 def _count(call: Call, *allowed: int) -> tuple[Expr, ...]:
     if len(call.arguments) not in allowed:
         wanted = " or ".join(map(str, allowed))
@@ -86,7 +93,8 @@ def _socket(m: Machine, call: Call) -> Trial:
 
     def check(result: int) -> None:
         if result >= 0:
-            m.fds[_int(call.result)] = Descriptor(result, bool(bits & _NONBLOCK))
+            _new_fd(m, call, Descriptor(result, bool(bits & _NONBLOCK)))
+            m.flow, m.listening, m.bare = None, False, True
 
     return Trial(attempt, is_fd=True, check=check)
 
@@ -119,7 +127,7 @@ def _listen(m: Machine, call: Call) -> Trial:
     def check(result: int) -> None:
         if not result:
             d.listening = True
-            m.listening = True
+            m.listening, m.bare = True, False
 
     return Trial(lambda: m.host.listen(d.sock, _int(backlog)), check=check)
 
@@ -131,7 +139,7 @@ def _accept(m: Machine, call: Call) -> Trial:
 
     def check(result: int) -> None:
         if result >= 0:
-            m.fds[_int(call.result)] = Descriptor(result, bool(flags & _NONBLOCK), m.flow)
+            _new_fd(m, call, Descriptor(result, bool(flags & _NONBLOCK), m.flow))
 
     return Trial(lambda: m.host.accept(d.sock), d.nonblocking, True, check)
 

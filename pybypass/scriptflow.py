@@ -40,7 +40,9 @@ class Difference:
 @dataclass(slots=True)
 class Flow:
     """local and remote: (address, port) on the wire. ISNs are those of the script and of the wire; the peer's are the
-    same. `state` follows the handshake: connecting, syn-sent, syn-received, answered, open."""
+    same. As packetdrill has it, the numbers of a SYN are absolute, and all others count from the ISNs: a peer whose SYN
+    is `S 4000:4000(0)` goes on with 1, and `ack 1` is what acknowledges our SYN. `state` follows the handshake:
+    connecting, syn-sent, syn-received, answered, open."""
 
     local: tuple[bytes, int] | None
     remote: tuple[bytes, int]
@@ -56,10 +58,11 @@ class Flow:
     stamps: dict[int, int] = field(default_factory=dict)  # TS val of the script, as it was on the wire
     first_stamp: tuple[int, int] | None = None  # script, wire
 
-    @property
-    def offset(self) -> int:
-        """From the script's sequence numbers of ours to the wire's."""
-        return (self.wire_isn - self.script_isn) & _LOW32
+    def _offsets(self, p: TcpPacket) -> tuple[int, int]:
+        """From the script's sequence numbers to the wire's: of ours, and of the peer's."""
+        if "S" in p.flags:
+            return (self.wire_isn - self.script_isn) & _LOW32, 0
+        return self.wire_isn, self.peer_isn
 
     def matches(self, s: Seen) -> bool:
         return s.dst == self.remote and s.src == self.local
@@ -68,7 +71,8 @@ class Flow:
 
     def to_wire(self, p: TcpPacket) -> TcpPacket:
         """What a script's peer sends, with the numbers of the wire. ValueError: an echoed timestamp never sent."""
-        moved = relative(p, 0, self.offset)
+        ours, peers = self._offsets(p)
+        moved = relative(p, peers, ours)
         if "." not in p.flags:
             return moved
         return replace(moved, options=tuple(self._echo(o) for o in moved.options or ()))
@@ -85,7 +89,8 @@ class Flow:
 
     def to_script(self, p: TcpPacket, expected: TcpPacket | None) -> TcpPacket:
         """What went out, with the numbers of the script; learns from the expected packet's timestamp."""
-        moved = relative(p, -self.offset, 0)
+        ours, peers = self._offsets(p)
+        moved = relative(p, -ours, -peers)
         stamp = _stamp(moved)
         if not stamp or len(stamp.values) != 2:
             return moved

@@ -79,6 +79,7 @@ class Machine:
         self.fds: dict[int, Descriptor] = {}
         self.flow: Flow | None = None
         self.listening = False
+        self.bare = False  # the last socket that was made neither listens nor connects: packets are of nobody
         self.flows: list[Flow] = []
         self.trace: list[Traced | Seen] = []
         self.sent: deque[Seen] = deque()
@@ -234,9 +235,13 @@ class Machine:
     def begin(self, flow: Flow) -> None:
         """What follows is about this connection."""
         self.flow = flow
+        self.bare = False
         self.flows.append(flow)
 
     def inject(self, p: TcpPacket) -> None:
+        if self.bare and not p.ports:
+            self.trace_in(p)  # packetdrill has no addresses for it yet: nobody gets it
+            return
         if self.flow is None or self.listening:
             self.begin(Flow(self.local, (self.remote[0], self.next_port), "syn-received", peer_isn=p.seq))
             self.next_port += 1
@@ -252,7 +257,7 @@ class Machine:
             wire = flow.to_wire(p)
         except ValueError as e:
             raise self.fail(str(e)) from None
-        start = (p.seq - flow.peer_isn - (0 if "S" in p.flags else 1)) & 0xFFFFFFFF
+        start = (p.seq - (flow.peer_isn if "S" in p.flags else 1)) & 0xFFFFFFFF
         ports = (
             (p.ports[0] or flow.remote[1], p.ports[1] or flow.local[1]) if p.ports else (flow.remote[1], flow.local[1])
         )
@@ -270,7 +275,7 @@ class Machine:
             raise self.fail("there is no connection that this ICMP message could be about")
         ports = (flow.local[1], flow.remote[1])
         try:
-            raw = build_icmp(m, flow.remote[0], flow.local[0], ports, m.seq + flow.offset)
+            raw = build_icmp(m, flow.remote[0], flow.local[0], ports, m.seq + flow.wire_isn)
         except KeyError as e:
             raise self.not_there(f"no kind or code of ICMP {e}") from None
         self.trace_in(m)
@@ -348,7 +353,7 @@ class Machine:
             self.check_time(at_us, self.expected_us, end, f"> {text_of(shown)}", look=look)
         flow = self.flow
         if data and flow is not None and "S" not in want.flags:
-            start = (got.seq - flow.script_isn - 1) & 0xFFFFFFFF
+            start = (got.seq - 1) & 0xFFFFFFFF
             if data != bytes(flow.sent[start : start + len(data)]):
                 raise self.fail("the data of the packet are not what the application sent", text_of(want), text_of(got))
 

@@ -149,6 +149,44 @@ def test_it_does_not_hold(more, reason):
     assert f"t.pkt:{result.failure.line}" in result.text()
 
 
+def test_numbers_count_from_the_isns_but_in_a_syn():
+    """As packetdrill has it: absolute in a SYN, relative to both ISNs in everything else."""
+    text = """`sysctl -q net.ipv4.tcp_timestamps=0`
+    0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3
+   +0 bind(3, ..., ...) = 0
+   +0 listen(3, 1) = 0
+   +0 < S 5000:5000(0) win 32792 <mss 1000>
+   +0 > S. 700:700(0) ack 5001 <mss 1460>
+  +.1 < . 1:1(0) ack 1 win 32792
+   +0 accept(3, ..., ...) = 4
+   +0 < P. 1:11(10) ack 1 win 32792
+   +0 > . 1:1(0) ack 11
+   +0 read(4, ..., 10) = 10
+   +0 write(4, ..., 9) = 9
+   +0 > P. 1:10(9) ack 11
+"""
+    result = run(text)
+    assert result.ok, result.text()
+    # Nobody's: it comes to no socket, and the RST acknowledges it relative to its own SYN.
+    assert run("0 < S 4000:4100(100) win 9\n+0 > R. 0:0(0) ack 101").ok
+    assert not run("0 < S 4000:4100(100) win 9\n+0 > R. 0:0(0) ack 4101").ok
+
+
+def test_a_descriptor_is_made_once():
+    made = "0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3\n"
+    assert "file descriptor 3 already" in run(made + made).failure.reason
+    assert "file descriptor 4 already" in failing("+0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 4").failure.reason
+    assert run(made + "+0 close(3) = 0\n+0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3").ok
+
+
+def test_packets_for_a_socket_that_neither_listens_nor_connects_go_nowhere():
+    bound = "0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3\n+0 bind(3, ..., ...) = 0\n"
+    packet = "+.01 < . 1:1(0) ack 1 win 32792\n"
+    assert run(bound + packet).ok
+    assert not run(bound + packet + "+0 > R 1:1(0)").ok
+    assert run(packet.replace("+.01", "0") + "+0 > R 1:1(0)").ok  # without any socket it is answered
+
+
 def test_the_first_event_is_at_zero():
     assert "must be at time 0" in run("1 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3").failure.reason
 

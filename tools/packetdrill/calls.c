@@ -207,7 +207,7 @@ static int call_poll(void *u, struct pollfd *fds, nfds_t n, int timeout_ms)
 	(void)u;
 	pd_enter();
 	struct polling p = {fds, n, timeout_ms < 0 ? UINT64_MAX : pd_now_us() + (uint64_t)timeout_ms * 1000};
-	return (int)pd_leave(pd_block(try_poll, &p, false));
+	return (int)pd_leave(pd_block_until(try_poll, &p, false, p.until_us));
 }
 
 /* Code blocks of scripts ask for TCP_INFO by getsockopt(2) on the descriptor itself: preloaded, this answers for ours.

@@ -14,6 +14,7 @@ struct waiter {
 	ssize_t (*fn)(void *);
 	void *arg;
 	ssize_t result;
+	uint64_t until_us; /* when it wants to be tried again at the latest; UINT64_MAX: whenever something happens */
 	uint64_t woken_us;
 	bool done;
 };
@@ -54,6 +55,16 @@ uint64_t pd_next_us(void)
 	return (t + 999) / 1000;
 }
 
+/* The next timer, or the end of a call's own time: of poll(). */
+static uint64_t wake_us(uint64_t until_us)
+{
+	uint64_t t = pd_next_us();
+	t = t < until_us ? t : until_us;
+	for (const struct waiter *w = waiters; w; w = w->next)
+		t = w->until_us < t ? w->until_us : t;
+	return t;
+}
+
 void pd_retry(void)
 {
 	bool any = false;
@@ -76,10 +87,10 @@ void pd_retry(void)
 void pd_advance_us(uint64_t us)
 {
 	uint64_t t;
-	while ((t = pd_next_us()) <= us) {
+	while ((t = wake_us(UINT64_MAX)) <= us) {
 		pb_host_advance(pd_host, t * 1000);
 		pd_retry();
-		if (pd_next_us() <= t)
+		if (wake_us(UINT64_MAX) <= t)
 			break; /* a timer that stays has nothing to do now */
 	}
 	pb_host_advance(pd_host, us * 1000);
@@ -87,6 +98,11 @@ void pd_advance_us(uint64_t us)
 }
 
 ssize_t pd_block(ssize_t (*fn)(void *), void *arg, bool once)
+{
+	return pd_block_until(fn, arg, once, UINT64_MAX);
+}
+
+ssize_t pd_block_until(ssize_t (*fn)(void *), void *arg, bool once, uint64_t until_us)
 {
 	ssize_t r = fn(arg);
 	if (r != -EAGAIN || once) {
@@ -97,7 +113,7 @@ ssize_t pd_block(ssize_t (*fn)(void *), void *arg, bool once)
 		struct waiter *w = malloc(sizeof(*w));
 		if (!w)
 			return -ENOMEM;
-		*w = (struct waiter){.next = waiters, .fn = fn, .arg = arg};
+		*w = (struct waiter){.next = waiters, .fn = fn, .arg = arg, .until_us = until_us};
 		waiters = w;
 		while (!w->done)
 			pthread_cond_wait(&woken, &lock);
@@ -107,7 +123,7 @@ ssize_t pd_block(ssize_t (*fn)(void *), void *arg, bool once)
 		return r;
 	}
 	for (uint64_t limit = pd_now_us() + IDLE_LIMIT_US;;) {
-		uint64_t t = pd_next_us();
+		uint64_t t = wake_us(until_us);
 		if (t > limit)
 			return -ETIMEDOUT;
 		pd_advance_us(t > pd_now_us() ? t : pd_now_us() + 1);

@@ -24,6 +24,8 @@ uint64_t pd_next_us(void);
  * the first thread has let that much time pass; on the first it lets time pass itself: -ETIMEDOUT when nothing will
  * ever happen. Called between pd_enter() and pd_leave(). */
 ssize_t pd_block(ssize_t (*fn)(void *), void *arg, bool once);
+/* The same for a call that ends by itself at a time: fn no longer gives -EAGAIN then. */
+ssize_t pd_block_until(ssize_t (*fn)(void *), void *arg, bool once, uint64_t until_us);
 /* Something happened: those who wait try again. */
 void pd_retry(void);
 int pd_gettimeofday(void *u, struct timeval *tv, struct timezone *tz);

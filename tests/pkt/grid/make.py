@@ -171,7 +171,7 @@ def closed(event: str) -> tuple[str, str]:
     with_ack = "RFC 9293 3.10.7.1: what acknowledges draws a RST at its acknowledgment number."
     segments = {
         "syn": ("S 0:0(0) win 32792 <mss 1000>", "R. 0:0(0) ack 1"),
-        "syn-old": ("S 4000:4100(100) win 32792 <mss 1000>", "R. 0:0(0) ack 4101"),
+        "syn-old": ("S 4000:4100(100) win 32792 <mss 1000>", "R. 0:0(0) ack 101"),
         "syn-ack": ("S. 0:0(0) ack 1 win 32792 <mss 1000>", "R 1:1(0)"),
         "fin": ("F. 1:1(0) ack 1 win 32792", "R 1:1(0)"),
         "data": ("P. 1:101(100) ack 1 win 32792", "R 1:1(0)"),
