@@ -139,6 +139,7 @@ int pd_usleep(void *u, useconds_t us)
 {
 	(void)u;
 	pd_enter();
+	pd_read_qdisc(); /* a command of the script may have changed it */
 	pd_advance_us(pd_now_us() + us);
 	int woke = going_on;
 	for (int i = 0; going_on && i < 100; i++) {

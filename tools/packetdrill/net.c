@@ -21,6 +21,7 @@ static int net_receive(void *u, void *ip, size_t *n, long long *us)
 	pd_enter();
 	uint64_t at;
 	int len;
+	pd_read_qdisc();
 	for (uint64_t limit = pd_now_us() + 400000000ull; !(len = pb_host_output(pd_host, ip, (uint32_t)*n, &at));) {
 		uint64_t t = pd_next_us();
 		if (t > limit) {
