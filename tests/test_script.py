@@ -151,15 +151,8 @@ def test_it_does_not_hold(more, reason):
 
 def test_numbers_count_from_the_isns_but_in_a_syn():
     """As packetdrill has it: absolute in a SYN, relative to both ISNs in everything else."""
-    text = """`sysctl -q net.ipv4.tcp_timestamps=0`
-    0 socket(..., SOCK_STREAM, IPPROTO_TCP) = 3
-   +0 bind(3, ..., ...) = 0
-   +0 listen(3, 1) = 0
-   +0 < S 5000:5000(0) win 32792 <mss 1000>
-   +0 > S. 700:700(0) ack 5001 <mss 1460>
-  +.1 < . 1:1(0) ack 1 win 32792
-   +0 accept(3, ..., ...) = 4
-   +0 < P. 1:11(10) ack 1 win 32792
+    server = SERVER.replace("S 0:0(0)", "S 5000:5000(0)").replace("S. 0:0(0) ack 1 ", "S. 700:700(0) ack 5001 ")
+    text = server + """   +0 < P. 1:11(10) ack 1 win 32792
    +0 > . 1:1(0) ack 11
    +0 read(4, ..., 10) = 10
    +0 write(4, ..., 9) = 9

@@ -136,20 +136,22 @@ def test_lengths_are_those_of_the_ip_header(tmp_path, hlen, snap):
     )
 
 
-def test_a_length_that_offloads_left_out_is_that_of_the_capture(tmp_path):
+def one_packet(tmp_path, where, what):
+    """A capture of 700 bytes of data, with a field of the IP header changed."""
     a, b = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])
     raw = bytearray(build_tcp(TcpPacket(True, ".", 1, 700, 1, 500), a, b, (1111, 80), b"x" * 700))
-    raw[2:4] = b"\0\0"
+    raw[where] = what
     path = tmp_path / "x.pcap"
     pcap_file(path, [(0, bytes(raw))], 101, bytes)
+    return path
+
+
+def test_a_length_that_offloads_left_out_is_that_of_the_capture(tmp_path):
+    path = one_packet(tmp_path, slice(2, 4), b"\0\0")
     (talk,) = scriptcapture.conversations(str(path))
     assert talk.arrows[0].packet.length == 700
 
 
 def test_a_later_fragment_is_no_segment(tmp_path):
-    a, b = bytes([10, 0, 0, 1]), bytes([10, 0, 0, 2])
-    raw = bytearray(build_tcp(TcpPacket(True, ".", 1, 700, 1, 500), a, b, (1111, 80), b"x" * 700))
-    raw[6:8] = b"\0\x10"
-    path = tmp_path / "x.pcap"
-    pcap_file(path, [(0, bytes(raw))], 101, bytes)
+    path = one_packet(tmp_path, slice(6, 8), b"\0\x10")
     assert scriptcapture.conversations(str(path)) == []
