@@ -68,6 +68,34 @@ TEST(skipped_acks)
 	CLOSE(s);
 }
 
+/* Of old timestamps, and of segments from outside while a handshake lasts. */
+TEST(skipped_acks_of_paws_and_of_a_handshake)
+{
+	struct pb_tcp_config c = script_config();
+	c.timestamps = true;
+	REQUIRE(script_open(s, &c));
+	s->ts = true;
+	s->ts_val = 1000;
+	ACTIVE();
+	IN_OK(.f = A, .seq = 1, .ack = 1, .len = 10), FORGET();
+	s->ts_val = 500;
+	for (unsigned i = 0; i < 3; i++)
+		IN_DROP(TCP_PAWS, .f = A, .seq = 11, .ack = 1), FORGET();
+	CHECK_EQ(N(TcpExtTCPACKSkippedPAWS), 2);
+	CHECK_EQ(N(TcpExtPAWSEstab), 3);
+	CHECK_EQ(N(TcpExtTCPACKSkippedSynRecv), 0);
+	CLOSE(s);
+
+	c = script_config();
+	REQUIRE(script_open(s, &c));
+	script_to(s, PB_TCP_SYN_RCVD);
+	for (unsigned i = 0; i < 3; i++)
+		IN_DROP(TCP_WINDOW, .f = A, .seq = 1000000, .ack = 1), FORGET();
+	CHECK_EQ(N(TcpExtTCPACKSkippedSynRecv), 2);
+	CHECK_EQ(N(TcpExtTCPACKSkippedSeq), 0);
+	CLOSE(s);
+}
+
 /* Data for an application that has closed, before our FIN is acknowledged. */
 TEST(abort_on_data)
 {
@@ -113,4 +141,5 @@ TEST(enter_loss_is_traced)
 	CLOSE(s);
 }
 
-MAIN(T(closed_window), T(skipped_acks), T(abort_on_data), T(enter_loss_is_traced))
+MAIN(T(closed_window), T(skipped_acks), T(skipped_acks_of_paws_and_of_a_handshake), T(abort_on_data),
+     T(enter_loss_is_traced))
