@@ -9,9 +9,11 @@ static uint32_t ip_write(const struct ip_about *ip, uint8_t *p, const struct pb_
 	return pb_ip6_write(p, src, dst, PB_IPPROTO_TCP, ip->ttl, ip->tos, 0, len);
 }
 
-/* Everything that a segment acknowledges is acknowledged now. What it left out waits for the timer. */
-static void acked_now(struct pb_tcp *e, struct tcb *c, uint32_t ack)
+/* Everything that a segment acknowledges is acknowledged now. What it left out waits for the timer. blocks: it carries
+ * SACK blocks; a duplicate that it had no room to report goes in an ACK of its own, behind it. */
+static void acked_now(struct pb_tcp *e, struct tcb *c, uint32_t ack, bool blocks)
 {
+	bool report = (c->bits & BIT_DSACK) && !blocks;
 	if (c->bits & BIT_DELACK_TIMED)
 		COUNT(e, TcpExtDelayedACKs);
 	c->flags &= ~(uint32_t)TCB_ACK_NOW;
@@ -21,6 +23,10 @@ static void acked_now(struct pb_tcp *e, struct tcb *c, uint32_t ack)
 		c->t_delack = NEVER;
 	else
 		c->bits |= BIT_ACK_LESS;
+	if (report) {
+		c->bits |= BIT_DSACK;
+		c->flags |= TCB_ACK_NOW;
+	}
 	if (c->quickacks && c->last_ack_sent != ack)
 		c->quickacks--;
 	c->last_ack_sent = ack;
@@ -69,7 +75,7 @@ void emit(struct pb_tcp *e, struct tcb *c, struct out *o, const struct segment *
 					.off = (uint16_t)(g->off - hdr - c->ip_hdr_len),
 					.len = (uint16_t)(c->ip_hdr_len + hdr + g->len)};
 	if (flags & PB_TCP_ACK)
-		acked_now(e, c, ack);
+		acked_now(e, c, ack, g->opts && g->opts->n_sack);
 	c->segs_out++;
 	COUNT(e, TcpOutSegs);
 }
@@ -126,30 +132,30 @@ void send_syn(struct pb_tcp *e, struct tcb *c, struct out *o)
 	c->syn_ns = c->syns_sent ? 0 : o->now_ns;
 	if (c->syns_sent++) {
 		c->rexmits++;
-		emitted_again(e);
+		if (first)
+			emitted_again(e);
+		else
+			COUNT(e, TcpRetransSegs); /* Linux counts a SYN-ACK among those that go out too */
 		COUNT(e, TcpExtTCPSynRetrans);
 	}
 }
 
-bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq)
-{
-	if (!(c->flags & TCB_SACK) || !(c->oq_count || (c->bits & BIT_DSACK)))
-		return emit_control(e, c, o, seq, PB_TCP_ACK, NULL);
-	struct pb_tcp_opts opts = {0};
-	opts.n_sack = (uint8_t)rcv_sack_blocks(e, c, &opts, c->flags & TCB_TS ? 3 : 4);
-	return emit_control(e, c, o, seq, PB_TCP_ACK, &opts);
-}
-
-/* Blocks go with data too, as many as fit behind it (RFC 2018 4: in all ACKs that do not acknowledge the highest byte
- * that is held). A full segment has no room for any; its ACK went before it (conn_output). */
+/* Blocks go with data too, as many as there is room for (RFC 2018 4: in all ACKs that do not acknowledge the highest
+ * byte that is held). A full segment has none. */
 static bool blocks_with(const struct pb_tcp *e, const struct tcb *c, uint32_t len, struct pb_tcp_opts *opts)
 {
 	uint32_t most = c->flags & TCB_TS ? 3 : 4;
-	if (!(c->flags & TCB_SACK) || len + 12 > c->mss)
+	if (!(c->flags & TCB_SACK) || !(c->oq_count || (c->bits & BIT_DSACK)) || len + 12 > c->mss)
 		return false;
 	*opts = (struct pb_tcp_opts){0};
 	opts->n_sack = (uint8_t)rcv_sack_blocks(e, c, opts, (int)min_u32((c->mss - len - 4) / 8, most));
 	return true;
+}
+
+bool send_bare(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags)
+{
+	struct pb_tcp_opts opts;
+	return emit_control(e, c, o, seq, flags, blocks_with(e, c, 0, &opts) ? &opts : NULL);
 }
 
 /* Whether a segment that the device holds goes as a chain. A caller that has never room for two gets a copy. */
@@ -226,7 +232,7 @@ bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame)
 		c->bits &= ~(uint32_t)BIT_CWR;
 	}
 	struct pb_tcp_opts opts;
-	if ((c->oq_count || (c->bits & BIT_DSACK)) && blocks_with(e, c, s->len, &opts))
+	if (blocks_with(e, c, s->len, &opts))
 		g.opts = &opts;
 	emit(e, c, o, &g);
 	uint32_t ip_bytes = o->d[o->n - 1].len; /* with the payload that becomes a link of its own */

@@ -30,7 +30,12 @@ void emitted_again(struct pb_tcp *e);
 bool emit_control(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags,
 		  const struct pb_tcp_opts *opts);
 void send_syn(struct pb_tcp *e, struct tcb *c, struct out *o);
-bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq);
+/* One of an established connection, with SACK blocks when there are any. */
+bool send_bare(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq, uint8_t flags);
+static inline bool send_ack(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t seq)
+{
+	return send_bare(e, c, o, seq, PB_TCP_ACK);
+}
 /* Sends the segment in `frame`: from its own frame if the device does not hold it, else with a header in another one.
  * False: no frame, or no room for two descriptors. */
 bool send_seg(struct pb_tcp *e, struct tcb *c, struct out *o, uint32_t frame);

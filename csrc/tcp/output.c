@@ -29,6 +29,7 @@ static bool rate_allows(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 static void count_again(struct pb_tcp *e, struct tcb *c, struct seg *s)
 {
 	s->flags |= SEG_REXMIT;
+	plpmtud_forget(e, c); /* what a path MTU probe would say now is said of this too (as Linux) */
 	c->rexmits++;
 	c->bytes_rexmit += s->len;
 	emitted_again(e);
@@ -188,7 +189,7 @@ static bool send_fin(struct pb_tcp *e, struct tcb *c, struct out *o)
 		   ((c->flags & (TCB_FIN_QUEUED | TCB_FIN_SENT)) == TCB_FIN_QUEUED && c->sq_next == NONE);
 	if (!due || o->n == o->room || c->sq_next != NONE)
 		return false;
-	if (!emit_control(e, c, o, c->snd_end, PB_TCP_FIN | PB_TCP_ACK, NULL))
+	if (!send_bare(e, c, o, c->snd_end, PB_TCP_FIN | PB_TCP_ACK))
 		return false;
 	if (c->flags & TCB_FIN_SENT) {
 		c->rexmits++;
@@ -209,7 +210,7 @@ static bool send_fin(struct pb_tcp *e, struct tcb *c, struct out *o)
 static void send_tlp(struct pb_tcp *e, struct tcb *c, struct out *o)
 {
 	c->flags &= ~(uint32_t)TCB_TLP_DUE;
-	if (!in_flight(c) || o->n == o->room)
+	if (!in_flight(c) || o->n == o->room || c->ca_state >= PB_TCP_CA_RECOVERY)
 		return;
 	bool again = false;
 	uint32_t f = c->sq_next;

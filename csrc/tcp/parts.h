@@ -155,6 +155,8 @@ void rack_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 /* tlp.c */
 bool tlp_schedule(struct pb_tcp *e, struct tcb *c, bool from_now, uint64_t now_ns);
 void tlp_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
+/* A recovery begins: there are no probes in it. */
+void tlp_cancel(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 void tlp_on_ack(struct pb_tcp *e, struct tcb *c, const struct ack_news *n);
 
 /* recovery.c */
@@ -222,7 +224,9 @@ void pmtu_sweep(struct pb_tcp *e, uint64_t now_ns);
  */
 void plpmtud_start(struct pb_tcp *e, struct tcb *c, uint32_t mtu, uint64_t now_ns);
 /* A router says mtu: nothing larger is looked for. */
-void plpmtud_told(struct tcb *c, uint32_t mtu);
+void plpmtud_told(struct pb_tcp *e, struct tcb *c, uint32_t mtu);
+/* Nothing is to be learned from the probe that is out, or about to go: it goes as what fits. */
+void plpmtud_forget(struct pb_tcp *e, struct tcb *c);
 /* A timeout: in a row enough of them mean a black hole. */
 void plpmtud_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns);
 /* True: the next unsent segment is a probe now. */

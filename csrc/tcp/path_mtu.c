@@ -32,7 +32,7 @@ void reduce_mss(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
 
 static void path_told(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
 {
-	plpmtud_told(c, mtu);
+	plpmtud_told(e, c, mtu);
 	reduce_mss(e, c, mtu);
 }
 

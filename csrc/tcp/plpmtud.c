@@ -34,17 +34,31 @@ void plpmtud_start(struct pb_tcp *e, struct tcb *c, uint32_t mtu, uint64_t now_n
 	c->probing.size = 0;
 	c->probing.on = e->cfg.probing == PB_TCP_PROBING_ALWAYS;
 	c->probing.due_ns = now_ns;
+	uint32_t before = c->mss;
 	if (mtu)
 		reduce_mss(e, c, mtu);
 	if (c->probing.on)
 		reduce_mss(e, c, c->probing.low);
-	c->cc.cwnd = initial_cwnd(e, c); /* of segments that small */
+	if (c->mss < before)
+		c->cc.cwnd = initial_cwnd(e, c); /* of segments that small */
 }
 
-void plpmtud_told(struct tcb *c, uint32_t mtu)
+void plpmtud_forget(struct pb_tcp *e, struct tcb *c)
+{
+	if (!c->probing.size)
+		return;
+	c->probing.size = 0;
+	if (c->sq_next != NONE)
+		e->segs[c->sq_next].flags &= (uint16_t)~SEG_PROBE; /* held back by the rate or the window */
+}
+
+void plpmtud_told(struct pb_tcp *e, struct tcb *c, uint32_t mtu)
 {
 	if (c->probing.high > mtu)
 		c->probing.high = (uint16_t)mtu;
+	/* One that is out stays a probe: that it is lost is no congestion. */
+	if (c->probing.size > mtu && c->sq_next != NONE && e->segs[c->sq_next].seq == c->probing.left)
+		plpmtud_forget(e, c);
 }
 
 /* Nothing here makes segments larger: a router may have said less than where the search goes back to. */
@@ -61,7 +75,7 @@ void plpmtud_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 		mss = max_u32(min_u32(mss, e->cfg.probing_base_mss), e->cfg.probing_floor_mss);
 		c->probing.low = (uint16_t)bounded(c, mss + hdr);
 	}
-	c->probing.size = 0;
+	plpmtud_forget(e, c);
 	reduce_mss(e, c, c->probing.low);
 }
 

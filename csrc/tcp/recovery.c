@@ -57,6 +57,7 @@ void enter_recovery(struct pb_tcp *e, struct tcb *c, bool ece, uint64_t now_ns)
 		reduce_cwnd(e, c, now_ns);
 	}
 	c->ca_state = PB_TCP_CA_RECOVERY;
+	tlp_cancel(e, c, now_ns);
 	trace_add(e, c, NULL, PB_TCP_T_ENTER_RECOVERY, now_ns);
 }
 

@@ -31,6 +31,13 @@ void tlp_timeout(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
 	rtx_rearm(e, c, now_ns);
 }
 
+void tlp_cancel(struct pb_tcp *e, struct tcb *c, uint64_t now_ns)
+{
+	c->flags &= ~(uint32_t)TCB_TLP_DUE;
+	if (c->rtx_kind == RTX_TLP)
+		rtx_rearm(e, c, now_ns);
+}
+
 /* 7.4.2: what the ACK says of a loss that the probe repaired. */
 void tlp_on_ack(struct pb_tcp *e, struct tcb *c, const struct ack_news *n)
 {
