@@ -171,8 +171,8 @@ static int bulk_step(struct pb_bulk *b, struct pb_stream *s, int64_t k, bool sen
 int pb_bulk_send(struct pb_bulk *b, struct pb_stream *s)
 {
 	/* Of .bss and never written: each of its pages is the kernel's one page of zeros. As a constant it was part of
-	 * a file in the page cache, and where that lay in memory made 2 % of a kernel sender's rate, for as long as it
-	 * lay there. */
+	 * a file in the page cache, and reading it cost a kernel sender twice as much in one build as in another (2 %
+	 * of its core), it seems by where the file lay in memory. */
 	static PB_ALIGNED(4096) uint8_t zeros[PB_RR_BYTES_MAX];
 	uint64_t now = pb_now_ns(), patience = now + PATIENCE_NS;
 	int rc = 0;

@@ -408,6 +408,31 @@ TEST(fin_lost)
 	}
 }
 
+/* A loss probe is due, and before there is room for output an ACK starts a recovery: the head goes, and no probe. */
+TEST(no_probe_that_was_due_before)
+{
+	struct pb_tcp_config c = script_config();
+	c.sack = c.tlp = c.rack = true;
+	REQUIRE(script_open(s, &c));
+	ACTIVE();
+	SEND(1, 7300), FORGET();
+	while (!pb_tcp_has_output(s->e)) {
+		s->now_ns = pb_tcp_next_deadline(s->e);
+		pb_tcp_expire(s->e, s->now_ns);
+	}
+	struct sg g = {.f = A, .seq = 1, .ack = 1, .o = {.n_sack = 1}};
+	g.o.sack[0].left = s->iss + 1461;
+	g.o.sack[0].right = s->iss + 5841;
+	uint8_t p[2048];
+	script_raw(s, p, script_build(s, &g, p));
+	CHECK_EQ(script_info(s).ca_state, PB_TCP_CA_RECOVERY);
+	script_pull(s);
+	OUT(.f = A, .seq = 1, .ack = 1, .len = 1460);
+	CHECK_EQ(pb_tcp_get_stats(s->e)->n[PB_C_TcpExtTCPLossProbes], 0);
+	CLOSE(s);
+}
+
 MAIN(T(slow_start), T(newreno), T(no_second_episode), T(what_is_no_duplicate), T(sack_scoreboard), T(sack_nonsense),
      T(sack_with_small_segments), T(lost_retransmission), T(rto_doubles_and_resets), T(timestamps_end_the_backoff),
-     T(gives_up), T(doubt_at_r1), T(doubt_of_probes_and_syn_acks), T(reneging), T(fin_lost))
+     T(gives_up), T(doubt_at_r1), T(doubt_of_probes_and_syn_acks), T(reneging), T(fin_lost),
+     T(no_probe_that_was_due_before))
